@@ -1,0 +1,1 @@
+"""Trains image classifiers with adversarial examples, in JAX and Flax."""

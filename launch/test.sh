@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lint and tests: what .ci/run, the GitHub workflow and the pre-push hook all run.
+#   bash launch/test.sh [pytest arguments]               # e.g. -k attacks, -m large
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/setup.sh requirements.txt requirements-test.txt
+# As modules: unlike the commands in .venv/bin they survive a moved checkout.
+.venv/bin/python -m ruff check .
+.venv/bin/python -m ruff format --check .
+exec .venv/bin/python -m pytest "$@"
