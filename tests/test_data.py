@@ -1,0 +1,504 @@
+"""Tests the training stream, evaluation passes and every way to name a data set."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from advprop_jax import data, datasets, errors
+
+
+def numbered(*file_sizes):
+  """A data set in memory: its labels count through the records of all its files."""
+  starts = np.cumsum((0, *file_sizes))
+  spans = [
+    datasets.Span(str(start), 0, size)
+    for start, size in zip(starts, file_sizes, strict=False)
+  ]
+
+  def read_file(span):
+    start = tf.strings.to_number(span.path, tf.int64) + span.skip
+    return tf.data.Dataset.range(start, start + span.take).map(tf.strings.as_string)
+
+  return datasets.Dataset(
+    name='numbered',
+    class_names=(),
+    spans_fn={'train': spans}.get,
+    read_fn=lambda spans: spans.flat_map(read_file),
+    parse_fn=lambda record: (record, tf.strings.to_number(record, tf.int64)),
+    decode_fn=lambda encoded: tf.zeros([1, 1, 1], tf.uint8),
+  )
+
+
+def noisy(dataset):
+  """The same data set with one 32x32 image of noise for every example."""
+  noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+  return dataclasses.replace(dataset, decode_fn=lambda encoded: tf.constant(noise))
+
+
+def train_stream(dataset, **kwargs):
+  defaults = dict(
+    split='train',
+    batch_size=1,
+    image_size=8,
+    seed=0,
+    crop_padding=0,
+    shuffle_buffer_size=1000,
+  )
+  return data.train_batches(dataset, **{**defaults, **kwargs})
+
+
+def take(dataset, num_batches, **kwargs):
+  """Returns `num_batches` of the stream, concatenated."""
+  batches = list(itertools.islice(train_stream(dataset, **kwargs), num_batches))
+  return {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
+
+
+def eval_pass(dataset, **kwargs):
+  defaults = dict(split='train', batch_size=4, image_size=8, crop_padding=0)
+  return data.eval_batches(dataset, **{**defaults, **kwargs})
+
+
+def assert_equal_batches(left, right):
+  assert left.keys() == right.keys()
+  for key in left:
+    np.testing.assert_array_equal(left[key], right[key])
+
+
+@pytest.fixture(scope='module')
+def digits_dir(tmp_path_factory):
+  return str(tmp_path_factory.mktemp('tfds'))
+
+
+@pytest.fixture(scope='module')
+def digits(digits_dir):
+  return datasets.open_dataset('digits', data_dir=digits_dir)
+
+
+@pytest.fixture(scope='module')
+def sharded_digits(tmp_path_factory):
+  """The digits in seven files, as large data sets are."""
+  data_dir = str(tmp_path_factory.mktemp('sharded'))
+  config = tfds.download.DownloadConfig(num_shards=7)
+  tfds.builder('digits', data_dir=data_dir).download_and_prepare(download_config=config)
+  dataset = datasets.open_dataset('digits', data_dir=data_dir)
+  assert len(dataset.spans('train')) == 7
+  return dataset
+
+
+# The training stream.
+
+
+@pytest.mark.parametrize('window', [1, 7, 1000])
+@pytest.mark.parametrize('file_sizes', [(23,), (5, 1, 8, 9), (1,) * 23])
+def test_every_epoch_shows_every_example_once(file_sizes, window):
+  labels = take(numbered(*file_sizes), 69, shuffle_buffer_size=window)['label']
+  for epoch in labels.reshape(3, 23):
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(23))
+
+
+def test_epochs_and_seeds_differ_in_order():
+  dataset = numbered(50, 50)
+  orders = [take(dataset, 200, seed=seed)['label'] for seed in (0, 2**40, -1)]
+  epochs = [tuple(epoch) for order in orders for epoch in order.reshape(2, 100)]
+  assert len(set(epochs)) == 6
+
+
+def test_every_example_may_come_at_every_place_of_its_window():
+  labels = take(numbered(25, 25), 2000)['label'].reshape(40, 50)
+  places = np.argsort(labels, axis=1)  # Of example i in epoch e: uniform in 0..49.
+  four_sigma = 4 * np.sqrt(50**2 / 12 / 40)
+  assert np.abs(places.mean(axis=0) - 24.5).max() < four_sigma
+  assert np.all(np.ptp(places, axis=0) > 35)
+
+
+def test_files_meet_in_windows_in_every_combination():
+  labels = take(numbered(*[10] * 4), 1600, shuffle_buffer_size=20)['label']
+  pairs = {tuple(np.unique(window // 10)) for window in labels.reshape(80, 20)}
+  assert pairs == set(itertools.combinations(range(4), 2))
+
+
+def test_the_same_seed_gives_bit_identical_batches(digits):
+  options = dict(batch_size=100, seed=3, shuffle_buffer_size=500)
+  assert_equal_batches(take(digits, 30, **options), take(digits, 30, **options))
+
+
+@pytest.mark.parametrize('window', [1, 10, 1000])
+def test_the_stream_can_be_entered_at_any_position(window):
+  dataset = numbered(5, 1, 8, 9)
+  whole = take(dataset, 70, shuffle_buffer_size=window)['label']
+  for start in (1, 10, 22, 23, 46):
+    labels = take(dataset, 23, shuffle_buffer_size=window, start_example=start)['label']
+    np.testing.assert_array_equal(labels, whole[start : start + 23])
+
+
+@pytest.mark.parametrize('start_batch', [1, 14, 29])  # 14.37 batches an epoch.
+def test_a_resumed_stream_is_bit_identical(sharded_digits, start_batch):
+  options = dict(batch_size=100, image_size=12, shuffle_buffer_size=300)
+  whole = take(sharded_digits, start_batch + 3, **options)
+  rest = take(sharded_digits, 3, start_example=100 * start_batch, **options)
+  expected = {key: values[100 * start_batch :] for key, values in whole.items()}
+  assert_equal_batches(rest, expected)
+
+
+def test_a_stream_far_ahead_starts_at_once():
+  batch = take(numbered(10, 10), 1, start_example=20 * 10**12 + 3, batch_size=40)
+  assert len(batch['label']) == 40
+
+
+def test_files_that_are_skipped_are_not_opened(tmp_path):
+  spans = []
+  for i in range(6):
+    spans.append(datasets.Span(str(tmp_path / str(i)), 0, 10))
+    with tf.io.TFRecordWriter(spans[-1].path) as writer:
+      for _ in range(10):
+        writer.write(str(i).encode())
+  dataset = dataclasses.replace(
+    numbered(),
+    spans_fn=lambda split: spans,
+    read_fn=lambda spans: spans.flat_map(lambda s: tf.data.TFRecordDataset(s.path)),
+  )
+  whole = take(dataset, 60, shuffle_buffer_size=20)['label']
+  for skipped in np.unique(whole[:40]):
+    (tmp_path / str(skipped)).unlink()
+  rest = take(dataset, 20, shuffle_buffer_size=20, start_example=40)['label']
+  np.testing.assert_array_equal(rest, whole[40:])
+
+
+def test_examples_that_are_skipped_are_not_decoded(tmp_path):
+  (tmp_path / 'train' / 'a').mkdir(parents=True)
+  for i in range(10):
+    PIL.Image.new('L', (8, 8), i).save(tmp_path / 'train' / 'a' / f'{i}.png')
+  dataset = datasets.open_dataset(f'folder:{tmp_path}')
+  whole = take(dataset, 10)['image']
+  for skipped in np.round(whole[:6, 0, 0, 0] * 255):
+    (tmp_path / 'train' / 'a' / f'{skipped:.0f}.png').unlink()
+  rest = take(dataset, 4, start_example=6)['image']
+  np.testing.assert_array_equal(rest, whole[6:])
+
+
+def test_augmentation_is_drawn_anew_for_every_position():
+  images = take(noisy(numbered(1)), 50)['image']
+  assert len(np.unique(images.reshape(50, -1), axis=0)) > 45  # Whole images may repeat.
+  assert images.min() >= 0 and images.max() <= 1
+
+
+def test_without_crop_and_flip_training_images_are_the_originals(digits):
+  # No crop of the whole area has another shape than the image: all are fall-backs.
+  train = take(digits, 1437, crop_area=(1.0, 1.0), flip=False)['image']
+  (original,) = eval_pass(digits, batch_size=1437)
+  rows, expected = (x.reshape(1437, -1) for x in (train, original['image']))
+  np.testing.assert_array_equal(
+    rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)]
+  )
+
+
+# Several processes.
+
+
+@pytest.mark.parametrize('process_count', [2, 3, 4])
+def test_processes_share_each_epoch_without_overlap(process_count):
+  share = 23 // process_count
+  epochs = [
+    take(
+      numbered(5, 1, 8, 9),
+      2 * share,
+      batch_size=process_count,
+      process_index=index,
+      process_count=process_count,
+      shuffle_buffer_size=6,
+    )['label'].reshape(2, share)
+    for index in range(process_count)
+  ]
+  for epoch in np.concatenate(epochs, axis=1):
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(share * process_count))
+
+
+def test_a_process_resumes_its_own_stream(sharded_digits):
+  options = dict(batch_size=100, process_index=1, process_count=2, crop_area=(0.2, 1))
+  whole = take(sharded_digits, 17, **options)
+  rest = take(sharded_digits, 2, start_example=1500, **options)
+  assert_equal_batches(rest, {key: values[-100:] for key, values in whole.items()})
+
+
+def test_processes_augment_differently():
+  images = [
+    take(noisy(numbered(2)), 20, batch_size=2, process_index=i, process_count=2)
+    for i in range(2)
+  ]
+  images = np.concatenate([batch['image'] for batch in images])
+  assert len(np.unique(images.reshape(40, -1), axis=0)) > 35
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize('batch_size', [4, 12, 24])
+@pytest.mark.parametrize('num_examples', [1, 23, 24])
+@pytest.mark.parametrize('process_count', [1, 2, 4])
+def test_evaluation_counts_every_example_once(num_examples, batch_size, process_count):
+  seen, lengths = [], set()
+  for index in range(process_count):
+    batches = eval_pass(
+      numbered(*[2] * (num_examples // 2), num_examples % 2),
+      batch_size=batch_size,
+      process_index=index,
+      process_count=process_count,
+    )
+    lengths |= {len(batches), len(list(batches))}
+    for batch in batches:
+      assert batch['label'].shape == (batch_size // process_count,)
+      assert not batch['image'][~batch['mask']].any()
+      seen.extend(batch['label'][batch['mask']])
+  assert lengths == {-(-num_examples // batch_size)}
+  np.testing.assert_array_equal(seen, np.arange(num_examples))  # In order, too.
+
+
+def test_an_evaluation_can_be_repeated(digits):
+  batches = eval_pass(digits, split='test', batch_size=100)
+  for left, right in zip(batches, batches, strict=True):
+    assert_equal_batches(left, right)
+  assert sum(batch['mask'].sum() for batch in batches) == 360
+
+
+def test_batches_have_the_promised_shapes_and_types(digits):
+  options = dict(batch_size=6, image_size=16, process_count=2)
+  batches = [
+    next(train_stream(digits, **options)),
+    next(iter(eval_pass(digits, split='test', **options))),
+  ]
+  for batch in batches:
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
+      'image': ((3, 16, 16, 3), 'float32'),
+      'label': ((3,), 'int32'),
+      'mask': ((3,), 'bool'),
+    }
+
+
+# Names.
+
+
+def test_a_part_of_a_split_is_a_split(digits):
+  assert digits.num_examples('train[:10%]') == 144
+  assert digits.num_examples('train[:10%]') + digits.num_examples('train[10%:]') == 1437
+  assert len(eval_pass(digits, split='test[50:62]')) == 3
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """A user's own images: of several sizes, formats and colour models."""
+  colors = {'cat': (255, 0, 0), 'dog': (0, 0, 255)}
+  sizes = [(9, 9), (20, 30), (31, 17)]
+  kinds = [('jpg', 'RGB'), ('png', 'RGB'), ('png', 'RGBA'), ('JPEG', 'RGB')]
+  for split in ('train', 'val'):
+    for name, color in colors.items():
+      path = tmp_path / split / name
+      path.mkdir(parents=True)
+      for i, (size, (suffix, mode)) in enumerate(itertools.product(sizes, kinds)):
+        image = PIL.Image.new('RGB', size, color)
+        image.convert(mode).save(path / f'{i}.{suffix}')
+  (tmp_path / 'train' / 'dog' / 'notes.txt').write_text('no image')
+  (tmp_path / 'annotations' / 'xml').mkdir(parents=True)
+  return tmp_path
+
+
+def test_a_folder_of_images_is_a_data_set(folder):
+  dataset = datasets.open_dataset(f'folder:{folder}')
+  assert dataset.class_names == ('cat', 'dog')
+  assert dataset.num_examples('train') == 24
+  for batch in (take(dataset, 24), *eval_pass(dataset, split='val', batch_size=24)):
+    assert np.bincount(batch['label']).tolist() == [12, 12]
+    expected = np.eye(3)[2 * batch['label']]  # Red cats, blue dogs.
+    error = np.abs(batch['image'] - expected[:, np.newaxis, np.newaxis])
+    assert error.max() < 0.02  # JPEG.
+
+
+@pytest.mark.parametrize('mode', ['L', 'LA', 'P', 'RGB', 'RGBA', '1'])
+def test_every_colour_model_becomes_rgb(tmp_path, mode):
+  values = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+  image = PIL.Image.fromarray(values).convert(mode)
+  (tmp_path / 'train' / 'a').mkdir(parents=True)
+  image.save(tmp_path / 'train' / 'a' / 'image.png')
+  dataset = datasets.open_dataset(f'folder:{tmp_path}')
+  (batch,) = eval_pass(dataset, batch_size=1)
+  expected = np.asarray(image.convert('RGB')).astype(np.float32) / np.float32(255)
+  np.testing.assert_array_equal(batch['image'][0], expected)
+
+
+def test_folder_images_are_listed_in_the_same_order_every_time(folder):
+  names = [datasets.open_dataset(f'folder:{folder}').spans('train') for _ in range(2)]
+  assert names[0] == names[1]
+  half = [span.path.split('/')[-2] for span in names[0][:12]]
+  assert set(half) == {'cat', 'dog'}  # A process's share is not one class.
+
+
+# Bad input.
+
+
+def assert_user_error(call, *fragments):
+  with pytest.raises(errors.UserError) as raised:
+    call()
+  message = str(raised.value)
+  assert '\n' not in message
+  for fragment in fragments:
+    assert fragment in message, message
+
+
+@pytest.mark.parametrize(
+  'name, fragments',
+  [
+    (
+      'imagnet2012',
+      ["unknown data set 'imagnet2012'", 'imagenet2012', 'folder:<path>'],
+    ),
+    ('digit', ['nearest names: digits']),
+    ('qqqqqq', ['nearest names: none']),
+    ('huggingface:mnist', ['unknown', 'nearest names: mnist']),
+    ('cifar10_corrupted/brightnes_1', ['brightnes_1 not found', 'brightness_1']),
+    ('two words', ['cannot open data set', 'two words']),
+    ('', ["cannot open data set ''"]),
+  ],
+)
+def test_an_unknown_name_is_an_error_that_lists_the_nearest(tmp_path, name, fragments):
+  assert_user_error(
+    lambda: datasets.open_dataset(name, data_dir=str(tmp_path)), *fragments
+  )
+
+
+def test_data_that_are_not_prepared_are_an_error_that_tells_the_command(tmp_path):
+  assert_user_error(
+    lambda: datasets.open_dataset('imagenet2012', data_dir=str(tmp_path)),
+    f"'imagenet2012' is not prepared in {tmp_path}",
+    f'tfds build imagenet2012 --data_dir={tmp_path}',
+  )
+  assert not list(tmp_path.iterdir())  # Nothing was begun.
+
+
+def test_a_data_dir_that_is_a_file_is_an_error_that_names_it(tmp_path):
+  (tmp_path / 'file').write_text('')
+  assert_user_error(
+    lambda: datasets.open_dataset('mnist', data_dir=str(tmp_path / 'file')),
+    f"data_dir '{tmp_path / 'file'}' is not a readable folder",
+  )
+
+
+class Unlabelled(tfds.core.GeneratorBasedBuilder):
+  """One image, and nothing to learn from it."""
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    features = {'image': tfds.features.Image(), 'caption': tfds.features.Text()}
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
+
+  def _split_generators(self, dl_manager):
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    yield 0, {'image': np.zeros([2, 2, 3], np.uint8), 'caption': 'black'}
+
+
+def test_data_without_labels_are_an_error_that_lists_the_features(tmp_path):
+  tfds.builder('unlabelled', data_dir=str(tmp_path)).download_and_prepare()
+  assert_user_error(
+    lambda: datasets.open_dataset('unlabelled', data_dir=str(tmp_path)),
+    "'unlabelled' needs the features image: Image(uint8) and label: ClassLabel",
+    'caption',
+  )
+
+
+def test_another_file_format_is_an_error_that_names_it(tmp_path):
+  datasets.open_dataset('digits', data_dir=str(tmp_path))
+  (info,) = tmp_path.glob('digits/*/dataset_info.json')
+  info.write_text(info.read_text().replace('tfrecord', 'array_record'))
+  assert_user_error(
+    lambda: datasets.open_dataset('digits', data_dir=str(tmp_path)),
+    'stored as array_record; allowed: tfrecord',
+  )
+
+
+@pytest.mark.parametrize('split', ['validation', 'train[', '', 'train[5000:]'])
+def test_an_unknown_split_is_an_error_that_lists_the_known(digits, split):
+  for stream in (train_stream, eval_pass):
+    assert_user_error(
+      lambda stream=stream: stream(digits, split=split),
+      f"unknown split {split!r} of data set 'digits'; allowed: test, train",
+    )
+
+
+def test_an_empty_split_is_an_error(digits):
+  assert_user_error(lambda: train_stream(digits, split='train[5:5]'), 'is empty')
+
+
+def test_an_evaluation_split_a_folder_lacks_is_an_error(folder):
+  dataset = datasets.open_dataset(f'folder:{folder}')
+  assert_user_error(
+    lambda: eval_pass(dataset, split='test'), "'test'", 'allowed: train, val'
+  )
+
+
+@pytest.mark.parametrize(
+  'files, message',
+  [
+    ([], 'no class folders'),
+    (['cat/1.jpg'], 'no class folders'),
+    (['train/1.jpg'], 'no class folders'),
+    (['train/cat/1.gif'], 'no images in its class folders'),
+  ],
+)
+def test_a_folder_of_another_shape_is_an_error_that_shows_the_right_one(
+  tmp_path, files, message
+):
+  for file in files:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+  assert_user_error(
+    lambda: datasets.open_dataset(f'folder:{tmp_path}'),
+    message,
+    f'expected {tmp_path}/<split>/<class>/*.jpg',
+  )
+
+
+@pytest.mark.parametrize('name', ['nowhere', 'file'])
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, name):
+  (tmp_path / 'file').touch()
+  assert_user_error(
+    lambda: datasets.open_dataset(f'folder:{tmp_path / name}'),
+    f"cannot read folder '{tmp_path / name}'",
+  )
+
+
+@pytest.mark.parametrize('batch_size', [0, 3, -2])
+def test_a_batch_that_does_not_divide_is_an_error(digits, batch_size):
+  for stream in (train_stream, eval_pass):
+    assert_user_error(
+      lambda stream=stream: stream(digits, batch_size=batch_size, process_count=2),
+      f'batch_size {batch_size} ',
+      'multiples of 2',
+    )
+
+
+def test_more_processes_than_examples_are_an_error():
+  assert_user_error(
+    lambda: train_stream(numbered(3), batch_size=4, process_count=4),
+    'fewer examples than there are processes (4)',
+  )
+
+
+def test_an_unknown_resize_method_is_an_error(digits):
+  for stream in (train_stream, eval_pass):
+    assert_user_error(
+      lambda stream=stream: stream(digits, resize_method='cubic'), 'bicubic'
+    )
+
+
+def test_a_window_without_records_is_an_error(digits):
+  assert_user_error(
+    lambda: train_stream(digits, shuffle_buffer_size=0), 'shuffle_buffer_size 0'
+  )
