@@ -1,0 +1,277 @@
+"""EfficientNet B0-B8 and L0-L2, exactly as the official code builds them.
+
+The model maps images, float32 [B, H, W, 3] in [0, 1], to logits, float32 [B, K]; the
+mean/std normalisation is its first line, so whatever holds the model (an attack, a
+notebook) works in pixel units. It knows nothing of attacks or branches.
+
+Sources: Tan & Le 2019 (arXiv 1905.11946) and `efficientnet_builder.py`,
+`efficientnet_model.py` of the official code (tensorflow/tpu).
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from advprop_jax import errors
+from advprop_jax.models import conv, norm
+
+# Below this the last feature map has less than one input pixel per cell: 2 ** 5.
+MIN_IMAGE_SIZE = 32
+SE_RATIO = 0.25  # Source: `se0.25` in the official block strings.
+
+ACTIVATIONS = {'silu': nn.silu, 'swish': nn.silu, 'relu': nn.relu}
+
+
+class Variant(NamedTuple):
+  """What distinguishes one EfficientNet: multipliers, native size, dropout."""
+
+  width: float
+  depth: float
+  image_size: int
+  dropout_rate: float
+
+
+# Source: `efficientnet_builder.py`; L0: Xie et al. 2020 (Noisy Student), table 7 (its
+# dropout is printed nowhere: that of L1); L1: cihangxie/SmoothAdversarialTraining.
+VARIANTS = {
+  'efficientnet_b0': Variant(1.0, 1.0, 224, 0.2),
+  'efficientnet_b1': Variant(1.0, 1.1, 240, 0.2),
+  'efficientnet_b2': Variant(1.1, 1.2, 260, 0.3),
+  'efficientnet_b3': Variant(1.2, 1.4, 300, 0.3),
+  'efficientnet_b4': Variant(1.4, 1.8, 380, 0.4),
+  'efficientnet_b5': Variant(1.6, 2.2, 456, 0.4),
+  'efficientnet_b6': Variant(1.8, 2.6, 528, 0.5),
+  'efficientnet_b7': Variant(2.0, 3.1, 600, 0.5),
+  'efficientnet_b8': Variant(2.2, 3.6, 672, 0.5),
+  'efficientnet_l0': Variant(2.8, 3.7, 600, 0.5),
+  'efficientnet_l1': Variant(3.9, 3.7, 600, 0.5),
+  'efficientnet_l2': Variant(4.3, 5.3, 800, 0.5),
+}
+
+
+class Stage(NamedTuple):
+  """A run of blocks, before scaling; only the first has the stride."""
+
+  repeats: int
+  kernel_size: int
+  stride: int
+  expand_ratio: int
+  features: int
+
+
+# Source: Tan & Le 2019, table 1; the official block strings.
+STAGES = (
+  Stage(1, 3, 1, 1, 16),
+  Stage(2, 3, 2, 6, 24),
+  Stage(2, 5, 2, 6, 40),
+  Stage(3, 3, 2, 6, 80),
+  Stage(3, 5, 1, 6, 112),
+  Stage(4, 5, 2, 6, 192),
+  Stage(1, 3, 1, 6, 320),
+)
+STEM_FEATURES = 32
+HEAD_FEATURES = 1280
+
+
+def round_features(features: int, width: float) -> int:
+  """Returns features * width as a multiple of 8, never below 90 % of the product.
+
+  Source: `round_filters` of the official code.
+  """
+  scaled = features * width
+  rounded = max(8, int(scaled + 4) // 8 * 8)
+  return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+def round_repeats(repeats: int, depth: float) -> int:
+  """Returns ceil(repeats * depth). Source: `round_repeats` of the official code."""
+  return math.ceil(depth * repeats)
+
+
+class MBConv(nn.Module):
+  """Expands, filters each channel, gates, projects and adds: the inverted bottleneck.
+
+  Attributes:
+    features: output channels.
+    kernel_size: of the depthwise convolution.
+    stride: of the depthwise convolution.
+    expand_ratio: inner width over input width; at 1 there is no expansion.
+    drop_rate: probability that an example skips the block, in training.
+    activation: function of the two inner norms and of squeeze-excite.
+    batch_norm: makes a norm from its name.
+    dtype: type of the arithmetic.
+  """
+
+  features: int
+  kernel_size: int
+  stride: int
+  expand_ratio: int
+  drop_rate: float
+  activation: Any
+  batch_norm: Any
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, use_running_average: bool):
+    """Returns [B, H / stride, W / stride, features]."""
+
+    def norm_layer(name, x):
+      return self.batch_norm(name=name)(x, use_running_average=use_running_average)
+
+    shortcut = x
+    inner = x.shape[-1] * self.expand_ratio
+
+    if self.expand_ratio != 1:
+      x = conv.conv(inner, dtype=self.dtype, name='expand_conv')(x)
+      x = self.activation(norm_layer('expand_bn', x))
+
+    x = conv.depthwise_conv(
+      inner,
+      self.kernel_size,
+      stride=self.stride,
+      dtype=self.dtype,
+      name='depthwise_conv',
+    )(x)
+    x = self.activation(norm_layer('depthwise_bn', x))
+
+    # The gate's width comes from the block's input, not from the expanded width.
+    squeezed = max(1, int(shortcut.shape[-1] * SE_RATIO))
+    gate = x.mean(axis=(1, 2), keepdims=True)
+    gate = conv.conv(squeezed, use_bias=True, dtype=self.dtype, name='se_reduce')(gate)
+    gate = self.activation(gate)
+    gate = conv.conv(inner, use_bias=True, dtype=self.dtype, name='se_expand')(gate)
+    x = x * nn.sigmoid(gate)
+
+    x = conv.conv(self.features, dtype=self.dtype, name='project_conv')(x)
+    x = norm_layer('project_bn', x)
+
+    if self.stride == 1 and shortcut.shape == x.shape:
+      # One draw per example; what is kept is divided by the survival probability.
+      x = nn.Dropout(self.drop_rate, broadcast_dims=(1, 2, 3), name='drop_connect')(
+        x, deterministic=not train
+      )
+      x = x + shortcut
+    return x
+
+
+class EfficientNet(nn.Module):
+  """Images in [0, 1] to logits.
+
+  Attributes:
+    num_classes: K.
+    width: multiplier of the channels.
+    depth: multiplier of the blocks per stage.
+    dropout_rate: before the classifier, in training.
+    drop_connect_rate: of the last block, were there one more; grows linearly from 0.
+      Source: survival probability 0.8 of the official code, for every size.
+    activation: 'swish' (also called 'silu'), or another name in ACTIVATIONS.
+    mean: per-channel mean, in [0, 1] pixel units. AdvProp: 0.5, with std 0.5.
+    std: per-channel standard deviation, in [0, 1] pixel units.
+    dtype: type of the arithmetic; parameters, statistics and logits are float32.
+    bn_momentum: see `norm.BatchNorm`. Source: the official code, 0.99.
+    bn_epsilon: see `norm.BatchNorm`. Source: the official code, 1e-3.
+    bn_axis_name: see `norm.BatchNorm`.
+    bn_axis_index_groups: see `norm.BatchNorm`.
+  """
+
+  num_classes: int
+  width: float
+  depth: float
+  dropout_rate: float
+  drop_connect_rate: float = 0.2
+  activation: str = 'swish'
+  mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+  std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+  dtype: Any = jnp.float32
+  bn_momentum: float = 0.99
+  bn_epsilon: float = 1e-3
+  bn_axis_name: str | None = None
+  bn_axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    image: jax.Array,
+    *,
+    train: bool,
+    use_running_average: bool | None = None,
+  ) -> jax.Array:
+    """Returns logits, float32 [B, K].
+
+    Args:
+      image: float32 [B, H, W, 3] in [0, 1]; H and W at least MIN_IMAGE_SIZE.
+      train: whether dropout and drop-connect act; they need the rng 'dropout'.
+      use_running_average: whether norms use their running statistics instead of the
+        batch's; None: exactly when not training.
+
+    Raises:
+      UserError: the image is too small, or the activation is unknown.
+    """
+    if min(image.shape[1:3]) < MIN_IMAGE_SIZE:
+      raise errors.UserError(
+        f'image size {image.shape[1]}x{image.shape[2]} is too small for EfficientNet; '
+        f'allowed: {MIN_IMAGE_SIZE} or more'
+      )
+    errors.check_choice('activation', self.activation, ACTIVATIONS)
+    activation = ACTIVATIONS[self.activation]
+    if use_running_average is None:
+      use_running_average = not train
+
+    def batch_norm(name):
+      return norm.BatchNorm(
+        momentum=self.bn_momentum,
+        epsilon=self.bn_epsilon,
+        axis_name=self.bn_axis_name,
+        axis_index_groups=self.bn_axis_index_groups,
+        name=name,
+      )
+
+    def norm_layer(name, x):
+      return batch_norm(name)(x, use_running_average=use_running_average)
+
+    mean = jnp.asarray(self.mean, image.dtype)
+    std = jnp.asarray(self.std, image.dtype)
+    x = ((image - mean) / std).astype(self.dtype)
+
+    stem = round_features(STEM_FEATURES, self.width)
+    x = conv.conv(stem, 3, stride=2, dtype=self.dtype, name='stem_conv')(x)
+    x = activation(norm_layer('stem_bn', x))
+
+    blocks = self._blocks()
+    for i, (stage, stride) in enumerate(blocks):
+      x = MBConv(
+        features=round_features(stage.features, self.width),
+        kernel_size=stage.kernel_size,
+        stride=stride,
+        expand_ratio=stage.expand_ratio,
+        drop_rate=self.drop_connect_rate * i / len(blocks),
+        activation=activation,
+        batch_norm=batch_norm,
+        dtype=self.dtype,
+        name=f'blocks_{i}',
+      )(x, train=train, use_running_average=use_running_average)
+
+    head = round_features(HEAD_FEATURES, self.width)
+    x = conv.conv(head, dtype=self.dtype, name='head_conv')(x)
+    x = activation(norm_layer('head_bn', x))
+    x = x.mean(axis=(1, 2))
+    x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
+    x = nn.Dense(
+      self.num_classes,
+      # Uniform(+-1 / sqrt(K)). Source: `dense_kernel_initializer`, official code.
+      kernel_init=nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform'),
+      dtype=self.dtype,
+      name='classifier',
+    )(x)
+    return x.astype(jnp.float32)
+
+  def _blocks(self) -> list[tuple[Stage, int]]:
+    """Returns every block as (its stage, its stride), in order."""
+    return [
+      (stage, stage.stride if i == 0 else 1)
+      for stage in STAGES
+      for i in range(round_repeats(stage.repeats, self.depth))
+    ]

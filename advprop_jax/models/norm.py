@@ -1,0 +1,73 @@
+"""Batch norm whose branch-dependent parts sit in collections of their own.
+
+  norm         {scale, bias}: trained
+  batch_stats  {mean, var}: running averages, updated only where the caller says
+               `mutable=['batch_stats']`
+
+Reading and writing are two switches: the attack may normalise with the statistics of
+its batch and still leave the running ones alone. flax's own `nn.BatchNorm` keeps scale
+and bias in 'params', out of a branch's reach, and cannot normalise without writing.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class BatchNorm(nn.Module):
+  """Normalises the last axis over all others, in float32, whatever type comes in.
+
+  Knows nothing of branches: the caller passes one branch's collections (see
+  `branches.variables`), so the same model serves clean, adversarial or plain training,
+  and a released checkpoint is simply the clean branch.
+
+  Attributes:
+    momentum: weight of the old running value.
+    epsilon: added to the variance.
+    axis_name: name of the devices' axis to share batch statistics over; None: the
+      statistics of each device's own batch.
+    axis_index_groups: groups of device indices that share statistics; None: all.
+  """
+
+  momentum: float
+  epsilon: float
+  axis_name: str | None = None
+  axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, use_running_average: bool) -> jax.Array:
+    """Returns [..., C] of the same shape and type as `x`."""
+    channels = (x.shape[-1],)
+    scale = self.variable('norm', 'scale', jnp.ones, channels, jnp.float32)
+    bias = self.variable('norm', 'bias', jnp.zeros, channels, jnp.float32)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+    var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
+
+    x32 = x.astype(jnp.float32)
+    if use_running_average:
+      batch_mean, batch_var = mean.value, var.value
+    else:
+      batch_mean, batch_var = self._batch_statistics(x32)
+      if self.is_mutable_collection('batch_stats') and not self.is_initializing():
+        mean.value = self._average(mean.value, batch_mean)
+        var.value = self._average(var.value, batch_var)
+
+    multiplier = scale.value * jax.lax.rsqrt(batch_var + self.epsilon)
+    return (x32 * multiplier + (bias.value - batch_mean * multiplier)).astype(x.dtype)
+
+  def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
+    return self.momentum * old + (1.0 - self.momentum) * new
+
+  def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance, [C] each, over the batch and the devices.
+
+    From the means of x and of x squared, so that devices exchange two vectors once.
+    Source: `BatchNormalization._moments` in `utils.py` of the official code.
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean, square = x.mean(axes), jnp.square(x).mean(axes)
+    if self.axis_name is not None and not self.is_initializing():
+      mean, square = jax.lax.pmean(
+        (mean, square), self.axis_name, axis_index_groups=self.axis_index_groups
+      )
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0)

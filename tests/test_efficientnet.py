@@ -1,0 +1,295 @@
+"""Tests EfficientNet against published counts and against Keras's implementation."""
+
+import os
+
+os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advprop_jax import errors, models
+from advprop_jax.models import efficientnet
+
+# Trained values with 1000 classes: (all, those of one branch's norms).
+# B0-B8 and L2: 5.29 / 7.79 / 9.11 / 12.23 / 19.34 / 30.39 / 43.04 / 66.35 / 87.41 /
+# 480.31 M of timm's published results; exact B0-B7: google-research/sam `models_test`.
+PARAMETER_COUNTS = {
+  'efficientnet_b0': (5_288_548, 42_016),
+  'efficientnet_b1': (7_794_184, 62_048),
+  'efficientnet_b2': (9_109_994, 67_568),
+  'efficientnet_b3': (12_233_232, 87_296),
+  'efficientnet_b4': (19_341_616, 125_200),
+  'efficientnet_b5': (30_389_784, 172_736),
+  'efficientnet_b6': (43_040_704, 224_432),
+  'efficientnet_b7': (66_347_960, 310_720),
+  'efficientnet_b8': (87_413_142, 380_032),
+  'efficientnet_l0': (140_764_664, 493_904),
+  'efficientnet_l1': (272_630_564, 693_920),
+  'efficientnet_l2': (480_309_308, 1_090_688),
+}
+# Channels of the stem, the seven stages and the head; blocks in all.
+# Source: keras.applications and the official table.
+CHANNELS = {
+  'efficientnet_b3': (40, 24, 32, 48, 96, 136, 232, 384, 1536, 26),
+  'efficientnet_b7': (64, 32, 48, 80, 160, 224, 384, 640, 2560, 55),
+}
+
+
+def shapes(name, image_size=64, **kwargs):
+  model = models.create_model(name, **kwargs)
+  image = jnp.zeros((1, image_size, image_size, 3))
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
+
+
+def count(tree):
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_every_model_has_a_golden_count():
+  assert PARAMETER_COUNTS.keys() == models.MODELS.keys()
+
+
+@pytest.mark.parametrize('name', PARAMETER_COUNTS)
+def test_parameter_count_is_the_published_one(name):
+  variables = shapes(name)
+  total, norms = PARAMETER_COUNTS[name]
+  assert count(variables['params']) + count(variables['norm']) == total
+  assert count(variables['norm']) == norms
+  assert count(variables['batch_stats']) == norms
+
+
+@pytest.mark.parametrize('name', CHANNELS)
+def test_channels_and_blocks_follow_the_rounding_rules(name):
+  params = shapes(name)['params']
+  num_blocks = sum(key.startswith('blocks_') for key in params)
+  outputs = [
+    params[f'blocks_{i}']['project_conv']['kernel'].shape[-1] for i in range(num_blocks)
+  ]
+  stages = tuple(dict.fromkeys(outputs))
+  stem, head = (params[f'{x}_conv']['kernel'].shape[-1] for x in ('stem', 'head'))
+  assert (stem, *stages, head, num_blocks) == CHANNELS[name]
+
+
+def test_initial_weights_have_the_official_spread():
+  model = models.create_model('efficientnet_b0')
+  params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)[
+    'params'
+  ]
+  block = params['blocks_10']
+  expected = {  # Standard deviations; conv: sqrt(2 / (k * k * out)).
+    'expand_conv': np.sqrt(2 / 672),
+    'depthwise_conv': np.sqrt(2 / 25),
+    'project_conv': np.sqrt(2 / 112),
+  }
+  for name, std in expected.items():
+    kernel = np.asarray(block[name]['kernel'])
+    np.testing.assert_allclose(kernel.std(), std, rtol=0.03)
+    assert np.abs(kernel).max() > 2.5 * std  # Truncation at 2 std would forbid it.
+  dense = np.asarray(params['classifier']['kernel'])
+  limit = 1 / np.sqrt(1000)
+  assert 0.99 * limit < np.abs(dense).max() <= limit
+  np.testing.assert_allclose(dense.std(), limit / np.sqrt(3), rtol=0.01)
+
+
+def test_drop_connect_grows_linearly_over_the_rounded_number_of_blocks():
+  model = models.create_model('efficientnet_b1', num_classes=2, width=0.25)
+  rates = {}
+
+  def record(next_fun, args, kwargs, context):
+    if type(context.module).__name__ == 'MBConv' and context.method_name == '__call__':
+      rates[context.module.name] = context.module.drop_rate
+    return next_fun(*args, **kwargs)
+
+  import flax.linen as nn
+
+  with nn.intercept_methods(record):
+    jax.eval_shape(
+      lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    )
+  assert [rates[f'blocks_{i}'] for i in range(23)] == pytest.approx(
+    [0.2 * i / 23 for i in range(23)]
+  )
+
+
+def small_model(**kwargs):
+  model = models.create_model(
+    'efficientnet_b0', num_classes=10, width=0.25, depth=0.25, **kwargs
+  )
+  image = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3))
+  variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
+  return model, variables, image
+
+
+def test_normalisation_is_the_first_line_of_the_model():
+  model, variables, image = small_model(mean=(0.5,) * 3, std=(0.5,) * 3)
+  plain, *_ = small_model(mean=(0.0,) * 3, std=(1.0,) * 3)
+  np.testing.assert_allclose(
+    model.apply(variables, image, train=False),
+    plain.apply(variables, image * 2 - 1, train=False),
+    atol=1e-5,
+  )
+
+
+def test_bfloat16_keeps_state_and_logits_in_float32():
+  model, variables, image = small_model(dtype='bfloat16')
+  logits, updated = model.apply(
+    variables,
+    image,
+    train=True,
+    mutable=['batch_stats'],
+    rngs={'dropout': jax.random.key(2)},
+  )
+  assert {x.dtype for x in jax.tree.leaves((variables, logits, updated))} == {
+    jnp.dtype('float32')
+  }
+  exact, *_ = small_model(dtype='float32')
+  np.testing.assert_allclose(
+    model.apply(variables, image, train=False),
+    exact.apply(variables, image, train=False),
+    atol=0.05,
+  )
+
+
+def test_reading_and_writing_statistics_are_two_switches():
+  model, variables, image = small_model(dropout_rate=0.0, drop_connect_rate=0.0)
+  batch_mode = model.apply(variables, image, train=False, use_running_average=False)
+  train_mode, updated = model.apply(
+    variables,
+    image,
+    train=True,
+    mutable=['batch_stats'],
+    rngs={'dropout': jax.random.key(0)},
+  )
+  np.testing.assert_array_equal(batch_mode, train_mode)
+  _, untouched = model.apply(variables, image, train=False, mutable=['batch_stats'])
+  old = variables['batch_stats']
+  jax.tree.map(np.testing.assert_array_equal, untouched['batch_stats'], old)
+  changed = jax.tree.map(lambda a, b: bool((a != b).any()), updated['batch_stats'], old)
+  assert all(jax.tree.leaves(changed))
+
+
+def test_too_small_an_image_is_a_one_line_error():
+  with pytest.raises(errors.UserError, match=r'31x31 is too small.*allowed: 32'):
+    shapes('efficientnet_b0', image_size=31)
+
+
+def test_unknown_names_list_the_known_ones():
+  with pytest.raises(errors.UserError, match='efficientnet_b9.*efficientnet_b8'):
+    models.create_model('efficientnet_b9')
+  with pytest.raises(errors.UserError, match='gellu.*relu'):
+    shapes('efficientnet_b0', activation='gellu')
+
+
+# Keras's own names of the same layers.
+KERAS_BLOCK = {
+  'expand_conv': 'expand_conv',
+  'expand_bn': 'expand_bn',
+  'depthwise_conv': 'dwconv',
+  'depthwise_bn': 'bn',
+  'se_reduce': 'se_reduce',
+  'se_expand': 'se_expand',
+  'project_conv': 'project_conv',
+  'project_bn': 'project_bn',
+}
+
+
+def keras_layer_names(variant):
+  """Yields (path of our layer, name of Keras's layer)."""
+  for part in ('conv', 'bn'):
+    yield (f'stem_{part}',), f'stem_{part}'
+    yield (f'head_{part}',), f'top_{part}'
+  yield ('classifier',), 'predictions'
+  index = 0
+  for i, stage in enumerate(efficientnet.STAGES):
+    repeats = efficientnet.round_repeats(stage.repeats, variant.depth)
+    for repeat in range(repeats):
+      for ours, theirs in KERAS_BLOCK.items():
+        if stage.expand_ratio != 1 or not ours.startswith('expand'):
+          letter = chr(ord('a') + repeat)
+          yield (f'blocks_{index}', ours), f'block{i + 1}{letter}_{theirs}'
+      index += 1
+
+
+def copy_from_keras(keras_model, variant):
+  """Returns our variables with the weights of a Keras model."""
+  variables = {'params': {}, 'norm': {}, 'batch_stats': {}}
+
+  def put(collection, path, **leaves):
+    node = variables[collection]
+    for key in path:
+      node = node.setdefault(key, {})
+    node.update({k: jnp.asarray(v) for k, v in leaves.items()})
+
+  for path, name in keras_layer_names(variant):
+    weights = keras_model.get_layer(name).get_weights()
+    if path[-1].endswith('bn'):
+      gamma, beta, mean, var = weights
+      put('norm', path, scale=gamma, bias=beta)
+      put('batch_stats', path, mean=mean, var=var)
+    else:
+      kernel = weights[0]
+      if path[-1] == 'depthwise_conv':
+        kernel = kernel.transpose(0, 1, 3, 2)
+      put(
+        'params', path, kernel=kernel, **({'bias': weights[1]} if weights[1:] else {})
+      )
+  return variables
+
+
+def large(*args):
+  return pytest.param(*args, marks=pytest.mark.large)
+
+
+@pytest.mark.parametrize(
+  'letter, image_size',
+  [
+    ('0', 64),
+    ('0', 75),
+    ('1', 64),
+    ('2', 65),
+    large('0', 224),
+    large('3', 96),
+    large('4', 96),
+    large('5', 96),
+    large('6', 96),
+    large('7', 96),
+  ],
+)
+def test_logits_equal_those_of_keras(letter, image_size):
+  import keras
+
+  keras.utils.set_random_seed(int(letter))
+  keras_model = getattr(keras.applications, f'EfficientNetB{letter}')(
+    weights=None, input_shape=(image_size, image_size, 3), classifier_activation=None
+  )
+  # Fresh weights would leave statistics, scales and biases at 0 and 1.
+  rng = np.random.default_rng(0)
+  for layer in keras_model.layers:
+    if type(layer).__name__ == 'BatchNormalization':
+      size = layer.gamma.shape
+      layer.set_weights(
+        [
+          rng.uniform(0.5, 1.5, size),
+          rng.normal(0, 0.1, size),
+          rng.normal(0, 0.1, size),
+          rng.uniform(0.5, 1.5, size),
+        ]
+      )
+  image = rng.uniform(0, 1, (2, image_size, image_size, 3)).astype(np.float32)
+  expected = keras_model(image * 255, training=False).numpy()
+
+  name = f'efficientnet_b{letter}'
+  # Without pretrained weights Keras divides by 255 and normalises no further.
+  model = models.create_model(name, mean=(0.0,) * 3, std=(1.0,) * 3)
+  variables = copy_from_keras(keras_model, models.MODELS[name])
+  jax.tree.map(  # Every weight of ours has been set, and has Keras's shape.
+    lambda ours, theirs: np.testing.assert_equal(ours.shape, theirs.shape),
+    shapes(name),
+    variables,
+  )
+  logits = model.apply(variables, image, train=False)
+  scale = np.abs(expected).max()
+  assert np.abs(expected).std() > 0
+  np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * scale)

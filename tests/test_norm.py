@@ -1,0 +1,107 @@
+"""Tests batch norm against flax's and the official grouping of devices."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advprop_jax import errors, parallel
+from advprop_jax.models import norm
+
+SETTINGS = {'momentum': 0.9, 'epsilon': 1e-3}
+
+
+def variables(channels):
+  rng = np.random.default_rng(0)
+  draw = lambda low, high: jnp.asarray(  # noqa: E731
+    rng.uniform(low, high, channels), jnp.float32
+  )
+  return {
+    'norm': {'scale': draw(0.5, 1.5), 'bias': draw(-1, 1)},
+    'batch_stats': {'mean': draw(-1, 1), 'var': draw(0.5, 2)},
+  }
+
+
+@pytest.mark.parametrize('use_running_average', [True, False])
+def test_equals_flax_batch_norm(use_running_average):
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 6, 8))
+  ours = variables(8)
+  theirs = {'params': ours['norm'], 'batch_stats': ours['batch_stats']}
+  y, updated = norm.BatchNorm(**SETTINGS).apply(
+    ours, x, use_running_average=use_running_average, mutable=['batch_stats']
+  )
+  expected, expected_updated = nn.BatchNorm(
+    use_running_average=use_running_average, **SETTINGS
+  ).apply(theirs, x, mutable=['batch_stats'])
+  np.testing.assert_allclose(y, expected, atol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updated, expected_updated
+  )
+
+
+def test_batch_statistics_can_be_read_without_writing_the_running_ones():
+  x = jax.random.normal(jax.random.key(0), (4, 5, 6, 8))
+  layer = norm.BatchNorm(**SETTINGS)
+  read = layer.apply(variables(8), x, use_running_average=False)  # Nothing mutable.
+  written, _ = layer.apply(
+    variables(8), x, use_running_average=False, mutable=['batch_stats']
+  )
+  np.testing.assert_array_equal(read, written)
+
+
+def test_bfloat16_input_keeps_float32_statistics():
+  # The mean of squares of 100 +- 1 in bfloat16 would be off by more than the variance.
+  x = 100 + jax.random.normal(jax.random.key(0), (64, 8, 8, 4))
+  layer = norm.BatchNorm(**SETTINGS)
+  y, updated = layer.apply(
+    variables(4),
+    x.astype(jnp.bfloat16),
+    use_running_average=False,
+    mutable=['batch_stats'],
+  )
+  assert y.dtype == jnp.bfloat16
+  assert updated['batch_stats']['var'].dtype == jnp.float32
+  rounded = np.asarray(x.astype(jnp.bfloat16)).astype(np.float64)
+  expected = 0.9 * variables(4)['batch_stats']['var'] + 0.1 * rounded.var((0, 1, 2))
+  np.testing.assert_allclose(updated['batch_stats']['var'], expected, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+  'groups, parts', [(None, [[0, 1, 2, 3]]), (((0, 1), (2, 3)), [[0, 1], [2, 3]])]
+)
+def test_devices_of_a_group_share_statistics(groups, parts):
+  layer = norm.BatchNorm(axis_name=parallel.AXIS, axis_index_groups=groups, **SETTINGS)
+  x = jax.random.normal(jax.random.key(0), (4, 2, 3, 3, 8)) * jnp.arange(
+    1.0, 5
+  ).reshape(4, 1, 1, 1, 1)
+  step = parallel.data_parallel(
+    lambda v, x: layer.apply(v, x, use_running_average=False),
+    split=(False, True),
+    split_outputs=True,
+  )
+  y = step(variables(8), x)
+  alone = norm.BatchNorm(**SETTINGS)
+  for part in parts:
+    together = x[jnp.array(part)].reshape((-1,) + x.shape[2:])
+    expected = alone.apply(variables(8), together, use_running_average=False)
+    np.testing.assert_allclose(
+      np.asarray(y)[part].reshape(expected.shape), expected, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+  'num_devices, size', [(1, None), (8, None), (16, 8), (32, 8), (128, 16), (512, 64)]
+)
+def test_tpu_groups_follow_the_official_rule(num_devices, size):
+  groups = parallel.device_groups(num_devices)
+  if size is None:
+    assert groups is None
+  else:
+    assert [i for group in groups for i in group] == list(range(num_devices))
+    assert {len(group) for group in groups} == {size}
+
+
+def test_unknown_scope_lists_the_known_ones():
+  with pytest.raises(errors.UserError, match="'galaxy'.*all, device, tpu_group"):
+    parallel.statistics_scope('galaxy')
