@@ -1,0 +1,134 @@
+"""The only module that knows how many devices there are, and the only one to say pmap.
+
+A step is written for one device: it sees its own part of the batch and averages or sums
+over AXIS itself. `data_parallel` runs it on all devices. On JAX >= 0.8 `jax.pmap` is
+`jit` of `shard_map`; `in_axes=None` and `out_axes=None` keep the state one replicated
+array per leaf, without a leading device axis.
+"""
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from advprop_jax import errors
+
+AXIS = 'batch'
+
+
+def data_parallel(step_fn, *, split, split_outputs=False, donate_state=False):
+  """Maps a per-device step over all devices.
+
+  Args:
+    step_fn: function of positional pytrees, run on every device.
+    split: tuple of bool, for every argument: split over the devices along its leading
+      axis (see `shard`), or the same on all of them.
+    split_outputs: bool or tuple of bool, for the outputs. True: they come back stacked
+      along a leading device axis. False: as single arrays, because the step has reduced
+      them over AXIS and they are equal on every device. That is not checked: a
+      forgotten reduction returns one device's value.
+    donate_state: give the memory of the first argument to the outputs; the caller may
+      not use that argument again.
+
+  Returns:
+    The compiled step, a function of the same arguments.
+  """
+  mapped = jax.pmap(
+    step_fn,
+    axis_name=AXIS,
+    in_axes=_axes(split),
+    out_axes=_axes(split_outputs),
+    donate_argnums=(0,) if donate_state else (),
+  )
+
+  def run(*args):
+    # pmap gives axes to the wrong leaves, silently, if an argument without leaves makes
+    # the number of leaves equal to that of arguments (`_get_in_axes_flat`, JAX 0.10).
+    if not all(jax.tree.leaves(arg) for arg in args):
+      raise ValueError('an argument of a data-parallel step has no arrays in it')
+    return mapped(*args)
+
+  return run
+
+
+def _axes(split):
+  if isinstance(split, tuple):
+    return tuple(_axes(part) for part in split)
+  return 0 if split else None
+
+
+def shard(batch):
+  """Reshapes every array [B, ...] of a host's batch to [devices, B / devices, ...].
+
+  Raises:
+    UserError: the batch does not divide by the number of devices of this host.
+  """
+  num_devices = jax.local_device_count()
+
+  def split(x):
+    if x.shape[0] % num_devices:
+      raise errors.UserError(
+        f'a batch of {x.shape[0]} images per host does not divide by its '
+        f'{num_devices} devices; allowed: multiples of {num_devices}'
+      )
+    return x.reshape((num_devices, -1) + x.shape[1:])
+
+  return jax.tree.map(split, batch)
+
+
+def check_batch_size(name: str, batch_size: int):
+  """Raises UserError unless a global batch divides by all devices of all hosts."""
+  if batch_size < 1 or batch_size % jax.device_count():
+    raise errors.UserError(
+      f'{name} is {batch_size}, which does not divide by the {jax.device_count()} '
+      f'devices; allowed: multiples of {jax.device_count()}'
+    )
+
+
+def replicate(tree):
+  """Returns `tree` with every array on every device, as `data_parallel` returns it.
+
+  Starting from that very sharding is what makes the second step reuse the first's
+  compilation.
+  """
+  return jax.device_put(tree, replicated_sharding())
+
+
+def replicated_sharding() -> NamedSharding:
+  """Returns the sharding of an array that is whole on every device."""
+  return NamedSharding(Mesh(jax.devices(), (AXIS,)), PartitionSpec())
+
+
+def device_rng(rng: jax.Array, step) -> jax.Array:
+  """Returns a key that differs between devices and between steps."""
+  step_rng = jax.random.fold_in(rng, step)
+  return jax.random.fold_in(step_rng, jax.lax.axis_index(AXIS))
+
+
+def statistics_scope(scope: str) -> dict:
+  """Returns which devices share batch-norm statistics, as arguments of the model.
+
+  Args:
+    scope: 'device', every device its own batch; 'tpu_group', the official TPU rule: own
+      batch up to 8 cores, beyond that groups of max(8, cores / 8) neighbours; 'all',
+      the whole global batch. Source: `BatchNormalization` in `utils.py` of the official
+      code.
+
+  Raises:
+    UserError: an unknown scope.
+  """
+  errors.check_choice('model.bn_scope', scope, ['device', 'tpu_group', 'all'])
+  num_devices = jax.device_count()
+  if scope == 'all':
+    return {'bn_axis_name': AXIS, 'bn_axis_index_groups': None}
+  groups = device_groups(num_devices) if scope == 'tpu_group' else None
+  return {'bn_axis_name': AXIS if groups else None, 'bn_axis_index_groups': groups}
+
+
+def device_groups(num_devices: int) -> tuple[tuple[int, ...], ...] | None:
+  """Returns the official TPU's groups of device indices; None: every device alone."""
+  if num_devices <= 8:
+    return None
+  size = max(8, num_devices // 8)
+  return tuple(
+    tuple(range(first, min(first + size, num_devices)))
+    for first in range(0, num_devices, size)
+  )

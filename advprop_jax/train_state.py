@@ -1,0 +1,44 @@
+"""What a run carries from step to step, and its first value."""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from advprop_jax import branches
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a checkpoint needs; the same on every device."""
+
+  step: jax.Array  # int32 []: updates done.
+  params: Any  # Shared by all branches.
+  norm: dict[str, Any]  # {branch: scale and bias}
+  batch_stats: dict[str, Any]  # {branch: running mean and var}
+  opt_state: optax.OptState
+  ema: dict[str, Any] | None  # Averages of the three above; None: not kept.
+  rng: jax.Array  # The run's key; never used itself, only folded.
+
+
+def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
+  """Returns the state before the first step; all branches start equal."""
+  init_rng, rng = jax.random.split(jax.random.key(seed))
+  image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+  variables = jax.jit(lambda: model.init(init_rng, image, train=False))()
+  trained = {
+    'params': variables['params'],
+    'norm': branches.fork(variables['norm'], branch_names),
+  }
+  batch_stats = branches.fork(variables['batch_stats'], branch_names)
+  ema = jax.tree.map(jnp.copy, {**trained, 'batch_stats': batch_stats})
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    **trained,
+    batch_stats=batch_stats,
+    opt_state=tx.init(trained),
+    ema=ema if keep_ema else None,
+    rng=rng,
+  )

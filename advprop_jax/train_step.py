@@ -1,0 +1,111 @@
+"""AdvProp, in one step: attack, one joint loss, one update.
+
+A training method is a list of streams, and the step is the same for all of them:
+
+  vanilla               clean image           -> norm 'clean'
+  AdvProp               clean image           -> norm 'clean'
+                        attack through 'adv'  -> norm 'adv'
+  adversarial training  clean image           -> norm 'clean'
+   (Kurakin et al.)     attack through 'clean' -> norm 'clean'
+
+Source: Xie et al. 2020 (AdvProp), algorithm 1.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from advprop_jax import attacks, branches, losses, optim, parallel, train_state
+
+
+class Stream(NamedTuple):
+  """One kind of image to learn from."""
+
+  name: str  # In the names of metrics.
+  source: str  # The batch's key that holds the images.
+  attack: attacks.Attack | None  # What is done to them first.
+  norm: str  # The branch they are attacked and trained through.
+  weight: float  # Of their mean loss in the sum.
+
+
+def make_train_step(
+  model,
+  tx: optax.GradientTransformation,
+  streams: tuple[Stream, ...],
+  *,
+  attack_uses_batch_statistics: bool,
+  label_smoothing: float,
+  ema_decay: float,
+):
+  """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`."""
+
+  def step(state: train_state.TrainState, batch):
+    rng = parallel.device_rng(state.rng, state.step)
+    attack_rng, dropout_rng = jax.random.split(rng)
+    label = batch['label']
+
+    # 1. Attack, each stream through its own norm, and leave that norm as it is.
+    def logits_fn(branch):
+      variables = branches.variables(
+        state.params, state.norm, state.batch_stats, branch
+      )
+      return lambda image: model.apply(
+        variables,
+        image,
+        train=False,
+        use_running_average=not attack_uses_batch_statistics,
+      )
+
+    images = {}
+    for i, stream in enumerate(streams):
+      images[stream.name] = batch[stream.source]
+      if stream.attack is not None:
+        images[stream.name] = stream.attack(
+          logits_fn(stream.norm),
+          batch[stream.source],
+          label,
+          jax.random.fold_in(attack_rng, i),
+        )
+
+    # 2. One joint loss; a norm sees its own streams only, as one batch.
+    def loss_fn(trained):
+      loss, metrics, batch_stats = 0.0, {}, {}
+      for i, branch in enumerate(state.norm):
+        group = [stream for stream in streams if stream.norm == branch]
+        logits, updated = model.apply(
+          branches.variables(**trained, batch_stats=state.batch_stats, branch=branch),
+          jnp.concatenate([images[stream.name] for stream in group]),
+          train=True,
+          rngs={'dropout': jax.random.fold_in(dropout_rng, i)},
+          mutable=['batch_stats'],
+        )
+        batch_stats[branch] = updated['batch_stats']
+        for stream, part in zip(group, jnp.split(logits, len(group)), strict=True):
+          stream_loss = losses.cross_entropy(
+            part, label, label_smoothing=label_smoothing
+          ).mean()
+          loss += stream.weight * stream_loss
+          metrics[f'{stream.name}_loss'] = stream_loss
+          metrics[f'{stream.name}_top1'] = (part.argmax(-1) == label).mean()
+      return loss, (batch_stats, {'loss': loss, **metrics})
+
+    trained = {'params': state.params, 'norm': state.norm}
+    grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(trained)
+    # The gradients' mean, not the loss's: under pmap a collective inside `loss_fn`
+    # would be differentiated as well.
+    grads, batch_stats, metrics = jax.lax.pmean(
+      (grads, batch_stats, metrics), parallel.AXIS
+    )
+
+    # 3. Update the shared weights and all norms together.
+    updates, opt_state = tx.update(grads, state.opt_state, trained)
+    new = {**optax.apply_updates(trained, updates), 'batch_stats': batch_stats}
+    ema = state.ema
+    if ema is not None:
+      ema = optim.ema_update(ema, new, step=state.step, decay=ema_decay)
+    state = state.replace(step=state.step + 1, opt_state=opt_state, ema=ema, **new)
+    return state, metrics
+
+  return step

@@ -1,0 +1,284 @@
+"""Tests the step: what each branch sees, and that devices add up to one large batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_model import TinyModel
+
+from advprop_jax import attacks, branches, losses, optim, parallel, train_state
+from advprop_jax.train_step import Stream, make_train_step
+
+IMAGE_SIZE, NUM_CLASSES, BATCH_SIZE = 8, 5, 16
+
+
+def pgd(**changes):
+  settings = {
+    'num_classes': NUM_CLASSES,
+    'epsilon': 8 / 255,
+    'step_size': 4 / 255,
+    'num_steps': 3,
+    'targeted': False,
+    'prob_start_from_clean': 1.0,
+  }
+  return attacks.make_pgd(**{**settings, **changes})
+
+
+def clean():
+  return Stream('clean', 'image', None, 'clean', 1.0)
+
+
+def adv(norm='adv', weight=1.0, **changes):
+  return Stream('adv', 'image', pgd(**changes), norm, weight)
+
+
+def batch(seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    'image': rng.uniform(size=(BATCH_SIZE, IMAGE_SIZE, IMAGE_SIZE, 3)).astype('f'),
+    'label': rng.integers(0, NUM_CLASSES, BATCH_SIZE).astype(np.int32),
+    'mask': np.ones(BATCH_SIZE, bool),
+  }
+
+
+def create_state(model, tx, streams):
+  return parallel.replicate(
+    train_state.create_train_state(
+      model,
+      tx,
+      branch_names=tuple(dict.fromkeys(s.norm for s in streams)),
+      image_size=IMAGE_SIZE,
+      seed=0,
+      keep_ema=True,
+    )
+  )
+
+
+def create_step(model, tx, streams, statistics='running', **kwargs):
+  settings = {'label_smoothing': 0.1, 'ema_decay': 0.9} | kwargs
+  step = make_train_step(
+    model, tx, streams, attack_uses_batch_statistics=statistics == 'batch', **settings
+  )
+  return parallel.data_parallel(step, split=(False, True), donate_state=True)
+
+
+def run(streams, num_steps=1, model=None, statistics='running', **kwargs):
+  """Returns (state, metrics) after some steps on all four devices."""
+  model = model or TinyModel(**parallel.statistics_scope('all'))
+  tx = optim.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-3)
+  step = create_step(model, tx, streams, statistics, **kwargs)
+  state = create_state(model, tx, streams)
+  for i in range(num_steps):
+    state, metrics = step(state, parallel.shard(batch(i)))
+  return state, jax.device_get(metrics)
+
+
+def assert_trees_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_trees_close(a, b, atol):
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
+
+
+def by_hand(streams, num_steps):
+  """Returns the state's trees after plain AdvProp on one device, written out.
+
+  The paper's algorithm 1 with flax and optax alone: no stream, no `make_train_step`.
+  """
+  model = TinyModel()
+  tx = optax.chain(
+    optax.add_decayed_weights(1e-3, mask={'params': True, 'norm': False}),
+    optax.sgd(0.1, momentum=0.9, nesterov=True),
+  )
+  first = create_state(model, tx, streams)
+  trained = {'params': first.params, 'norm': first.norm}
+  stats, opt_state = first.batch_stats, first.opt_state
+  for i in range(num_steps):
+    x, y = jnp.asarray(batch(i)['image']), batch(i)['label']
+
+    def logits_of(trained, stats, branch, x, train):
+      return model.apply(
+        {
+          'params': trained['params'],
+          'norm': trained['norm'][branch],
+          'batch_stats': stats[branch],
+        },
+        x,
+        train=train,
+        mutable=['batch_stats'],
+      )
+
+    def ce(logits, y, smoothing):
+      target = optax.smooth_labels(jax.nn.one_hot(y, NUM_CLASSES), smoothing)
+      return optax.softmax_cross_entropy(logits, target)
+
+    x_adv = x
+    for _ in range(3):
+      grad = jax.grad(
+        lambda z, y=y, t=trained, s=stats: ce(
+          logits_of(t, s, 'adv', z, False)[0], y, 0.0
+        ).sum()
+      )(x_adv)
+      x_adv = x_adv + 4 / 255 * jnp.sign(grad)
+      x_adv = jnp.clip(jnp.clip(x_adv, x - 8 / 255, x + 8 / 255), 0, 1)
+
+    def joint(trained, x=x, y=y, x_adv=x_adv, stats=stats):
+      clean_logits, clean_new = logits_of(trained, stats, 'clean', x, True)
+      adv_logits, adv_new = logits_of(trained, stats, 'adv', x_adv, True)
+      loss = ce(clean_logits, y, 0.1).mean() + ce(adv_logits, y, 0.1).mean()
+      return loss, {'clean': clean_new['batch_stats'], 'adv': adv_new['batch_stats']}
+
+    grads, stats = jax.grad(joint, has_aux=True)(trained)
+    updates, opt_state = tx.update(grads, opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
+  return trained['params'], trained['norm'], stats
+
+
+def test_four_devices_equal_one_large_batch_written_out_by_hand():
+  streams = (clean(), adv())
+  state, _ = run(streams, num_steps=3)
+  params, norm, stats = by_hand(streams, num_steps=3)
+  assert_trees_close(
+    (state.params, state.norm, state.batch_stats), (params, norm, stats), atol=1e-5
+  )
+  assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
+
+
+def test_clean_statistics_do_not_depend_on_the_attack():
+  weak, _ = run((clean(), adv(epsilon=1 / 255)))
+  strong, _ = run((clean(), adv(epsilon=64 / 255, step_size=64 / 255)))
+  assert_trees_equal(weak.batch_stats['clean'], strong.batch_stats['clean'])
+  differs = jax.tree.map(
+    lambda a, b: bool((a != b).all()),
+    weak.batch_stats['adv'],
+    strong.batch_stats['adv'],
+  )
+  assert all(jax.tree.leaves(differs))
+
+
+def test_without_an_attack_both_branches_agree():
+  state, metrics = run((clean(), adv(epsilon=0.0)), num_steps=2)
+  assert_trees_equal(state.batch_stats['clean'], state.batch_stats['adv'])
+  assert_trees_equal(state.norm['clean'], state.norm['adv'])
+  assert metrics['clean_loss'] == metrics['adv_loss']
+
+
+@pytest.mark.parametrize('statistics', ['running', 'batch'])
+def test_the_attack_raises_the_loss_it_attacks(statistics):
+  _, metrics = run((clean(), adv()), statistics=statistics)
+  assert metrics['adv_loss'] > metrics['clean_loss']
+
+
+def test_the_attack_goes_through_the_norm_of_its_stream():
+  # The clean branch's norm is made blind; an attack through it could find no gradient.
+  streams = (clean(), adv(num_steps=1))
+  model = TinyModel()
+  tx = optim.sgd(optax.constant_schedule(0.0), momentum=0.0, weight_decay=0.0)
+  state = create_state(model, tx, streams)
+  blind = jax.tree.map(jnp.zeros_like, state.norm['clean'])
+  state = state.replace(norm={'clean': blind, 'adv': state.norm['adv']})
+  logits = model.apply(
+    branches.variables(state.params, state.norm, state.batch_stats, 'adv'),
+    batch()['image'],
+    train=False,
+    use_running_average=False,
+  )
+  unattacked = losses.cross_entropy(logits, batch()['label']).mean()
+  step = create_step(model, tx, streams, label_smoothing=0.0)
+  _, metrics = step(state, parallel.shard(batch()))
+  assert float(metrics['adv_loss']) > float(unattacked) + 1e-3
+
+
+@pytest.mark.parametrize('statistics', ['running', 'batch'])
+def test_a_stream_of_weight_zero_changes_no_shared_weight(statistics):
+  # So the attack itself leaves no trace: no gradient, no statistics of the clean norm.
+  vanilla, _ = run((clean(),), num_steps=2)
+  with_attack, _ = run((clean(), adv(weight=0.0)), num_steps=2, statistics=statistics)
+  assert_trees_close(vanilla.params, with_attack.params, atol=1e-7)
+  assert_trees_close(
+    vanilla.batch_stats['clean'], with_attack.batch_stats['clean'], atol=1e-7
+  )
+
+
+def test_streams_of_one_norm_are_normalised_as_one_batch():
+  # The baseline of the paper: the shared norm sees the mixture, once per step.
+  state, _ = run((clean(), adv(norm='clean', epsilon=0.0)))
+  alone, _ = run((clean(),))
+  # The mixture of a batch with itself has the statistics of the batch.
+  assert list(state.batch_stats) == ['clean']
+  assert_trees_close(state.batch_stats, alone.batch_stats, atol=1e-6)
+  mixed, _ = run((clean(), adv(norm='clean', epsilon=64 / 255, step_size=64 / 255)))
+  assert not np.allclose(
+    mixed.batch_stats['clean']['bn']['mean'], state.batch_stats['clean']['bn']['mean']
+  )
+
+
+def test_any_number_of_branches_can_be_trained():
+  third = Stream('strong', 'image', pgd(epsilon=32 / 255), 'strong', 0.5)
+  state, metrics = run((clean(), adv(), third), num_steps=2)
+  assert set(state.batch_stats) == set(state.norm) == {'clean', 'adv', 'strong'}
+  assert metrics['loss'] == pytest.approx(
+    metrics['clean_loss'] + metrics['adv_loss'] + 0.5 * metrics['strong_loss'], rel=1e-5
+  )
+  means = [np.asarray(s['bn']['mean']) for s in state.batch_stats.values()]
+  assert not np.allclose(means[0], means[1]) and not np.allclose(means[1], means[2])
+
+
+def test_random_numbers_differ_between_devices_and_steps():
+  def draw(rng, step, x):
+    return jax.random.uniform(parallel.device_rng(rng, step), x.shape)
+
+  step = parallel.data_parallel(draw, split=(False, False, True), split_outputs=True)
+  rng, x = jax.random.key(0), np.zeros((4, 3))
+  numbers = np.concatenate([np.asarray(step(rng, np.int32(i), x)) for i in range(3)])
+  assert len(np.unique(numbers)) == 4 * 3 * 3
+
+
+def test_moving_average_covers_weights_norms_and_statistics():
+  state, _ = run((clean(), adv()), ema_decay=0.0)
+  assert_trees_equal(
+    state.ema,
+    {'params': state.params, 'norm': state.norm, 'batch_stats': state.batch_stats},
+  )
+  slow, _ = run((clean(), adv()), ema_decay=0.9)
+  # After the first step the weight of the old value is (1 + 0) / (10 + 0).
+  first = create_state(TinyModel(), optax.identity(), (clean(), adv()))
+  expected = jax.tree.map(
+    lambda old, new: 0.1 * old + 0.9 * new, first.batch_stats, slow.batch_stats
+  )
+  assert_trees_close(slow.ema['batch_stats'], expected, atol=1e-6)
+
+
+def test_nothing_is_compiled_after_the_first_step():
+  model = TinyModel(dropout_rate=0.1)
+  tx = optim.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=0.0)
+  streams = (clean(), adv(targeted=True, prob_start_from_clean=0.2))
+  step = create_step(model, tx, streams)
+  state = create_state(model, tx, streams)
+  state, _ = step(state, parallel.shard(batch(0)))
+  compilations = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, secs, **kwargs: (
+      compilations.append(event) if 'compile' in event or 'trac' in event else None
+    )
+  )
+  try:
+    for i in range(1, 4):
+      state, _ = step(state, parallel.shard(batch(i)))
+    assert compilations == []
+    jax.jit(lambda x: x + 1)(np.float32(i))
+    assert compilations  # The listener does hear of compilations.
+  finally:
+    jax.monitoring.clear_event_listeners()
+
+
+def test_state_is_donated():
+  model, tx = TinyModel(), optim.sgd(lambda s: 0.1, momentum=0.9, weight_decay=0.0)
+  streams = (clean(), adv())
+  state = create_state(model, tx, streams)
+  step = create_step(model, tx, streams)
+  step(state, parallel.shard(batch()))
+  donated = [x.is_deleted() for x in jax.tree.leaves((state.params, state.norm))]
+  assert all(donated)
