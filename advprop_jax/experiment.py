@@ -1,0 +1,209 @@
+"""From a config to the objects it describes, built and checked before anything runs.
+
+This file and `train.py` are the last that see a config: below them, functions take
+named arguments. A config is anything with the keys of `configs/default.py`.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+
+from advprop_jax import (
+  attacks,
+  branches,
+  data,
+  datasets,
+  errors,
+  evaluate,
+  models,
+  optim,
+  parallel,
+  train_state,
+  train_step,
+)
+
+
+class Experiment(NamedTuple):
+  """What a config describes. Nothing in it has touched the workdir."""
+
+  dataset: datasets.Dataset
+  model: nn.Module
+  streams: tuple[train_step.Stream, ...]
+  schedule: optax.Schedule
+  tx: optax.GradientTransformation
+  create_state: Any  # () -> TrainState before the first step
+  train_step: Any  # (state, batch split over devices) -> (state, metrics)
+  evaluator: evaluate.Evaluator
+  eval_batches: Any
+  steps_per_epoch: float
+  total_steps: int
+
+
+def create_experiment(config) -> Experiment:
+  """Builds everything but the training images.
+
+  Raises:
+    UserError: the config asks for something that does not exist or cannot be.
+  """
+  parallel.check_batch_size('data.batch_size', config.data.batch_size)
+  parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
+  _check_ranges(config)
+
+  dataset = data.open_dataset(config.data.name, data_dir=config.data.data_dir)
+  num_classes = dataset.num_classes
+  num_examples = dataset.num_examples(config.data.train_split)
+  steps_per_epoch = num_examples / config.data.batch_size
+  total_steps = max(1, round(config.num_epochs * steps_per_epoch))
+
+  model = create_model(config, num_classes=num_classes)
+  streams = create_streams(config, num_classes=num_classes)
+  schedule = optim.warmup_cosine(
+    peak=config.optim.learning_rate * config.data.batch_size / 256,
+    warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
+    total_steps=total_steps,
+  )
+  tx = optim.sgd(
+    schedule,
+    momentum=config.optim.momentum,
+    weight_decay=config.optim.weight_decay,
+  )
+  create_state = functools.partial(
+    train_state.create_train_state,
+    model,
+    tx,
+    branch_names=tuple(dict.fromkeys(stream.norm for stream in streams)),
+    image_size=config.data.image_size,
+    seed=config.seed,
+    keep_ema=config.optim.ema_decay > 0,
+  )
+  jax.eval_shape(create_state)  # An impossible model or image size is told here.
+  step = train_step.make_train_step(
+    model,
+    tx,
+    streams,
+    attack_uses_batch_statistics=config.attack.statistics == 'batch',
+    label_smoothing=config.optim.label_smoothing,
+    ema_decay=config.optim.ema_decay,
+  )
+  eval_attack = attacks.make_pgd(
+    num_classes=num_classes,
+    targeted=False,
+    prob_start_from_clean=0.0,
+    **config.eval.attack,
+  )
+  return Experiment(
+    dataset=dataset,
+    model=model,
+    streams=streams,
+    schedule=schedule,
+    tx=tx,
+    create_state=create_state,
+    train_step=parallel.data_parallel(step, split=(False, True), donate_state=True),
+    evaluator=evaluate.Evaluator(model, eval_attack, seed=config.seed),
+    eval_batches=data.eval_batches(
+      dataset,
+      split=config.data.eval_split,
+      batch_size=config.data.eval_batch_size,
+      image_size=config.data.image_size,
+      crop_padding=config.data.crop_padding,
+      resize_method=config.data.resize_method,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    ),
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
+
+
+def create_model(config, *, num_classes: int) -> nn.Module:
+  """Returns the model of a config."""
+  errors.check_choice('model.dtype', config.model.dtype, ['bfloat16', 'float32'])
+  attributes = dict(config.model)
+  return models.create_model(
+    attributes.pop('name'),
+    num_classes=num_classes,
+    **parallel.statistics_scope(attributes.pop('bn_scope')),
+    **attributes,
+  )
+
+
+def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]:
+  """Returns the streams of a config, with the attacks they name.
+
+  Raises:
+    UserError: a stream has other keys, an unknown attack, a name twice, or none of
+      them trains the clean branch.
+  """
+  attack = dict(config.attack)
+  errors.check_choice(
+    'attack.statistics', attack.pop('statistics'), ['running', 'batch']
+  )
+  makers = {
+    'none': lambda: None,
+    'pgd': lambda: attacks.make_pgd(num_classes=num_classes, **attack),
+  }
+  streams = []
+  for description in config.streams:
+    keys = set(train_step.Stream._fields)
+    if set(description) != keys:
+      raise errors.UserError(
+        f'a stream has the keys {sorted(description)}; allowed: exactly {sorted(keys)}'
+      )
+    errors.check_choice('attack of a stream', description['attack'], makers)
+    errors.check_choice('source of a stream', description['source'], ['image'])
+    streams.append(
+      train_step.Stream(**{**description, 'attack': makers[description['attack']]()})
+    )
+  names = [stream.name for stream in streams]
+  if len(set(names)) < len(names):
+    raise errors.UserError(f'streams are named {names}; allowed: every name once')
+  norms = {stream.norm for stream in streams}
+  if branches.CLEAN not in norms:
+    raise errors.UserError(
+      f'the streams train the norms {sorted(norms)}; allowed: any that include '
+      f'{branches.CLEAN!r}, which is evaluated and released'
+    )
+  return tuple(streams)
+
+
+def train_batches(config, experiment: Experiment, *, examples_seen: int):
+  """Returns the endless stream of training batches after `examples_seen` examples."""
+  return data.train_batches(
+    experiment.dataset,
+    split=config.data.train_split,
+    batch_size=config.data.batch_size,
+    image_size=config.data.image_size,
+    seed=config.seed,
+    start_example=examples_seen,
+    crop_area=config.data.crop_area,
+    crop_padding=config.data.crop_padding,
+    flip=config.data.flip,
+    resize_method=config.data.resize_method,
+    shuffle_buffer_size=config.data.shuffle_buffer_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def _check_ranges(config):
+  """Raises UserError for numbers that would fail late, or silently do nothing."""
+  for name, value, low, high in [
+    ('num_epochs', config.num_epochs, 0, None),
+    ('log_every_steps', config.log_every_steps, 1, None),
+    ('optim.learning_rate', config.optim.learning_rate, 0, None),
+    ('optim.momentum', config.optim.momentum, 0, 1),
+    ('optim.warmup_epochs', config.optim.warmup_epochs, 0, None),
+    ('optim.weight_decay', config.optim.weight_decay, 0, None),
+    ('optim.label_smoothing', config.optim.label_smoothing, 0, 1),
+    ('optim.ema_decay', config.optim.ema_decay, 0, 1),
+    ('eval.every_epochs', config.eval.every_epochs, 0, None),
+    ('eval.num_pictures', config.eval.num_pictures, 1, None),
+    ('checkpoint.every_epochs', config.checkpoint.every_epochs, 0, None),
+    ('checkpoint.keep_last', config.checkpoint.keep_last, 1, None),
+  ]:
+    if not (low <= value and (high is None or value <= high)):
+      allowed = f'{low} or more' if high is None else f'{low} to {high}'
+      raise errors.UserError(f'{name} is {value}; allowed: {allowed}')

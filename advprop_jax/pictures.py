@@ -1,0 +1,87 @@
+"""Draws what an attack does, for people who look before they read."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 128  # Pixels of a drawn image's side.
+CAPTION = 20  # Pixels of a line of text.
+MARGIN = 8
+RIGHT, WRONG, PLAIN = (0, 110, 0), (190, 0, 0), (60, 60, 60)
+
+
+def adversarial_grid(
+  image: np.ndarray,
+  adversarial: np.ndarray,
+  label: np.ndarray,
+  logits: np.ndarray,
+  adversarial_logits: np.ndarray,
+  *,
+  class_names: list[str],
+) -> np.ndarray:
+  """Draws a column per example: clean image, perturbation, adversarial image.
+
+  Under the two images stand the class predicted and its probability, green where it is
+  the true class and red where it is not; the perturbation is amplified around grey,
+  by a factor that it states.
+
+  Args:
+    image: float32 [N, H, W, 3] in [0, 1].
+    adversarial: like `image`.
+    label: int32 [N].
+    logits: float32 [N, K], for `image`.
+    adversarial_logits: float32 [N, K], for `adversarial`.
+    class_names: K names.
+
+  Returns:
+    uint8 [H', W', 3].
+  """
+  # An untrained model may have logits, and then gradients, that are not finite.
+  adversarial = np.nan_to_num(adversarial)
+  delta = adversarial - image
+  amplify = 0.5 / max(float(np.abs(delta).max()), 1 / 255)
+  rows = [
+    (
+      image,
+      [_prediction(x, y, class_names) for x, y in zip(logits, label, strict=True)],
+    ),
+    (0.5 + amplify * delta, [(f'difference x {amplify:.0f}', PLAIN)] * len(image)),
+    (
+      adversarial,
+      [
+        _prediction(x, y, class_names)
+        for x, y in zip(adversarial_logits, label, strict=True)
+      ],
+    ),
+  ]
+  step_x, step_y = CELL + MARGIN, CELL + CAPTION + MARGIN
+  canvas = Image.new(
+    'RGB', (len(image) * step_x + MARGIN, len(rows) * step_y + MARGIN), 'white'
+  )
+  draw = ImageDraw.Draw(canvas)
+  font = ImageFont.load_default(13)
+  for row, (pictures, captions) in enumerate(rows):
+    for column, (picture, (text, colour)) in enumerate(
+      zip(pictures, captions, strict=True)
+    ):
+      x, y = MARGIN + column * step_x, MARGIN + row * step_y
+      canvas.paste(_enlarge(picture), (x, y))
+      draw.text((x, y + CELL + 2), text, fill=colour, font=font)
+  return np.asarray(canvas)
+
+
+def _prediction(logits, label, class_names):
+  """Returns (caption, colour) for one example's logits [K]."""
+  logits = np.nan_to_num(logits.astype(np.float64), posinf=1e300, neginf=-1e300)
+  probabilities = np.exp(logits - logits.max())
+  probabilities /= probabilities.sum()
+  predicted = int(probabilities.argmax())
+  # Long class names ('great white shark, ...') keep room for the probability.
+  name = class_names[predicted].split(',')[0][:12]
+  caption = f'{name}  {probabilities[predicted]:.0%}'
+  return caption, RIGHT if predicted == label else WRONG
+
+
+def _enlarge(picture: np.ndarray) -> Image.Image:
+  """Returns [H, W, 3] in [0, 1] as a CELL x CELL picture, every pixel visible."""
+  pixels = (np.clip(picture, 0.0, 1.0) * 255).round().astype(np.uint8)
+  return Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.NEAREST)

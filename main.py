@@ -1,0 +1,95 @@
+"""Trains or evaluates an image classifier: `python main.py --config=configs/FILE.py`.
+
+Flags in, one call out; everything else is in `advprop_jax/`.
+"""
+
+import logging as std_logging
+import os
+import pathlib
+import re
+import sys
+
+# Before TensorFlow loads: it only reads data here, its start-up lines are noise.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+
+import clu
+import tensorflow as tf
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from advprop_jax import errors, train
+
+DEFAULT_CONFIG = pathlib.Path(__file__).parent / 'configs' / 'digits_advprop.py'
+
+config_flags.DEFINE_config_file(
+  'config', None, 'A file of configs/, or FILE.py:smoke; default: digits_advprop.py.'
+)
+flags.DEFINE_string('workdir', None, 'For results; default: runs/<config name>.')
+flags.DEFINE_enum(
+  'mode', 'train', ['train', 'evaluate'], 'Train, or evaluate the newest checkpoint.'
+)
+FLAGS = flags.FLAGS
+
+
+def parse_flags(argv):
+  """Parses the command line; what is wrong with it is told in one line.
+
+  Source of the exceptions: ml_collections raises whatever the lookup of a misspelt key
+  or the execution of a config file raised.
+  """
+  if not any(re.match('--?config(=|$)', word) for word in argv):
+    # Not as the flag's default: that is executed on import, errors and all. And into
+    # sys.argv, where ml_collections looks for `--config.key=value` that follow it.
+    argv = sys.argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
+  try:
+    args = FLAGS(argv)
+    FLAGS.config.lock()  # A file that does not exist is reported on first use only.
+    return args
+  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
+    # Of a traceback in the message, the last line says what is wrong.
+    message = str(e.args[0] if isinstance(e, KeyError) else e)
+    sys.exit(f'error: {message.strip().splitlines()[-1]}')
+
+
+def log_for_people():
+  """Logs what this project and CLU say, and everybody's warnings, with the time.
+
+  Orbax alone would say fifty lines about each checkpoint.
+  """
+  logging.set_verbosity(logging.INFO)
+  handler = logging.get_absl_handler()
+  handler.setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  shown = (__file__, os.path.dirname(train.__file__), os.path.dirname(clu.__file__))
+  handler.addFilter(
+    lambda record: (
+      record.levelno > std_logging.INFO or record.pathname.startswith(shown)
+    )
+  )
+
+
+def default_workdir(config_flag: str) -> str:
+  """Returns 'runs/b0_smoke' for 'configs/b0.py:smoke': no two configs share one."""
+  file, _, argument = config_flag.partition(':')
+  words = [pathlib.Path(file).stem, *argument.split(',')]
+  return str(pathlib.Path('runs', '_'.join(word for word in words if word)))
+
+
+def main(argv):
+  if argv[1:]:
+    sys.exit(f'error: unknown arguments {argv[1:]}; allowed: --config --workdir --mode')
+  log_for_people()
+  tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
+  workdir = FLAGS.workdir or default_workdir(FLAGS['config'].config_filename)
+  logging.info('%s, workdir %s', FLAGS['config'].config_filename, workdir)
+  run = {'train': train.train_and_evaluate, 'evaluate': train.evaluate_checkpoint}
+  try:
+    run[FLAGS.mode](FLAGS.config, workdir)
+  except errors.UserError as e:
+    sys.exit(f'error: {e}')
+  except KeyboardInterrupt:
+    sys.exit(f'interrupted; the same command resumes from the checkpoints in {workdir}')
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,148 @@
+"""Tests that evaluation counts every example once and measures what it says."""
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_model import TinyModel
+
+from advprop_jax import attacks, branches, evaluate, pictures
+
+NUM_CLASSES = 7
+
+
+@pytest.fixture(scope='module')
+def weights():
+  image = np.zeros((1, 8, 8, 3), np.float32)
+  variables = TinyModel(NUM_CLASSES).init(jax.random.key(0), image, train=False)
+  norm = branches.fork(variables['norm'], ('clean', 'adv'))
+  norm['adv']['bn']['scale'] = -norm['adv']['bn']['scale']
+  return {
+    'params': variables['params'],
+    'norm': norm,
+    'batch_stats': branches.fork(variables['batch_stats'], ('clean', 'adv')),
+  }
+
+
+def examples(n, seed=0):
+  rng = np.random.default_rng(seed)
+  image = rng.uniform(size=(n, 8, 8, 3)).astype(np.float32)
+  return image, rng.integers(0, NUM_CLASSES, n).astype(np.int32)
+
+
+def batches(image, label, batch_size):
+  """Returns padded batches; the padding is poisoned, to see whether it counts."""
+  result = []
+  for i in range(0, len(image), batch_size):
+    x, y = image[i : i + batch_size], label[i : i + batch_size]
+    pad = batch_size - len(x)
+    result.append(
+      {
+        'image': np.concatenate([x, np.full((pad, 8, 8, 3), np.nan, np.float32)]),
+        'label': np.concatenate([y, np.zeros(pad, np.int32)]),
+        'mask': np.arange(batch_size) < len(x),
+      }
+    )
+  return result
+
+
+def make_evaluator(**changes):
+  settings = {
+    'num_classes': NUM_CLASSES,
+    'epsilon': 16 / 255,
+    'step_size': 4 / 255,
+    'num_steps': 5,
+    'targeted': False,
+    'prob_start_from_clean': 0.0,
+  }
+  attack = attacks.make_pgd(**{**settings, **changes})
+  return evaluate.Evaluator(TinyModel(NUM_CLASSES), attack, seed=0)
+
+
+@pytest.mark.parametrize('n', [1, 8, 13, 37])
+def test_equals_tensorflow_on_every_example_exactly_once(weights, n):
+  image, label = examples(n)
+  values, _ = make_evaluator()(
+    **weights, batches=batches(image, label, 8), prefix='val', num_pictures=4
+  )
+  assert values['val/num_examples'] == n
+  for branch in ('clean', 'adv'):
+    variables = branches.variables(**weights, branch=branch)
+    logits = np.asarray(TinyModel(NUM_CLASSES).apply(variables, image, train=False))
+    top1 = tf.keras.metrics.sparse_categorical_accuracy(label, logits)
+    top5 = tf.keras.metrics.sparse_top_k_categorical_accuracy(label, logits, k=5)
+    loss = tf.keras.losses.sparse_categorical_crossentropy(
+      label, logits, from_logits=True
+    )
+    for name, expected in [('top1', top1), ('top5', top5), ('loss', loss)]:
+      assert values[f'val/{branch}_{name}'] == pytest.approx(
+        float(np.mean(expected)), rel=1e-5
+      )
+
+
+def test_the_attack_lowers_what_it_attacks_through_either_branch(weights):
+  image, label = examples(64)
+  values, _ = make_evaluator()(
+    **weights, batches=batches(image, label, 16), prefix='test', num_pictures=1
+  )
+  for branch in ('clean', 'adv'):
+    assert values[f'test/{branch}_pgd_top1'] <= values[f'test/{branch}_top1']
+    assert values[f'test/{branch}_pgd_loss'] > values[f'test/{branch}_loss']
+
+
+def test_epsilon_zero_equals_clean(weights):
+  image, label = examples(16)
+  values, shown = make_evaluator(epsilon=0.0)(
+    **weights, batches=batches(image, label, 8), prefix='val', num_pictures=3
+  )
+  assert values['val/clean_pgd_loss'] == values['val/clean_loss']
+  np.testing.assert_array_equal(shown.image, shown.adversarial)
+  np.testing.assert_array_equal(shown.image, image[:3])
+  np.testing.assert_array_equal(shown.logits, shown.adversarial_logits)
+
+
+def test_every_batch_has_noise_of_its_own_and_evaluation_repeats_itself(weights):
+  evaluator = make_evaluator(num_steps=0)
+  image, label = examples(8)
+  twice = batches(np.concatenate([image, image]), np.concatenate([label, label]), 8)
+  run = lambda b: evaluator(  # noqa: E731
+    **weights, batches=b, prefix='val', num_pictures=1
+  )[0]['val/clean_pgd_loss']
+  assert run(twice[:1]) != run(twice)
+  assert run(twice) == run(twice)
+
+
+def test_the_picture_shows_both_predictions_and_the_perturbation():
+  n = 2
+  image = np.full((n, 4, 4, 3), 0.5, np.float32)
+  adversarial = image + np.float32(4 / 255)
+  logits = np.array([[9, 0, 0], [0, 9, 0]], np.float32)
+  grid = pictures.adversarial_grid(
+    image,
+    adversarial,
+    np.array([0, 2]),
+    logits,
+    logits[::-1],
+    class_names=['zero', 'one', 'two'],
+  )
+  cell, line, margin = pictures.CELL, pictures.CAPTION, pictures.MARGIN
+  assert grid.dtype == np.uint8 and grid.shape[2] == 3
+  assert grid.shape[:2] == (
+    3 * (cell + line + margin) + margin,
+    n * (cell + margin) + margin,
+  )
+  middle = margin + cell // 2
+  row = cell + line + margin
+  # Clean grey; the largest perturbation fills the range, so white; adversarial grey.
+  assert [int(grid[middle + i * row, middle, 0]) for i in range(3)] == [128, 255, 132]
+  colours = {tuple(c) for c in grid.reshape(-1, 3)}
+  assert pictures.RIGHT in colours and pictures.WRONG in colours
+
+
+def test_a_model_that_diverged_can_still_be_drawn():
+  image = np.zeros((3, 4, 4, 3), np.float32)
+  logits = np.array([[np.nan, 0], [np.inf, 0], [1e38, -1e38]], np.float32)
+  grid = pictures.adversarial_grid(
+    image, image * np.nan, np.zeros(3, int), logits, logits, class_names=['a', 'b']
+  )
+  assert grid.dtype == np.uint8

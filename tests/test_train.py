@@ -1,0 +1,294 @@
+"""Tests runs: a resumed one ends bit for bit the same, bad input harms none."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import logging as absl_logging
+from PIL import Image
+from tensorboard.backend.event_processing import event_accumulator
+from tiny_model import TinyModel
+
+import main
+from advprop_jax import checkpoint, errors, experiment, parallel, train
+from configs import digits_adversarial_training, digits_advprop, effnet_b0_advprop
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tiny_model(monkeypatch):
+  """Puts two layers in EfficientNet's place; dropout stays, so random numbers count."""
+
+  def create_model(config, *, num_classes):
+    scope = parallel.statistics_scope(config.model.bn_scope)
+    return TinyModel(num_classes, dropout_rate=0.5, **scope)
+
+  monkeypatch.setattr(experiment, 'create_model', create_model)
+
+
+def small_config(data_dir, module=digits_advprop):
+  """Returns six steps of eight images with a checkpoint at every second step."""
+  config = module.get_config('smoke')
+  config.data.update(
+    data_dir=str(data_dir),
+    train_split='train[:48]',
+    eval_split='test[:12]',
+    batch_size=8,
+    eval_batch_size=8,
+    image_size=32,
+  )
+  config.log_every_steps = 1
+  config.num_epochs = 1.0
+  config.eval.every_epochs = 0.5
+  config.checkpoint.every_epochs = 1 / 3
+  config.checkpoint.keep_last = 10
+  return config
+
+
+def results(workdir):
+  lines = (pathlib.Path(workdir) / 'results.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def training_losses(workdir):
+  return [(x['step'], x['train/loss']) for x in results(workdir) if 'train/loss' in x]
+
+
+def load(config, workdir, step):
+  exp = experiment.create_experiment(config)
+  with checkpoint.Checkpointer(
+    pathlib.Path(workdir) / 'checkpoints', read_only=True
+  ) as checkpointer:
+    return checkpointer.restore(step, jax.eval_shape(exp.create_state))[0]
+
+
+def assert_bit_identical(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x, y = jax.random.key_data(x), jax.random.key_data(y)
+    np.testing.assert_array_equal(x, y)
+
+
+class Killed(BaseException):
+  """Stands for a death that no handler sees."""
+
+
+def kill_before_step(monkeypatch, config, step):
+  """Makes the stream of batches die when that step asks for its batch."""
+  train_batches = experiment.train_batches
+
+  def dying(*args, examples_seen, **kwargs):
+    stream = train_batches(*args, examples_seen=examples_seen, **kwargs)
+    for i, batch in enumerate(stream, start=examples_seen // 8 + 1):
+      if i == step:
+        raise Killed
+      yield batch
+
+  monkeypatch.setattr(experiment, 'train_batches', dying)
+  return lambda: monkeypatch.setattr(experiment, 'train_batches', train_batches)
+
+
+def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
+  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+):
+  config = small_config(digits_dir)
+  straight, broken = tmp_path / 'straight', tmp_path / 'broken'
+  values = train.train_and_evaluate(config, str(straight))
+
+  revive = kill_before_step(monkeypatch, config, step=4)  # After the save of step 2.
+  with pytest.raises(Killed):
+    train.train_and_evaluate(config, str(broken))
+  assert [step for step, _ in training_losses(broken)] == [1, 2, 3]
+  revive()
+  absl_logging.set_verbosity('info')
+  resumed_values = train.train_and_evaluate(config, str(broken))
+
+  assert 'resuming from step 2 of 6' in caplog.text
+  assert_bit_identical(load(config, straight, 6), load(config, broken, 6))
+  assert resumed_values == values
+  # The lost step 3 is told once, as it came again; every line is as it would have been.
+  assert training_losses(broken) == training_losses(straight)
+
+
+def test_the_same_command_twice_is_bit_identical(tmp_path, digits_dir, tiny_model):
+  config = small_config(digits_dir)
+  a, b = tmp_path / 'a', tmp_path / 'b'
+  train.train_and_evaluate(config, str(a))
+  train.train_and_evaluate(config, str(b))
+  assert_bit_identical(load(config, a, 6), load(config, b, 6))
+  config.seed = 1
+  c = tmp_path / 'c'
+  train.train_and_evaluate(config, str(c))
+  assert training_losses(c) != training_losses(a)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, digits_dir, tiny_model, caplog):
+  config = small_config(digits_dir)
+  train.train_and_evaluate(config, str(tmp_path))
+  before = results(tmp_path)
+  absl_logging.set_verbosity('info')
+  assert train.train_and_evaluate(config, str(tmp_path)) == {}
+  assert 'nothing to train' in caplog.text and results(tmp_path) == before
+
+
+def test_evaluate_repeats_the_numbers_of_training(tmp_path, digits_dir, tiny_model):
+  config = small_config(digits_dir)
+  values = train.train_and_evaluate(config, str(tmp_path))
+  saved = sorted((tmp_path / 'checkpoints').rglob('*'))
+  assert train.evaluate_checkpoint(config, str(tmp_path)) == values
+  assert sorted((tmp_path / 'checkpoints').rglob('*')) == saved
+  assert results(tmp_path)[-1] == {'step': 6, **values}
+
+
+def test_tensorboard_has_scalars_hparams_and_pictures(tmp_path, digits_dir, tiny_model):
+  config = small_config(digits_dir)
+  values = train.train_and_evaluate(config, str(tmp_path))
+  events = event_accumulator.EventAccumulator(str(tmp_path / 'tensorboard'))
+  events.Reload()
+  tags = events.Tags()
+  assert 'val/clean_pgd' in tags['tensors']
+  assert '_hparams_/session_start_info' in tags['tensors']
+  scalar = events.Tensors('val/clean_top1')[-1]
+  assert scalar.step == 6
+  top1 = tf.make_ndarray(scalar.tensor_proto)
+  assert float(top1) == pytest.approx(values['val/clean_top1'])
+  picture = np.asarray(Image.open(tmp_path / 'pictures' / 'step_0000006.png'))
+  assert picture.ndim == 3 and picture.std() > 10
+
+
+def test_a_changed_config_is_told_on_resume(
+  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+):
+  config = small_config(digits_dir)
+  revive = kill_before_step(monkeypatch, config, step=4)
+  with pytest.raises(Killed):
+    train.train_and_evaluate(config, str(tmp_path))
+  revive()
+  config.optim.learning_rate = 0.01
+  train.train_and_evaluate(config, str(tmp_path))
+  assert 'config.optim.learning_rate was 0.4 before and is 0.01 now' in caplog.text
+
+
+def test_a_checkpoint_of_another_method_stays_untouched(
+  tmp_path, digits_dir, tiny_model
+):
+  train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
+  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
+  other = small_config(digits_dir, digits_adversarial_training)
+  for run in (train.train_and_evaluate, train.evaluate_checkpoint):
+    with pytest.raises(errors.UserError, match='of another model: .*adv'):
+      run(other, str(tmp_path))
+  after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
+  assert after == before
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(
+  tmp_path, digits_dir, tiny_model, monkeypatch
+):
+  config = small_config(digits_dir)
+  config.checkpoint.keep_last = 1
+  revive = kill_before_step(monkeypatch, config, step=4)
+  with pytest.raises(Killed):
+    train.train_and_evaluate(config, str(tmp_path))
+  revive()
+  good = load(config, tmp_path, 2)
+  config.optim.learning_rate = 1e30
+  with pytest.raises(errors.UserError, match='diverged.*last checkpoint is of step 2'):
+    train.train_and_evaluate(config, str(tmp_path))
+  assert_bit_identical(load(config, tmp_path, 2), good)
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['2']
+
+
+STREAM = dict(digits_advprop.get_config().streams[0])
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'attack.epsilon': -1.0}, 'epsilon is -1.0; allowed: 0 or more'),
+    ({'eval.attack.epsilon': -1.0}, 'epsilon is -1.0'),
+    ({'attack.statistics': 'both'}, "'both'; allowed: batch, running"),
+    (
+      {'data.batch_size': 6},
+      'data.batch_size is 6.*4 devices; allowed: multiples of 4',
+    ),
+    ({'data.eval_batch_size': 9}, 'data.eval_batch_size is 9'),
+    ({'data.image_size': 16}, '16x16 is too small.*allowed: 32 or more'),
+    ({'data.name': 'digitz'}, 'digitz'),
+    ({'data.eval_split': 'validation'}, "'validation'.*allowed: test, train"),
+    ({'data.resize_method': 'nearby'}, "'nearby'.*bicubic"),
+    ({'model.name': 'resnet_51'}, "'resnet_51'; allowed: efficientnet_b0"),
+    ({'model.activation': 'gellu'}, "'gellu'; allowed: relu"),
+    ({'model.dtype': 'float8'}, "'float8'; allowed: bfloat16, float32"),
+    ({'model.bn_scope': 'galaxy'}, "'galaxy'; allowed: all, device, tpu_group"),
+    ({'optim.ema_decay': 1.5}, 'optim.ema_decay is 1.5; allowed: 0 to 1'),
+    ({'num_epochs': -1.0}, 'num_epochs is -1.0; allowed: 0 or more'),
+    ({'streams': ({**STREAM, 'attack': 'fgsmm'},)}, "'fgsmm'; allowed: none, pgd"),
+    ({'streams': ({**STREAM, 'source': 'video'},)}, "'video'; allowed: image"),
+    ({'streams': ({**STREAM, 'norm': 'adv'},)}, "norms .*'adv'.*'clean'"),
+    ({'streams': (STREAM, STREAM)}, 'every name once'),
+    ({'streams': ({'weigth': 1.0},)}, "keys .*'weigth'.*'weight'"),
+  ],
+)
+def test_bad_input_is_one_line_before_anything_is_written(
+  tmp_path, digits_dir, change, message
+):
+  config = effnet_b0_advprop.get_config('smoke')
+  config.data.data_dir = str(digits_dir)
+  for key, value in change.items():
+    config.update_from_flattened_dict({key: value})
+  with pytest.raises(errors.UserError, match=message) as e:
+    train.train_and_evaluate(config, str(tmp_path / 'workdir'))
+  assert '\n' not in str(e.value)
+  assert not (tmp_path / 'workdir').exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
+  (tmp_path / 'file').write_text('in the way')
+  with pytest.raises(errors.UserError, match='cannot write to --workdir .*file/run'):
+    train.open_workdir(str(tmp_path / 'file' / 'run'))
+
+
+def test_default_workdirs_are_told_apart():
+  assert main.default_workdir('configs/a.py') == 'runs/a'
+  assert main.default_workdir('/x/configs/a.py:b0,smoke') == 'runs/a_b0_smoke'
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--config=configs/digits_advprop.py', '--config.attack.epsilom=1'], '"epsilon"'),
+    (['--config.attack.num_steps=many'], 'num_steps'),
+    (['--config=configs/no_such.py'], 'no_such.py'),
+    (['--config=configs/digits_advprop.py:smok'], "'smok'; allowed: smoke"),
+    (['--mode=dance'], 'train|evaluate'),
+    (['--wrokdir=x'], 'workdir'),
+    (['stray'], 'stray'),
+    (['--config.data.data_dir=DIR', '--config.data.name=imagenet2012'], 'tfds build'),
+    (['--mode=evaluate', '--config.data.data_dir=DIR'], 'has no checkpoint'),
+  ],
+)
+def test_a_wrong_command_line_is_one_line_and_no_traceback(
+  arguments, message, tmp_path, digits_dir
+):
+  arguments = [x.replace('DIR', str(digits_dir)) for x in arguments]
+  result = subprocess.run(
+    [sys.executable, ROOT / 'main.py', f'--workdir={tmp_path}', *arguments],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1
+  assert 'Traceback' not in result.stderr
+  last = result.stderr.strip().splitlines()[-1]
+  assert last.startswith('error: ') and message in last
+  assert list(tmp_path.iterdir()) == []
