@@ -14,6 +14,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 import clu
+import jax
 import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -28,6 +29,9 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string('workdir', None, 'For results; default: runs/<config name>.')
 flags.DEFINE_enum(
   'mode', 'train', ['train', 'evaluate'], 'Train, or evaluate the newest checkpoint.'
+)
+flags.DEFINE_boolean(
+  'multi_host', False, 'Join the other hosts first, as on a TPU pod or under Slurm.'
 )
 FLAGS = flags.FLAGS
 
@@ -79,6 +83,8 @@ def main(argv):
   if argv[1:]:
     sys.exit(f'error: unknown arguments {argv[1:]}; allowed: --config --workdir --mode')
   log_for_people()
+  if FLAGS.multi_host:
+    jax.distributed.initialize()
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
   workdir = FLAGS.workdir or default_workdir(FLAGS['config'].config_filename)
   logging.info('%s, workdir %s', FLAGS['config'].config_filename, workdir)

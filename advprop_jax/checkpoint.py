@@ -71,7 +71,7 @@ class Checkpointer:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
+        state=ocp.args.StandardSave(parallel.to_global(state)),
         config=ocp.args.JsonSave(config),
         data=ocp.args.JsonSave({'examples_seen': examples_seen}),
       ),
@@ -108,7 +108,8 @@ class Checkpointer:
       ),
     )
     logging.info('restored %s/%d', self._manager.directory, step)
-    return restored['state'], restored['config'], restored['data']['examples_seen']
+    state = parallel.to_host_local(restored['state'])
+    return state, restored['config'], restored['data']['examples_seen']
 
 
 def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:

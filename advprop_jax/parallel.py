@@ -7,6 +7,7 @@ array per leaf, without a leading device axis.
 """
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from advprop_jax import errors
@@ -84,17 +85,35 @@ def check_batch_size(name: str, batch_size: int):
 
 
 def replicate(tree):
-  """Returns `tree` with every array on every device, as `data_parallel` returns it.
+  """Returns `tree` with every array on every device of this host.
 
-  Starting from that very sharding is what makes the second step reuse the first's
-  compilation.
+  As `data_parallel` returns it: starting from that very sharding is what makes the
+  second step reuse the first's compilation.
   """
-  return jax.device_put(tree, replicated_sharding())
+  return jax.device_put(tree, _replicated(jax.local_devices()))
 
 
 def replicated_sharding() -> NamedSharding:
-  """Returns the sharding of an array that is whole on every device."""
-  return NamedSharding(Mesh(jax.devices(), (AXIS,)), PartitionSpec())
+  """Returns the sharding of an array that is whole on every device of all hosts."""
+  return _replicated(jax.devices())
+
+
+def to_global(tree):
+  """Returns a replicated tree as arrays of all hosts, which is what Orbax saves."""
+  return multihost_utils.host_local_array_to_global_array(
+    tree, replicated_sharding().mesh, PartitionSpec()
+  )
+
+
+def to_host_local(tree):
+  """Undoes `to_global`."""
+  return multihost_utils.global_array_to_host_local_array(
+    tree, replicated_sharding().mesh, PartitionSpec()
+  )
+
+
+def _replicated(devices) -> NamedSharding:
+  return NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec())
 
 
 def device_rng(rng: jax.Array, step) -> jax.Array:
