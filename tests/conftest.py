@@ -1,6 +1,7 @@
 """Test-wide settings: four CPU devices, strict dtypes, no random key used twice."""
 
 import os
+import tempfile
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
@@ -12,6 +13,11 @@ jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_debug_key_reuse', True)
 tf.config.set_visible_devices([], 'GPU')
+
+# Many tests build the same programs: compile each once in a session.
+_cache = tempfile.TemporaryDirectory(prefix='advprop_jax_test_compilations_')
+jax.config.update('jax_compilation_cache_dir', _cache.name)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 @pytest.fixture(scope='session')

@@ -264,17 +264,18 @@ def test_logits_equal_those_of_keras(letter, image_size):
   keras_model = getattr(keras.applications, f'EfficientNetB{letter}')(
     weights=None, input_shape=(image_size, image_size, 3), classifier_activation=None
   )
-  # Fresh weights would leave statistics, scales and biases at 0 and 1.
+  # Fresh weights would leave statistics, scales and biases at 0 and 1. Scales around 1
+  # make B7 chaotic: one ulp on its input then moves Keras's own logits by a fifth.
   rng = np.random.default_rng(0)
   for layer in keras_model.layers:
     if type(layer).__name__ == 'BatchNormalization':
       size = layer.gamma.shape
       layer.set_weights(
         [
-          rng.uniform(0.5, 1.5, size),
+          rng.uniform(0.4, 0.8, size),
           rng.normal(0, 0.1, size),
           rng.normal(0, 0.1, size),
-          rng.uniform(0.5, 1.5, size),
+          rng.uniform(1, 2, size),
         ]
       )
   image = rng.uniform(0, 1, (2, image_size, image_size, 3)).astype(np.float32)
