@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from advprop_jax import (
@@ -190,20 +191,39 @@ def train_batches(config, experiment: Experiment, *, examples_seen: int):
 
 def _check_ranges(config):
   """Raises UserError for numbers that would fail late, or silently do nothing."""
-  for name, value, low, high in [
-    ('num_epochs', config.num_epochs, 0, None),
-    ('log_every_steps', config.log_every_steps, 1, None),
-    ('optim.learning_rate', config.optim.learning_rate, 0, None),
-    ('optim.momentum', config.optim.momentum, 0, 1),
-    ('optim.warmup_epochs', config.optim.warmup_epochs, 0, None),
-    ('optim.weight_decay', config.optim.weight_decay, 0, None),
-    ('optim.label_smoothing', config.optim.label_smoothing, 0, 1),
-    ('optim.ema_decay', config.optim.ema_decay, 0, 1),
-    ('eval.every_epochs', config.eval.every_epochs, 0, None),
-    ('eval.num_pictures', config.eval.num_pictures, 1, None),
-    ('checkpoint.every_epochs', config.checkpoint.every_epochs, 0, None),
-    ('checkpoint.keep_last', config.checkpoint.keep_last, 1, None),
+  positive = np.finfo(np.float32).tiny
+  for key, low, high in [
+    ('num_epochs', 0, None),
+    ('log_every_steps', 1, None),
+    ('data.image_size', 1, None),
+    ('data.crop_area', positive, 1),
+    ('data.crop_padding', 0, None),
+    ('model.width', positive, None),
+    ('model.depth', positive, None),
+    ('model.dropout_rate', 0, 1),
+    ('model.drop_connect_rate', 0, 1),
+    ('model.std', positive, None),
+    ('model.bn_momentum', 0, 1),
+    ('model.bn_epsilon', positive, None),
+    ('optim.learning_rate', 0, None),
+    ('optim.momentum', 0, 1),
+    ('optim.warmup_epochs', 0, None),
+    ('optim.weight_decay', 0, None),
+    ('optim.label_smoothing', 0, 1),
+    ('optim.ema_decay', 0, 1),
+    ('eval.every_epochs', 0, None),
+    ('eval.num_pictures', 1, None),
+    ('checkpoint.every_epochs', 0, None),
+    ('checkpoint.keep_last', 1, None),
   ]:
-    if not (low <= value and (high is None or value <= high)):
-      allowed = f'{low} or more' if high is None else f'{low} to {high}'
-      raise errors.UserError(f'{name} is {value}; allowed: {allowed}')
+    value = functools.reduce(lambda node, name: node[name], key.split('.'), config)
+    for x in value if isinstance(value, tuple) else [value]:
+      if x is not None and not (low <= x and (high is None or x <= high)):
+        allowed = 'more than 0' if low == positive else f'{low} or more'
+        allowed += '' if high is None else f', up to {high}'
+        raise errors.UserError(f'{key} is {value}; allowed: {allowed}')
+  low, high = config.data.crop_area
+  if low > high:
+    raise errors.UserError(
+      f'data.crop_area is {(low, high)}; allowed: the smaller share first'
+    )
