@@ -35,6 +35,9 @@ flags.DEFINE_boolean(
 )
 FLAGS = flags.FLAGS
 
+# What CLU logs beside the metrics: the whole config in one line, shapes of pictures.
+NOISE = ('[Hyperparameters]', '[%d]%s Got')
+
 
 def parse_flags(argv):
   """Parses the command line; what is wrong with it is told in one line.
@@ -50,10 +53,11 @@ def parse_flags(argv):
     args = FLAGS(argv)
     FLAGS.config.lock()  # A file that does not exist is reported on first use only.
     return args
-  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
+  except Exception as e:
     # Of a traceback in the message, the last line says what is wrong.
-    message = str(e.args[0] if isinstance(e, KeyError) else e)
-    sys.exit(f'error: {message.strip().splitlines()[-1]}')
+    message = str(e.args[0] if isinstance(e, KeyError) else e).strip().splitlines()[-1]
+    message = message.removeprefix('ValueError: ').replace('\\n', ' ').strip(' \'"')
+    sys.exit(f'error: {message}')
 
 
 def log_for_people():
@@ -67,7 +71,8 @@ def log_for_people():
   shown = (__file__, os.path.dirname(train.__file__), os.path.dirname(clu.__file__))
   handler.addFilter(
     lambda record: (
-      record.levelno > std_logging.INFO or record.pathname.startswith(shown)
+      record.levelno > std_logging.INFO
+      or (record.pathname.startswith(shown) and not record.msg.startswith(NOISE))
     )
   )
 
@@ -81,7 +86,7 @@ def default_workdir(config_flag: str) -> str:
 
 def main(argv):
   if argv[1:]:
-    sys.exit(f'error: unknown arguments {argv[1:]}; allowed: --config --workdir --mode')
+    sys.exit(f'error: unknown arguments {argv[1:]}; allowed: those of --help')
   log_for_people()
   if FLAGS.multi_host:
     jax.distributed.initialize()
@@ -94,7 +99,12 @@ def main(argv):
   except errors.UserError as e:
     sys.exit(f'error: {e}')
   except KeyboardInterrupt:
-    sys.exit(f'interrupted; the same command resumes from the checkpoints in {workdir}')
+    steps = sorted(
+      int(p.name) for p in pathlib.Path(workdir).glob('checkpoints/[0-9]*')
+    )
+    saved = f'resumes from step {steps[-1]}' if steps else 'begins anew'
+    print(f'interrupted; the same command {saved}, see {workdir}', file=sys.stderr)
+    os._exit(130)  # The threads of JAX and TensorFlow do not survive a normal exit.
 
 
 if __name__ == '__main__':

@@ -99,13 +99,14 @@ def make_pgd(
   Raises:
     UserError: a value is outside its range.
   """
-  for name, value in [
-    ('epsilon', epsilon),
-    ('step_size', step_size),
-    ('num_steps', num_steps),
-  ]:
-    if not value >= 0:
-      raise errors.UserError(f'attack {name} is {value}; allowed: 0 or more')
+  for name, value in [('epsilon', epsilon), ('step_size', step_size)]:
+    if not 0 <= value <= 1:
+      raise errors.UserError(
+        f'attack {name} is {value}; allowed: 0 to 1, in units of pixels in [0, 1]: '
+        "the papers' 8 is 8 / 255"
+      )
+  if num_steps < 0:
+    raise errors.UserError(f'attack num_steps is {num_steps}; allowed: 0 or more')
   if not 0 <= prob_start_from_clean <= 1:
     raise errors.UserError(
       f'attack prob_start_from_clean is {prob_start_from_clean}; allowed: 0 to 1'

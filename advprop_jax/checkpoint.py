@@ -93,23 +93,36 @@ class Checkpointer:
     Raises:
       UserError: the checkpoint is of another model; the message names a leaf.
     """
-    saved = self._manager.item_metadata(step)['state']
+    try:
+      saved = self._manager.item_metadata(step)['state']
+    except (KeyError, ValueError, OSError) as e:
+      raise self._unreadable(step) from e
     _check_same_leaves(saved, template, f'{self._manager.directory}/{step}')
     sharding = parallel.replicated_sharding()
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template
     )
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract),
-        config=ocp.args.JsonRestore(),
-        data=ocp.args.JsonRestore(),
-      ),
-    )
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract),
+          config=ocp.args.JsonRestore(),
+          data=ocp.args.JsonRestore(),
+        ),
+      )
+    except (KeyError, ValueError, OSError) as e:
+      raise self._unreadable(step) from e
     logging.info('restored %s/%d', self._manager.directory, step)
     state = parallel.to_host_local(restored['state'])
     return state, restored['config'], restored['data']['examples_seen']
+
+  def _unreadable(self, step: int) -> errors.UserError:
+    others = [s for s in self.steps() if s != step]
+    return errors.UserError(
+      f'the checkpoint {self._manager.directory}/{step} is damaged; allowed: a whole '
+      f'one; move it away to go on from step {others[-1] if others else 0}'
+    )
 
 
 def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -24,6 +24,7 @@ disjoint, contiguous shares of the records.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,9 +32,11 @@ import tensorflow as tf
 
 from advprop_jax import datasets, errors, preprocess
 
-open_dataset = datasets.open_dataset  # So that callers need this module only.
-
 Batch = dict[str, np.ndarray]
+
+# Fixed, see `_with_options`: a thread for every core, and two batches ahead.
+NUM_PARALLEL_EXAMPLES = os.cpu_count() or 1
+PREFETCHED_BATCHES = 2
 
 # Second halves of the run's seed: they keep the draws of the two purposes apart.
 _SHUFFLE, _AUGMENT = 0, 1
@@ -117,7 +120,7 @@ def train_batches(
     return _example(image, label, mask=True)
 
   records = _shuffled_records(dataset, spans, seed, start, shuffle_buffer_size)
-  examples = records.enumerate(start).map(example, tf.data.AUTOTUNE)
+  examples = records.enumerate(start).map(example, NUM_PARALLEL_EXAMPLES)
   batches = examples.batch(local_batch_size, drop_remainder=True)
   return _with_options(batches).as_numpy_iterator()
 
@@ -164,7 +167,7 @@ def eval_batches(
     )
     return _example(image, label, mask=True)
 
-  examples = dataset.read_fn(files).map(example, tf.data.AUTOTUNE)
+  examples = dataset.read_fn(files).map(example, NUM_PARALLEL_EXAMPLES)
   black = tf.zeros([image_size, image_size, 3])
   padding = tf.data.Dataset.from_tensors(_example(black, 0, mask=False))
   missing = num_batches * local_batch_size - (end - begin)
@@ -277,6 +280,9 @@ def _local_batch_size(batch_size: int, process_count: int) -> int:
 def _with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
   options = tf.data.Options()
   options.deterministic = True
+  # Its model grows with every epoch's new iterators, and the process cannot end before
+  # it has been optimised: up to 40 s on small data.
+  options.autotune.enabled = False
   # Examples are mapped in parallel; threads inside one op would only compete.
   options.threading.max_intra_op_parallelism = 1
-  return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+  return batches.prefetch(PREFETCHED_BATCHES).with_options(options)

@@ -17,6 +17,8 @@ from clu import periodic_actions
 
 from advprop_jax import attacks, branches, losses, parallel
 
+_EVALUATION = 0x0E7A1  # Any number that training does not fold in.
+
 
 class Pictures(NamedTuple):
   """A few examples before and after the attack through the clean branch, numpy."""
@@ -83,7 +85,8 @@ class Evaluator:
       split=(False, True, False, False),
       split_outputs=True,
     )
-    self._rng = jax.random.key(seed)
+    # Folded, or its first children would be keys of the training state.
+    self._rng = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
 
   def __call__(
     self, params, norm, batch_stats, *, batches, prefix: str, num_pictures: int

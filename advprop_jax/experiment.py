@@ -5,6 +5,7 @@ named arguments. A config is anything with the keys of `configs/default.py`.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -53,7 +54,10 @@ def create_experiment(config) -> Experiment:
   parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
   _check_ranges(config)
 
-  dataset = data.open_dataset(config.data.name, data_dir=config.data.data_dir)
+  data_dir = config.data.data_dir
+  if data_dir == 'None':  # As the flag --config.data.data_dir=None has it.
+    data_dir = None
+  dataset = datasets.open_dataset(config.data.name, data_dir=data_dir)
   num_classes = dataset.num_classes
   num_examples = dataset.num_examples(config.data.train_split)
   steps_per_epoch = num_examples / config.data.batch_size
@@ -85,7 +89,6 @@ def create_experiment(config) -> Experiment:
     model,
     tx,
     streams,
-    attack_uses_batch_statistics=config.attack.statistics == 'batch',
     label_smoothing=config.optim.label_smoothing,
     ema_decay=config.optim.ema_decay,
   )
@@ -135,28 +138,27 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
   """Returns the streams of a config, with the attacks they name.
 
   Raises:
-    UserError: a stream has other keys, an unknown attack, a name twice, or none of
+    UserError: a stream has other keys or values than it may, a name twice, or none of
       them trains the clean branch.
   """
-  attack = dict(config.attack)
-  errors.check_choice(
-    'attack.statistics', attack.pop('statistics'), ['running', 'batch']
-  )
-  makers = {
-    'none': lambda: None,
-    'pgd': lambda: attacks.make_pgd(num_classes=num_classes, **attack),
-  }
   streams = []
-  for description in config.streams:
-    keys = set(train_step.Stream._fields)
-    if set(description) != keys:
+  for stream in config.streams:
+    expected = set(train_step.Stream._fields) - {'attack_statistics'}
+    given = set(stream) if isinstance(stream, dict) else type(stream)
+    if given != expected:
       raise errors.UserError(
-        f'a stream has the keys {sorted(description)}; allowed: exactly {sorted(keys)}'
+        f'a stream has the keys {given}; allowed: exactly {sorted(expected)}, as in '
+        'configs/default.py'
       )
-    errors.check_choice('attack of a stream', description['attack'], makers)
-    errors.check_choice('source of a stream', description['source'], ['image'])
+    errors.check_choice('source of a stream', stream['source'], ['image'])
+    errors.check_choice('label of a stream', stream['label'], ['label'])
+    if not isinstance(stream['weight'], float) or not math.isfinite(stream['weight']):
+      raise errors.UserError(
+        f'weight of a stream is {stream["weight"]!r}; allowed: a finite float'
+      )
+    attack, statistics = _create_attack(config, stream['attack'], num_classes)
     streams.append(
-      train_step.Stream(**{**description, 'attack': makers[description['attack']]()})
+      train_step.Stream(**{**stream, 'attack': attack, 'attack_statistics': statistics})
     )
   names = [stream.name for stream in streams]
   if len(set(names)) < len(names):
@@ -168,6 +170,19 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
       f'{branches.CLEAN!r}, which is evaluated and released'
     )
   return tuple(streams)
+
+
+def _create_attack(config, overrides: dict | None, num_classes: int):
+  """Returns (attack, statistics): `config.attack`, with a stream's own values."""
+  if overrides is None:
+    return None, 'running'
+  settings = dict(config.attack)
+  for key in overrides:
+    errors.check_choice('value of an attack', key, settings)
+  settings |= overrides
+  statistics = settings.pop('statistics')
+  errors.check_choice('attack.statistics', statistics, ['running', 'batch'])
+  return attacks.make_pgd(num_classes=num_classes, **settings), statistics
 
 
 def train_batches(config, experiment: Experiment, *, examples_seen: int):
@@ -193,7 +208,8 @@ def _check_ranges(config):
   """Raises UserError for numbers that would fail late, or silently do nothing."""
   positive = np.finfo(np.float32).tiny
   for key, low, high in [
-    ('num_epochs', 0, None),
+    ('seed', 0, 2**31 - 1),
+    ('num_epochs', positive, None),
     ('log_every_steps', 1, None),
     ('data.image_size', 1, None),
     ('data.crop_area', positive, 1),
@@ -202,6 +218,7 @@ def _check_ranges(config):
     ('model.depth', positive, None),
     ('model.dropout_rate', 0, 1),
     ('model.drop_connect_rate', 0, 1),
+    ('model.mean', -math.inf, None),
     ('model.std', positive, None),
     ('model.bn_momentum', 0, 1),
     ('model.bn_epsilon', positive, None),
@@ -211,19 +228,25 @@ def _check_ranges(config):
     ('optim.weight_decay', 0, None),
     ('optim.label_smoothing', 0, 1),
     ('optim.ema_decay', 0, 1),
-    ('eval.every_epochs', 0, None),
+    ('eval.every_epochs', positive, None),
     ('eval.num_pictures', 1, None),
-    ('checkpoint.every_epochs', 0, None),
+    ('checkpoint.every_epochs', positive, None),
     ('checkpoint.keep_last', 1, None),
   ]:
     value = functools.reduce(lambda node, name: node[name], key.split('.'), config)
     for x in value if isinstance(value, tuple) else [value]:
-      if x is not None and not (low <= x and (high is None or x <= high)):
-        allowed = 'more than 0' if low == positive else f'{low} or more'
+      if x is not None and not (low <= x <= (high or math.inf) and math.isfinite(x)):
+        allowed = 'more than 0' if low == positive else f'{low} or more, finite'
         allowed += '' if high is None else f', up to {high}'
         raise errors.UserError(f'{key} is {value}; allowed: {allowed}')
-  low, high = config.data.crop_area
-  if low > high:
+  for key, value, length in [
+    ('data.crop_area', config.data.crop_area, 2),
+    ('model.mean', config.model.mean, 3),
+    ('model.std', config.model.std, 3),
+  ]:
+    if len(value) != length:
+      raise errors.UserError(f'{key} is {value}; allowed: {length} numbers')
+  if config.data.crop_area[0] > config.data.crop_area[1]:
     raise errors.UserError(
-      f'data.crop_area is {(low, high)}; allowed: the smaller share first'
+      f'data.crop_area is {config.data.crop_area}; allowed: the smaller share first'
     )

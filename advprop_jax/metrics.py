@@ -22,24 +22,26 @@ class MetricWriter:
   Only the first of several hosts writes files; all of them log.
   """
 
-  def __init__(self, workdir: epath.Path, *, first_step: int):
-    """Opens the files of `workdir`.
+  def __init__(self, workdir: epath.Path, *, resume_step: int | None = None):
+    """Opens the files of `workdir`, to append to them.
 
     Args:
       workdir: existing directory.
-      first_step: the step that the run starts from; lines of later steps, left by a run
-        that went on after its last checkpoint, are dropped: they will come again.
+      resume_step: the step that training goes on from; lines of later steps, left by a
+        run that was stopped after its last checkpoint, are dropped: they will come
+        again. None: every line stays.
     """
     self._is_first_host = jax.process_index() == 0
     self._clu = metric_writers.create_default_writer(
       workdir / 'tensorboard', just_logging=not self._is_first_host
     )
     self._results = workdir / 'results.jsonl'
-    if self._is_first_host and self._results.exists():
+    if self._is_first_host and resume_step is not None and self._results.exists():
       lines = self._results.read_text().splitlines()
-      # A killed run may have left half a line.
-      kept = [line for line in lines if _step(line) <= first_step]
-      self._results.write_text(''.join(f'{line}\n' for line in kept))
+      kept = [line for line in lines if _step(line) <= resume_step]
+      new = self._results.with_name('results.jsonl.new')
+      new.write_text(''.join(f'{line}\n' for line in kept))
+      new.replace(self._results)
 
   def __enter__(self):
     return self
@@ -66,10 +68,11 @@ class MetricWriter:
 
 
 def _step(line: str) -> float:
+  """Returns the step of a line of results; infinity for half a line of a killed run."""
   try:
-    return json.loads(line)['step']
-  except json.JSONDecodeError:
-    return float('inf')
+    return float(json.loads(line)['step'])
+  except (ValueError, KeyError, TypeError):
+    return math.inf
 
 
 class PhaseTimer:

@@ -1,4 +1,4 @@
-"""The only module that knows how many devices there are, and the only one to say pmap.
+"""How devices share the work of a step: the only module to say pmap.
 
 A step is written for one device: it sees its own part of the batch and averages or sums
 over AXIS itself. `data_parallel` runs it on all devices. On JAX >= 0.8 `jax.pmap` is
@@ -147,7 +147,12 @@ def device_groups(num_devices: int) -> tuple[tuple[int, ...], ...] | None:
   if num_devices <= 8:
     return None
   size = max(8, num_devices // 8)
+  if num_devices % size:
+    # `pmean` divides by the size of the first group, silently.
+    raise errors.UserError(
+      f"model.bn_scope is 'tpu_group', but {num_devices} devices make no even groups "
+      f"of {size}; allowed: 'device', 'all', or a multiple of {size} devices"
+    )
   return tuple(
-    tuple(range(first, min(first + size, num_devices)))
-    for first in range(0, num_devices, size)
+    tuple(range(first, first + size)) for first in range(0, num_devices, size)
   )

@@ -32,6 +32,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   """
   timer = metrics.PhaseTimer()
   with contextlib.ExitStack() as stack:
+    logging.info('setting up: data, model, first or last state ...')
     with timer('set-up'):
       exp = experiment.create_experiment(config)
       workdir = open_workdir(workdir)
@@ -52,14 +53,19 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
         )
         return {}
       _write_config(config, workdir)
-      writer = stack.enter_context(metrics.MetricWriter(workdir, first_step=first_step))
+      writer = stack.enter_context(
+        metrics.MetricWriter(workdir, resume_step=first_step)
+      )
       writer.write_hparams(_flatten(config.to_dict()))
       batches = experiment.train_batches(config, exp, examples_seen=examples_seen)
       _log_overview(config, exp, state)
+    logging.info('compiling the step ...')
 
+    # A short run is told about too: at least ten times.
+    log_steps = min(config.log_every_steps, max(1, exp.total_steps // 10))
     report_progress = periodic_actions.ReportProgress(
       num_train_steps=exp.total_steps,
-      every_steps=config.log_every_steps,
+      every_steps=log_steps,
       every_secs=None,
     )
     eval_steps = _steps_before_end(config.eval.every_epochs, exp)
@@ -80,7 +86,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
         timed_images += config.data.batch_size
       report_progress(step)
 
-      if step % config.log_every_steps == 0 or is_last:
+      if step % log_steps == 0 or is_last:
         with timer('train'):
           means = jax.tree.map(lambda *x: float(np.mean(x)), *jax.device_get(recent))
         scalars = {f'train/{name}': value for name, value in means.items()}
@@ -99,10 +105,10 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
           val_metrics, examples = _evaluate(config, exp, state)
           writer.write_scalars(step, val_metrics)
           _write_picture(step, examples, exp.dataset.class_names, writer, workdir)
-      if step in save_steps:
+      if step in save_steps or step in eval_steps:  # So that the best can be kept.
         with timer('save'):
           # A broken state must not push a good one out of the directory.
-          if not _all_finite((step_metrics, state.params, state.norm)):
+          if not _all_finite((step_metrics, state.replace(rng=None))):
             raise _diverged(step, checkpointer)
           checkpointer.save(
             step,
@@ -134,19 +140,26 @@ def evaluate_checkpoint(config, workdir: str) -> dict[str, float]:
     UserError: no checkpoint, one of another model, or a config that cannot be used.
   """
   exp = experiment.create_experiment(config)
+  if not (epath.Path(workdir).expanduser() / 'checkpoints').exists():
+    raise _no_checkpoint(workdir)
   workdir = open_workdir(workdir)
   with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as checkpointer:
     steps = checkpointer.steps()
     if not steps:
-      raise errors.UserError(
-        f'{workdir} has no checkpoint; allowed: a --workdir that was trained in'
-      )
-    state, *_ = checkpointer.restore(steps[-1], jax.eval_shape(exp.create_state))
-  with metrics.MetricWriter(workdir, first_step=steps[-1]) as writer:
+      raise _no_checkpoint(workdir)
+    state, saved, _ = checkpointer.restore(steps[-1], jax.eval_shape(exp.create_state))
+  _log_changes(saved, config)
+  with metrics.MetricWriter(workdir) as writer:
     values, examples = _evaluate(config, exp, state)
     writer.write_scalars(steps[-1], values)
     _write_picture(steps[-1], examples, exp.dataset.class_names, writer, workdir)
   return values
+
+
+def _no_checkpoint(workdir) -> errors.UserError:
+  return errors.UserError(
+    f'{workdir} has no checkpoint; allowed: a --workdir that was trained in'
+  )
 
 
 def open_workdir(workdir: str) -> epath.Path:
@@ -184,13 +197,18 @@ def _restore_or_create(config, exp, checkpointer):
     steps[-1], jax.eval_shape(exp.create_state)
   )
   logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
+  _log_changes(saved, config)
+  return state, examples_seen
+
+
+def _log_changes(saved: dict, config):
+  """Warns of every value that was another one when the checkpoint was saved."""
   old, new = _flatten(saved), _flatten(json.loads(json.dumps(config.to_dict())))
   for key in sorted(old.keys() | new.keys()):
     if old.get(key) != new.get(key):
       logging.warning(
         'config.%s was %s before and is %s now', key, old.get(key), new.get(key)
       )
-  return state, examples_seen
 
 
 def _evaluate(config, exp, state):
@@ -245,6 +263,14 @@ def _log_overview(config, exp, state):
     list(state.norm),
     sum(x.size for x in jax.tree.leaves(next(iter(state.norm.values())))),
     [stream.name for stream in exp.streams],
+  )
+  logging.info(
+    '%s: %d images to train on, %d to evaluate; %d classes: %s',
+    exp.dataset.name,
+    exp.dataset.num_examples(config.data.train_split),
+    exp.dataset.num_examples(config.data.eval_split),
+    exp.dataset.num_classes,
+    ', '.join(exp.dataset.class_names[:10]),
   )
   logging.info(
     '%d steps of %d images, %d per device on %d %s devices; %.1f steps an epoch',

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from advprop_jax import attacks, branches, losses, optim, parallel, train_state
@@ -24,9 +25,11 @@ class Stream(NamedTuple):
   """One kind of image to learn from."""
 
   name: str  # In the names of metrics.
-  source: str  # The batch's key that holds the images.
-  attack: attacks.Attack | None  # What is done to them first.
-  norm: str  # The branch they are attacked and trained through.
+  source: str  # The batch's key that holds the images, ...
+  label: str  # ... and that of their labels; streams may differ in number.
+  attack: attacks.Attack | None  # What is done to the images first, ...
+  attack_statistics: str  # ... through 'running' or 'batch' statistics of ...
+  norm: str  # ... the branch that they are attacked and trained through.
   weight: float  # Of their mean loss in the sum.
 
 
@@ -35,7 +38,6 @@ def make_train_step(
   tx: optax.GradientTransformation,
   streams: tuple[Stream, ...],
   *,
-  attack_uses_batch_statistics: bool,
   label_smoothing: float,
   ema_decay: float,
 ):
@@ -44,30 +46,23 @@ def make_train_step(
   def step(state: train_state.TrainState, batch):
     rng = parallel.device_rng(state.rng, state.step)
     attack_rng, dropout_rng = jax.random.split(rng)
-    label = batch['label']
 
     # 1. Attack, each stream through its own norm, and leave that norm as it is.
-    def logits_fn(branch):
+    def logits_fn(stream):
       variables = branches.variables(
-        state.params, state.norm, state.batch_stats, branch
+        state.params, state.norm, state.batch_stats, stream.norm
       )
+      running = stream.attack_statistics == 'running'
       return lambda image: model.apply(
-        variables,
-        image,
-        train=False,
-        use_running_average=not attack_uses_batch_statistics,
+        variables, image, train=False, use_running_average=running
       )
 
     images = {}
     for i, stream in enumerate(streams):
-      images[stream.name] = batch[stream.source]
+      image, rng = batch[stream.source], jax.random.fold_in(attack_rng, i)
       if stream.attack is not None:
-        images[stream.name] = stream.attack(
-          logits_fn(stream.norm),
-          batch[stream.source],
-          label,
-          jax.random.fold_in(attack_rng, i),
-        )
+        image = stream.attack(logits_fn(stream), image, batch[stream.label], rng)
+      images[stream.name] = image
 
     # 2. One joint loss; a norm sees its own streams only, as one batch.
     def loss_fn(trained):
@@ -82,7 +77,9 @@ def make_train_step(
           mutable=['batch_stats'],
         )
         batch_stats[branch] = updated['batch_stats']
-        for stream, part in zip(group, jnp.split(logits, len(group)), strict=True):
+        ends = np.cumsum([len(images[stream.name]) for stream in group])
+        for stream, part in zip(group, jnp.split(logits, ends[:-1]), strict=True):
+          label = batch[stream.label]
           stream_loss = losses.cross_entropy(
             part, label, label_smoothing=label_smoothing
           ).mean()

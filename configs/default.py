@@ -9,16 +9,20 @@ from ml_collections import config_dict
 
 # What is trained on, as data: every stream is a source of images, what is done to them,
 # the branch of batch norms they go through, and the weight of their loss.
-#   source  the batch's key: 'image'
-#   attack  'none' or 'pgd' (with the values of `config.attack`), through `norm`
+#   source  the batch's key of the images: 'image'
+#   label   the batch's key of their labels: 'label'
+#   attack  None, or {}: the values of `config.attack`, through `norm`; what stands in
+#           the braces replaces them: {'epsilon': 2 / 255, 'num_steps': 3}
 #   norm    name of a branch; 'clean' is the one that is evaluated and released
 #   weight  of the stream's mean loss in the sum
-CLEAN = dict(name='clean', source='image', attack='none', norm='clean', weight=1.0)
-ADV = dict(name='adv', source='image', attack='pgd', norm='adv', weight=1.0)
+CLEAN = dict(
+  name='clean', source='image', label='label', attack=None, norm='clean', weight=1.0
+)
+ADV = dict(CLEAN, name='adv', attack={}, norm='adv')
 
 VANILLA = (CLEAN,)
 ADVPROP = (CLEAN, ADV)  # Source: AdvProp, algorithm 1: the losses are summed, 1 : 1.
-ADVERSARIAL_TRAINING = (CLEAN, {**ADV, 'norm': 'clean'})  # Source: AdvProp, fig. 5.
+ADVERSARIAL_TRAINING = (CLEAN, dict(ADV, norm='clean'))  # Source: AdvProp, fig. 5.
 
 
 def get_config():

@@ -151,7 +151,8 @@ def test_random_start_fills_the_ball_evenly(images, labels):
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'epsilon': -1 / 255}, r'epsilon is -0.0039.*allowed: 0 or more'),
+    ({'epsilon': -1 / 255}, r'epsilon is -0.0039.*allowed: 0 to 1'),
+    ({'epsilon': 8}, r'epsilon is 8.*8 is 8 / 255'),
     ({'epsilon': float('nan')}, 'epsilon is nan'),
     ({'step_size': -0.1}, 'step_size is -0.1'),
     ({'num_steps': -1}, 'num_steps is -1'),

@@ -1,6 +1,8 @@
 """Tests checkpoints: what comes back is what was saved, on any number of devices."""
 
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -86,7 +88,7 @@ print(float(kernel.sum()))
   result = subprocess.run(
     [sys.executable, '-c', code],
     cwd=here.parent,
-    env={**__import__('os').environ, 'PYTHONPATH': f'{here}:{here.parent}'},
+    env={**os.environ, 'PYTHONPATH': f'{here}:{here.parent}'},
     capture_output=True,
     text=True,
   )
@@ -117,6 +119,22 @@ def test_a_checkpoint_of_another_model_is_named_by_its_first_leaf(
     with pytest.raises(errors.UserError, match=leaf):
       checkpointer.restore(3, template)
   assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('damage', ['empty', 'truncated'])
+def test_a_damaged_checkpoint_is_named(tmp_path, damage):
+  state = create_state()
+  save(tmp_path, state, (3, 5), (0.9, 0.1))  # The best and the last.
+  if damage == 'empty':
+    shutil.rmtree(tmp_path / '5')
+    (tmp_path / '5').mkdir()
+  else:
+    for path in (tmp_path / '5' / 'state').rglob('*'):
+      if path.is_file() and path.stat().st_size > 100:
+        path.write_bytes(path.read_bytes()[:50])
+  with checkpoint.Checkpointer(tmp_path, keep_last=2) as checkpointer:
+    with pytest.raises(errors.UserError, match='/5 is damaged.* go on from step 3'):
+      checkpointer.restore(5, jax.eval_shape(create_state))
 
 
 def test_read_only_makes_nothing(tmp_path):

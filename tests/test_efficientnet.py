@@ -264,20 +264,16 @@ def test_logits_equal_those_of_keras(letter, image_size):
   keras_model = getattr(keras.applications, f'EfficientNetB{letter}')(
     weights=None, input_shape=(image_size, image_size, 3), classifier_activation=None
   )
-  # Fresh weights would leave statistics, scales and biases at 0 and 1. Scales around 1
-  # make B7 chaotic: one ulp on its input then moves Keras's own logits by a fifth.
+  # Random scales and biases, and statistics of the network's own activations: with any
+  # others the signal dies or explodes on the way, and nothing could be told apart.
   rng = np.random.default_rng(0)
   for layer in keras_model.layers:
     if type(layer).__name__ == 'BatchNormalization':
       size = layer.gamma.shape
-      layer.set_weights(
-        [
-          rng.uniform(0.4, 0.8, size),
-          rng.normal(0, 0.1, size),
-          rng.normal(0, 0.1, size),
-          rng.uniform(1, 2, size),
-        ]
-      )
+      layer.gamma.assign(rng.uniform(0.5, 1.5, size))
+      layer.beta.assign(rng.normal(0, 0.1, size))
+      layer.momentum = 0.0
+  keras_model(rng.uniform(0, 255, (8, image_size, image_size, 3)), training=True)
   image = rng.uniform(0, 1, (2, image_size, image_size, 3)).astype(np.float32)
   expected = keras_model(image * 255, training=False).numpy()
 
@@ -292,5 +288,5 @@ def test_logits_equal_those_of_keras(letter, image_size):
   )
   logits = model.apply(variables, image, train=False)
   scale = np.abs(expected).max()
-  assert np.abs(expected).std() > 0
+  assert np.abs(expected[0] - expected[1]).max() > 0.1 * scale  # The image is heard.
   np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * scale)

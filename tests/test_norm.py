@@ -102,6 +102,12 @@ def test_tpu_groups_follow_the_official_rule(num_devices, size):
     assert {len(group) for group in groups} == {size}
 
 
+@pytest.mark.parametrize('num_devices', [12, 20, 100])
+def test_groups_of_unequal_size_are_refused(num_devices):
+  with pytest.raises(errors.UserError, match=f'{num_devices} devices make no even'):
+    parallel.device_groups(num_devices)
+
+
 def test_unknown_scope_lists_the_known_ones():
   with pytest.raises(errors.UserError, match="'galaxy'.*all, device, tpu_group"):
     parallel.statistics_scope('galaxy')

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,7 +18,12 @@ from tiny_model import TinyModel
 
 import main
 from advprop_jax import checkpoint, errors, experiment, parallel, train
-from configs import digits_adversarial_training, digits_advprop, effnet_b0_advprop
+from configs import (
+  default,
+  digits_adversarial_training,
+  digits_advprop,
+  effnet_b0_advprop,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -148,6 +154,55 @@ def test_evaluate_repeats_the_numbers_of_training(tmp_path, digits_dir, tiny_mod
   assert results(tmp_path)[-1] == {'step': 6, **values}
 
 
+def test_the_averaged_weights_are_evaluated(tmp_path, digits_dir, tiny_model):
+  config = small_config(digits_dir)
+  values = train.train_and_evaluate(config, str(tmp_path))
+  state, exp = load(config, tmp_path, 6), experiment.create_experiment(config)
+  settings = {'batches': exp.eval_batches, 'prefix': 'val', 'num_pictures': 1}
+  averaged, _ = exp.evaluator(**state.ema, **settings)
+  plain, _ = exp.evaluator(state.params, state.norm, state.batch_stats, **settings)
+  assert values == averaged != plain
+
+
+def test_evaluating_an_older_checkpoint_keeps_every_line(
+  tmp_path, digits_dir, tiny_model, monkeypatch
+):
+  config = small_config(digits_dir)
+  kill_before_step(monkeypatch, config, step=4)  # One step after the last save.
+  with pytest.raises(Killed):
+    train.train_and_evaluate(config, str(tmp_path))
+  before = results(tmp_path)
+  train.evaluate_checkpoint(config, str(tmp_path))
+  assert results(tmp_path)[:-1] == before and before[-1]['step'] == 3
+
+
+def test_a_stream_may_have_an_attack_of_its_own():
+  config = digits_advprop.get_config()
+  strong = dict(
+    default.ADV, name='strong', norm='strong', attack={'epsilon': 0.2, 'num_steps': 9}
+  )
+  config.streams = (default.CLEAN, default.ADV, strong)
+  streams = experiment.create_streams(config, num_classes=3)
+  weights = jax.random.normal(jax.random.key(0), (8, 8, 3, 3))
+  image, label = jnp.full((2, 8, 8, 3), 0.5), jnp.array([0, 1])
+  radii = [
+    float(
+      jnp.abs(
+        stream.attack(
+          lambda x: jnp.einsum('bhwc,hwck->bk', x, weights),
+          image,
+          label,
+          jax.random.key(1),
+        )
+        - image
+      ).max()
+    )
+    for stream in streams[1:]
+  ]
+  assert radii[0] <= config.attack.epsilon + 1e-6 < 0.1 < radii[1] <= 0.2 + 1e-6
+  assert [stream.norm for stream in streams] == ['clean', 'adv', 'strong']
+
+
 def test_tensorboard_has_scalars_hparams_and_pictures(tmp_path, digits_dir, tiny_model):
   config = small_config(digits_dir)
   values = train.train_and_evaluate(config, str(tmp_path))
@@ -213,7 +268,7 @@ STREAM = dict(digits_advprop.get_config().streams[0])
 @pytest.mark.parametrize(
   'change, message',
   [
-    ({'attack.epsilon': -1.0}, 'epsilon is -1.0; allowed: 0 or more'),
+    ({'attack.epsilon': -1.0}, 'epsilon is -1.0; allowed: 0 to 1'),
     ({'eval.attack.epsilon': -1.0}, 'epsilon is -1.0'),
     ({'attack.statistics': 'both'}, "'both'; allowed: batch, running"),
     (
@@ -229,14 +284,29 @@ STREAM = dict(digits_advprop.get_config().streams[0])
     ({'model.activation': 'gellu'}, "'gellu'; allowed: relu"),
     ({'model.dtype': 'float8'}, "'float8'; allowed: bfloat16, float32"),
     ({'model.bn_scope': 'galaxy'}, "'galaxy'; allowed: all, device, tpu_group"),
-    ({'optim.ema_decay': 1.5}, 'optim.ema_decay is 1.5; allowed: 0 or more, up to 1'),
-    ({'num_epochs': -1.0}, 'num_epochs is -1.0; allowed: 0 or more'),
+    (
+      {'optim.ema_decay': 1.5},
+      'optim.ema_decay is 1.5; allowed: 0 or more, finite, up to 1',
+    ),
+    ({'num_epochs': -1.0}, 'num_epochs is -1.0; allowed: more than 0'),
     ({'num_epochs': float('nan')}, 'num_epochs is nan'),
     ({'model.std': (0.5, 0.0, 0.5)}, 'model.std is .*; allowed: more than 0'),
     ({'model.dropout_rate': -0.1}, 'model.dropout_rate is -0.1'),
     ({'data.crop_area': (0.9, 0.5)}, 'data.crop_area .* the smaller share first'),
     ({'data.crop_area': (0.0, 0.5)}, 'data.crop_area .* more than 0, up to 1'),
-    ({'streams': ({**STREAM, 'attack': 'fgsmm'},)}, "'fgsmm'; allowed: none, pgd"),
+    (
+      {'streams': ({**STREAM, 'attack': {'epsilom': 1}},)},
+      "'epsilom'; allowed: epsilon",
+    ),
+    ({'streams': ({**STREAM, 'weight': 'x'},)}, "weight of a stream is 'x'"),
+    ({'streams': ('VANILLA',)}, 'as in configs/default.py'),
+    ({'seed': -1}, 'seed is -1'),
+    ({'data.crop_area': (0.5,)}, 'data.crop_area is .*allowed: 2 numbers'),
+    ({'model.mean': (0.5, 0.5)}, 'model.mean is .*allowed: 3 numbers'),
+    ({'model.mean': (float('nan'),) * 3}, 'model.mean is .*nan'),
+    ({'num_epochs': float('inf')}, 'num_epochs is inf'),
+    ({'num_epochs': 0.0}, 'num_epochs is 0.0; allowed: more than 0'),
+    ({'eval.every_epochs': 0.0}, 'eval.every_epochs is 0.0; allowed: more than 0'),
     ({'streams': ({**STREAM, 'source': 'video'},)}, "'video'; allowed: image"),
     ({'streams': ({**STREAM, 'norm': 'adv'},)}, "norms .*'adv'.*'clean'"),
     ({'streams': (STREAM, STREAM)}, 'every name once'),

@@ -26,11 +26,11 @@ def pgd(**changes):
 
 
 def clean():
-  return Stream('clean', 'image', None, 'clean', 1.0)
+  return Stream('clean', 'image', 'label', None, 'running', 'clean', 1.0)
 
 
-def adv(norm='adv', weight=1.0, **changes):
-  return Stream('adv', 'image', pgd(**changes), norm, weight)
+def adv(norm='adv', weight=1.0, statistics='running', **changes):
+  return Stream('adv', 'image', 'label', pgd(**changes), statistics, norm, weight)
 
 
 def batch(seed=0):
@@ -55,19 +55,17 @@ def create_state(model, tx, streams):
   )
 
 
-def create_step(model, tx, streams, statistics='running', **kwargs):
+def create_step(model, tx, streams, **kwargs):
   settings = {'label_smoothing': 0.1, 'ema_decay': 0.9} | kwargs
-  step = make_train_step(
-    model, tx, streams, attack_uses_batch_statistics=statistics == 'batch', **settings
-  )
+  step = make_train_step(model, tx, streams, **settings)
   return parallel.data_parallel(step, split=(False, True), donate_state=True)
 
 
-def run(streams, num_steps=1, model=None, statistics='running', **kwargs):
+def run(streams, num_steps=1, model=None, **kwargs):
   """Returns (state, metrics) after some steps on all four devices."""
   model = model or TinyModel(**parallel.statistics_scope('all'))
   tx = optim.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-3)
-  step = create_step(model, tx, streams, statistics, **kwargs)
+  step = create_step(model, tx, streams, **kwargs)
   state = create_state(model, tx, streams)
   for i in range(num_steps):
     state, metrics = step(state, parallel.shard(batch(i)))
@@ -167,7 +165,7 @@ def test_without_an_attack_both_branches_agree():
 
 @pytest.mark.parametrize('statistics', ['running', 'batch'])
 def test_the_attack_raises_the_loss_it_attacks(statistics):
-  _, metrics = run((clean(), adv()), statistics=statistics)
+  _, metrics = run((clean(), adv(statistics=statistics)))
   assert metrics['adv_loss'] > metrics['clean_loss']
 
 
@@ -195,7 +193,7 @@ def test_the_attack_goes_through_the_norm_of_its_stream():
 def test_a_stream_of_weight_zero_changes_no_shared_weight(statistics):
   # So the attack itself leaves no trace: no gradient, no statistics of the clean norm.
   vanilla, _ = run((clean(),), num_steps=2)
-  with_attack, _ = run((clean(), adv(weight=0.0)), num_steps=2, statistics=statistics)
+  with_attack, _ = run((clean(), adv(weight=0.0, statistics=statistics)), num_steps=2)
   assert_trees_close(vanilla.params, with_attack.params, atol=1e-7)
   assert_trees_close(
     vanilla.batch_stats['clean'], with_attack.batch_stats['clean'], atol=1e-7
@@ -216,7 +214,7 @@ def test_streams_of_one_norm_are_normalised_as_one_batch():
 
 
 def test_any_number_of_branches_can_be_trained():
-  third = Stream('strong', 'image', pgd(epsilon=32 / 255), 'strong', 0.5)
+  third = adv(norm='strong', weight=0.5, epsilon=32 / 255)._replace(name='strong')
   state, metrics = run((clean(), adv(), third), num_steps=2)
   assert set(state.batch_stats) == set(state.norm) == {'clean', 'adv', 'strong'}
   assert metrics['loss'] == pytest.approx(
@@ -259,11 +257,12 @@ def test_nothing_is_compiled_after_the_first_step():
   state = create_state(model, tx, streams)
   state, _ = step(state, parallel.shard(batch(0)))
   compilations = []
-  jax.monitoring.register_event_duration_secs_listener(
-    lambda event, secs, **kwargs: (
-      compilations.append(event) if 'compile' in event or 'trac' in event else None
-    )
-  )
+
+  def listen(event, secs, **kwargs):
+    if 'compile' in event or 'trac' in event:
+      compilations.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     for i in range(1, 4):
       state, _ = step(state, parallel.shard(batch(i)))
@@ -271,7 +270,7 @@ def test_nothing_is_compiled_after_the_first_step():
     jax.jit(lambda x: x + 1)(np.float32(i))
     assert compilations  # The listener does hear of compilations.
   finally:
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_state_is_donated():
@@ -282,3 +281,56 @@ def test_state_is_donated():
   step(state, parallel.shard(batch()))
   donated = [x.is_deleted() for x in jax.tree.leaves((state.params, state.norm))]
   assert all(donated)
+
+
+def test_the_step_draws_anew_on_every_device_and_at_every_step():
+  # A fake attack returns its random numbers; the second sees what it did: the mean of
+  # the input, over the devices' own statistics, comes back through the metrics.
+  drawn = []
+
+  def noise(logits_fn, image, label, rng):
+    x = jax.random.uniform(rng, image.shape)
+    jax.debug.callback(lambda v: drawn.append(float(v)), x.mean())
+    return x
+
+  run((clean(), adv()._replace(attack=noise)), num_steps=2)
+  jax.effects_barrier()
+  assert len(drawn) == 8 and len(set(drawn)) == 8
+
+
+def test_dropout_acts_in_training_and_differs_between_devices_and_steps():
+  scope = parallel.statistics_scope('all')
+  without, _ = run((clean(),), model=TinyModel(**scope))
+  with_dropout, _ = run((clean(),), model=TinyModel(dropout_rate=0.5, **scope))
+  name = ('classifier', 'kernel')
+  a, b = (s.params[name[0]][name[1]] for s in (without, with_dropout))
+  assert not np.allclose(a, b, atol=1e-5)
+
+
+def test_metrics_are_those_of_the_whole_batch():
+  _, metrics = run((clean(),), label_smoothing=0.0)
+  model = TinyModel()
+  state = create_state(model, optax.identity(), (clean(),))
+  logits = model.apply(
+    branches.variables(state.params, state.norm, state.batch_stats, 'clean'),
+    batch(0)['image'],
+    train=False,
+    use_running_average=False,
+  )
+  label = batch(0)['label']
+  expected = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+  np.testing.assert_allclose(metrics['clean_loss'], expected, rtol=1e-5)
+  assert metrics['clean_top1'] == np.mean(np.asarray(logits).argmax(-1) == label)
+
+
+def test_streams_may_have_images_and_labels_of_their_own():
+  other = {'few': batch(5)['image'][:8], 'few_label': batch(5)['label'][:8]}
+  second = clean()._replace(name='few', source='few', label='few_label')
+  model = TinyModel(**parallel.statistics_scope('all'))
+  tx = optax.sgd(0.1)
+  state = create_state(model, tx, (clean(), second))
+  step = create_step(model, tx, (clean(), second))
+  _, metrics = step(state, parallel.shard({**batch(0), **other}))
+  assert (
+    np.isfinite(metrics['few_loss']) and metrics['few_loss'] != metrics['clean_loss']
+  )
