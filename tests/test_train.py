@@ -52,7 +52,7 @@ def small_config(data_dir, module=digits_advprop):
   )
   config.log_every_steps = 1
   config.num_epochs = 1.0
-  config.eval.every_epochs = 0.5
+  config.eval.every_epochs = 1 / 3
   config.checkpoint.every_epochs = 1 / 3
   config.checkpoint.keep_last = 10
   return config
@@ -229,7 +229,7 @@ def test_a_changed_config_is_told_on_resume(
   revive()
   config.optim.learning_rate = 0.01
   train.train_and_evaluate(config, str(tmp_path))
-  assert 'config.optim.learning_rate was 0.4 before and is 0.01 now' in caplog.text
+  assert 'config.optim.learning_rate was 0.25 before and is 0.01 now' in caplog.text
 
 
 def test_a_checkpoint_of_another_method_stays_untouched(
