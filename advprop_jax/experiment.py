@@ -54,10 +54,9 @@ def create_experiment(config) -> Experiment:
   parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
   _check_ranges(config)
 
-  data_dir = config.data.data_dir
-  if data_dir == 'None':  # As the flag --config.data.data_dir=None has it.
-    data_dir = None
-  dataset = datasets.open_dataset(config.data.name, data_dir=data_dir)
+  dataset = datasets.open_dataset(
+    config.data.name, data_dir=config.data.data_dir or None
+  )
   num_classes = dataset.num_classes
   num_examples = dataset.num_examples(config.data.train_split)
   steps_per_epoch = num_examples / config.data.batch_size
@@ -214,9 +213,6 @@ def _check_ranges(config):
     ('data.image_size', 1, None),
     ('data.crop_area', positive, 1),
     ('data.crop_padding', 0, None),
-    ('model.width', positive, None),
-    ('model.depth', positive, None),
-    ('model.dropout_rate', 0, 1),
     ('model.drop_connect_rate', 0, 1),
     ('model.mean', -math.inf, None),
     ('model.std', positive, None),
@@ -235,7 +231,7 @@ def _check_ranges(config):
   ]:
     value = functools.reduce(lambda node, name: node[name], key.split('.'), config)
     for x in value if isinstance(value, tuple) else [value]:
-      if x is not None and not (low <= x <= (high or math.inf) and math.isfinite(x)):
+      if not (low <= x <= (high or math.inf) and math.isfinite(x)):
         allowed = 'more than 0' if low == positive else f'{low} or more, finite'
         allowed += '' if high is None else f', up to {high}'
         raise errors.UserError(f'{key} is {value}; allowed: {allowed}')

@@ -33,7 +33,7 @@ def smoke(config):
     crop_padding=0,  # A padding of 32 would leave 4 of a digit's 8 pixels.
   )
   # Statistics and averages that have settled after twenty steps.
-  config.model.update(width=0.25, depth=0.25, bn_momentum=0.8)
+  config.model.update(name='efficientnet_tiny', bn_momentum=0.8)
   config.num_epochs = 1.0
   config.log_every_steps = 5
   config.optim.update(warmup_epochs=0.2, ema_decay=0.8)

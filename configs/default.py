@@ -5,7 +5,6 @@ values, never keys. Batch sizes are global: over all devices of all hosts.
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 # What is trained on, as data: every stream is a source of images, what is done to them,
 # the branch of batch norms they go through, and the weight of their loss.
@@ -35,7 +34,7 @@ def get_config():
   config.data = data = ml_collections.ConfigDict()
   # A tensorflow-datasets name, 'digits', or 'folder:<path>' with <split>/<class>/*.jpg.
   data.name = 'imagenet2012'
-  data.data_dir = config_dict.placeholder(str)  # None: ~/tensorflow_datasets.
+  data.data_dir = ''  # Where it is prepared; empty: ~/tensorflow_datasets.
   data.train_split = 'train'
   data.eval_split = 'validation'
   data.image_size = 224  # Pixels, square.
@@ -51,10 +50,6 @@ def get_config():
 
   config.model = model = ml_collections.ConfigDict()
   model.name = 'efficientnet_b0'
-  # None: the named variant's own.
-  model.width = config_dict.placeholder(float)
-  model.depth = config_dict.placeholder(float)
-  model.dropout_rate = config_dict.placeholder(float)
   model.drop_connect_rate = 0.2  # Source: the official code, for every size.
   model.activation = 'swish'
   # (x - mean) / std on pixels in [0, 1]. AdvProp: x * 2 / 255 - 1 on [0, 255].

@@ -28,9 +28,7 @@ def get_config(argument=None):
     crop_padding=0,
   )
   config.model.update(
-    width=0.25,
-    depth=0.25,
-    dropout_rate=0.1,
+    name='efficientnet_tiny',
     drop_connect_rate=0.0,
     dtype='float32',
     # A run of some hundred steps; 0.99 would still remember the first ones.

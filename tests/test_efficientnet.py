@@ -28,6 +28,7 @@ PARAMETER_COUNTS = {
   'efficientnet_l0': (140_764_664, 493_904),
   'efficientnet_l1': (272_630_564, 693_920),
   'efficientnet_l2': (480_309_308, 1_090_688),
+  'efficientnet_tiny': (444_612, 4_368),  # Source: keras, EfficientNet(0.25, 0.25).
 }
 # Channels of the stem, the seven stages and the head; blocks in all.
 # Source: keras.applications and the official table.

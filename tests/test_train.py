@@ -291,7 +291,7 @@ STREAM = dict(digits_advprop.get_config().streams[0])
     ({'num_epochs': -1.0}, 'num_epochs is -1.0; allowed: more than 0'),
     ({'num_epochs': float('nan')}, 'num_epochs is nan'),
     ({'model.std': (0.5, 0.0, 0.5)}, 'model.std is .*; allowed: more than 0'),
-    ({'model.dropout_rate': -0.1}, 'model.dropout_rate is -0.1'),
+    ({'model.drop_connect_rate': -0.1}, 'model.drop_connect_rate is -0.1'),
     ({'data.crop_area': (0.9, 0.5)}, 'data.crop_area .* the smaller share first'),
     ({'data.crop_area': (0.0, 0.5)}, 'data.crop_area .* more than 0, up to 1'),
     (

@@ -14,8 +14,7 @@ def create_model(name: str, *, num_classes: int = 1000, **overrides) -> nn.Modul
   Args:
     name: a key of MODELS.
     num_classes: K, the width of the logits.
-    **overrides: attributes of `efficientnet.EfficientNet`; None keeps the variant's
-      own value.
+    **overrides: attributes of `efficientnet.EfficientNet` to differ from the variant's.
 
   Raises:
     UserError: the name is not a key of MODELS.
@@ -27,5 +26,6 @@ def create_model(name: str, *, num_classes: int = 1000, **overrides) -> nn.Modul
     'depth': variant.depth,
     'dropout_rate': variant.dropout_rate,
   }
-  attributes |= {k: v for k, v in overrides.items() if v is not None}
-  return efficientnet.EfficientNet(num_classes=num_classes, **attributes)
+  return efficientnet.EfficientNet(
+    num_classes=num_classes, **{**attributes, **overrides}
+  )

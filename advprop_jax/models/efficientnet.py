@@ -49,6 +49,8 @@ VARIANTS = {
   'efficientnet_l0': Variant(2.8, 3.7, 600, 0.5),
   'efficientnet_l1': Variant(3.9, 3.7, 600, 0.5),
   'efficientnet_l2': Variant(4.3, 5.3, 800, 0.5),
+  # Not published: for the CPU, one narrow block a stage.
+  'efficientnet_tiny': Variant(0.25, 0.25, 32, 0.1),
 }
 
 
