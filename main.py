@@ -55,7 +55,8 @@ def parse_flags(argv):
     return args
   except Exception as e:
     # Of a traceback in the message, the last line says what is wrong.
-    message = str(e.args[0] if isinstance(e, KeyError) else e).strip().splitlines()[-1]
+    message = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
+    message = (message or type(e).__name__).splitlines()[-1]
     message = message.removeprefix('ValueError: ').replace('\\n', ' ').strip(' \'"')
     sys.exit(f'error: {message}')
 

@@ -110,11 +110,7 @@ def create_experiment(config) -> Experiment:
       dataset,
       split=config.data.eval_split,
       batch_size=config.data.eval_batch_size,
-      image_size=config.data.image_size,
-      crop_padding=config.data.crop_padding,
-      resize_method=config.data.resize_method,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      **_image_settings(config),
     ),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
@@ -190,17 +186,24 @@ def train_batches(config, experiment: Experiment, *, examples_seen: int):
     experiment.dataset,
     split=config.data.train_split,
     batch_size=config.data.batch_size,
-    image_size=config.data.image_size,
     seed=config.seed,
     start_example=examples_seen,
     crop_area=config.data.crop_area,
-    crop_padding=config.data.crop_padding,
     flip=config.data.flip,
-    resize_method=config.data.resize_method,
     shuffle_buffer_size=config.data.shuffle_buffer_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    **_image_settings(config),
   )
+
+
+def _image_settings(config) -> dict:
+  """Returns what training and evaluation images have in common."""
+  return {
+    'image_size': config.data.image_size,
+    'crop_padding': config.data.crop_padding,
+    'resize_method': config.data.resize_method,
+    'process_index': jax.process_index(),
+    'process_count': jax.process_count(),
+  }
 
 
 def _check_ranges(config):

@@ -102,9 +102,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
       val_metrics = {}
       if step in eval_steps:
         with timer('eval'):
-          val_metrics, examples = _evaluate(config, exp, state)
-          writer.write_scalars(step, val_metrics)
-          _write_picture(step, examples, exp.dataset.class_names, writer, workdir)
+          val_metrics = _evaluate(config, exp, state, writer, workdir)
       if step in save_steps or step in eval_steps:  # So that the best can be kept.
         with timer('save'):
           # A broken state must not push a good one out of the directory.
@@ -150,10 +148,7 @@ def evaluate_checkpoint(config, workdir: str) -> dict[str, float]:
     state, saved, _ = checkpointer.restore(steps[-1], jax.eval_shape(exp.create_state))
   _log_changes(saved, config)
   with metrics.MetricWriter(workdir) as writer:
-    values, examples = _evaluate(config, exp, state)
-    writer.write_scalars(steps[-1], values)
-    _write_picture(steps[-1], examples, exp.dataset.class_names, writer, workdir)
-  return values
+    return _evaluate(config, exp, state, writer, workdir)
 
 
 def _no_checkpoint(workdir) -> errors.UserError:
@@ -211,30 +206,34 @@ def _log_changes(saved: dict, config):
       )
 
 
-def _evaluate(config, exp, state):
-  """Evaluates the averaged weights, or the plain ones if no average is kept."""
-  logging.info('evaluating step %d', state.step)
+def _evaluate(config, exp, state, writer, workdir) -> dict[str, float]:
+  """Evaluates the averaged weights, or the plain ones if no average is kept.
+
+  Writes the metrics, and the picture of the attack to TensorBoard and `pictures/`.
+  """
+  step = int(state.step)
+  logging.info('evaluating step %d', step)
   weights = state.ema or {
     'params': state.params,
     'norm': state.norm,
     'batch_stats': state.batch_stats,
   }
-  return exp.evaluator(
+  values, examples = exp.evaluator(
     **weights,
     batches=exp.eval_batches,
     prefix='val',
     num_pictures=config.eval.num_pictures,
   )
-
-
-def _write_picture(step, examples, class_names, writer, workdir):
-  """Writes the picture of the attack to TensorBoard and to `pictures/`."""
-  grid = pictures.adversarial_grid(**examples._asdict(), class_names=class_names)
+  writer.write_scalars(step, values)
+  grid = pictures.adversarial_grid(
+    **examples._asdict(), class_names=exp.dataset.class_names
+  )
   writer.write_image(step, 'val/clean_pgd', grid)
   if jax.process_index() == 0:
     (workdir / 'pictures').mkdir(exist_ok=True)
     with (workdir / 'pictures' / f'step_{step:07d}.png').open('wb') as f:
       Image.fromarray(grid).save(f, format='PNG')
+  return values
 
 
 @jax.jit

@@ -24,7 +24,19 @@ class TrainState:
 
 
 def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
-  """Returns the state before the first step; all branches start equal."""
+  """Returns the state before the first step; all branches start equal.
+
+  Args:
+    model: maps float32 [B, image_size, image_size, 3] to logits.
+    tx: optimizer of {'params': ..., 'norm': {branch: ...}}.
+    branch_names: the branches of norms, in any order, each once.
+    image_size: side of the square images, in pixels.
+    seed: of the initial weights and of the run's random numbers, int.
+    keep_ema: whether to keep averages of weights, norms and statistics.
+
+  Returns:
+    A `TrainState`, float32 but for the step and the key, on the default device.
+  """
   init_rng, rng = jax.random.split(jax.random.key(seed))
   image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
   variables = jax.jit(lambda: model.init(init_rng, image, train=False))()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -327,6 +328,14 @@ def test_every_colour_model_becomes_rgb(tmp_path, mode):
   (batch,) = eval_pass(dataset, batch_size=1)
   expected = np.asarray(image.convert('RGB')).astype(np.float32) / np.float32(255)
   np.testing.assert_array_equal(batch['image'][0], expected)
+
+
+def test_a_split_that_lacks_a_class_is_named_in_the_log(folder, caplog):
+  datasets.open_dataset(f'folder:{folder}')
+  assert not caplog.text
+  shutil.rmtree(folder / 'val' / 'dog')
+  assert datasets.open_dataset(f'folder:{folder}').class_names == ('cat', 'dog')
+  assert "split 'val' has no image of 1 of the 2 classes: dog" in caplog.text
 
 
 def test_folder_images_are_listed_in_the_same_order_every_time(folder):

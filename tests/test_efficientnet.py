@@ -14,7 +14,7 @@ from advprop_jax.models import efficientnet
 
 # Trained values with 1000 classes: (all, those of one branch's norms).
 # B0-B8 and L2: 5.29 / 7.79 / 9.11 / 12.23 / 19.34 / 30.39 / 43.04 / 66.35 / 87.41 /
-# 480.31 M of timm's published results; exact B0-B7: google-research/sam `models_test`.
+# 480.31 M of timm's published results; exact B0-B7: google-research/sam.
 PARAMETER_COUNTS = {
   'efficientnet_b0': (5_288_548, 42_016),
   'efficientnet_b1': (7_794_184, 62_048),

@@ -215,7 +215,18 @@ def _open_folder(name: str) -> Dataset:
   if not files:
     lack = 'images in its class folders' if folders else 'class folders'
     raise errors.UserError(f'folder {root!r} has no {lack}: {expected}')
-  class_names = sorted({path.split('/')[-2] for p in files.values() for path in p})
+  classes = {s: {path.split('/')[-2] for path in p} for s, p in files.items()}
+  class_names = sorted(set().union(*classes.values()))
+  for split, present in classes.items():
+    if missing := [c for c in class_names if c not in present]:
+      logging.warning(
+        'folder %s: split %r has no image of %d of the %d classes: %s',
+        root,
+        split,
+        len(missing),
+        len(class_names),
+        ', '.join(missing[:10]),
+      )
 
   def spans_fn(split):
     if split not in files:
