@@ -3,11 +3,18 @@
 Flags in, one call out; everything else is in `advprop_jax/`.
 """
 
+import functools
 import logging as std_logging
 import os
 import pathlib
 import re
+import signal
 import sys
+
+if __name__ == '__main__':
+  # Ctrl-C ends the process here and now: as an exception it would be swallowed where it
+  # meets an import or a callback of JAX, and threads do not survive a normal exit.
+  signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 # Before TensorFlow loads: it only reads data here, its start-up lines are noise.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -35,8 +42,14 @@ flags.DEFINE_boolean(
 )
 FLAGS = flags.FLAGS
 
-# What CLU logs beside the metrics: the whole config in one line, shapes of pictures.
-NOISE = ('[Hyperparameters]', '[%d]%s Got')
+# What CLU logs beside the metrics: the whole config in one line, shapes of pictures;
+# what Orbax says of a directory that is opened to be read.
+NOISE = (
+  '[Hyperparameters]',
+  '[%d]%s Got',
+  'CheckpointManagerOptions.read_only=True',
+  'Given directory is read only',
+)
 
 
 def parse_flags(argv):
@@ -54,11 +67,12 @@ def parse_flags(argv):
     FLAGS.config.lock()  # A file that does not exist is reported on first use only.
     return args
   except Exception as e:
-    # Of a traceback in the message, the last line says what is wrong.
+    while e.args and isinstance(e.args[0], Exception):
+      e = e.args[0]
     message = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
-    message = (message or type(e).__name__).splitlines()[-1]
-    message = message.removeprefix('ValueError: ').replace('\\n', ' ').strip(' \'"')
-    sys.exit(f'error: {message}')
+    # Of a traceback in the message, the last line says what is wrong.
+    message = (message or type(e).__name__).splitlines()[-1].strip()
+    sys.exit(f'error: {message.removeprefix("ValueError: ")}')
 
 
 def log_for_people():
@@ -72,8 +86,8 @@ def log_for_people():
   shown = (__file__, os.path.dirname(train.__file__), os.path.dirname(clu.__file__))
   handler.addFilter(
     lambda record: (
-      record.levelno > std_logging.INFO
-      or (record.pathname.startswith(shown) and not record.msg.startswith(NOISE))
+      (record.levelno > std_logging.INFO or record.pathname.startswith(shown))
+      and not str(record.msg).startswith(NOISE)
     )
   )
 
@@ -94,18 +108,28 @@ def main(argv):
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
   workdir = FLAGS.workdir or default_workdir(FLAGS['config'].config_filename)
   logging.info('%s, workdir %s', FLAGS['config'].config_filename, workdir)
+  signal.signal(signal.SIGINT, functools.partial(interrupted, workdir))
   run = {'train': train.train_and_evaluate, 'evaluate': train.evaluate_checkpoint}
   try:
     run[FLAGS.mode](FLAGS.config, workdir)
   except errors.UserError as e:
     sys.exit(f'error: {e}')
-  except KeyboardInterrupt:
-    steps = sorted(
-      int(p.name) for p in pathlib.Path(workdir).glob('checkpoints/[0-9]*')
+  except jax.errors.JaxRuntimeError as e:
+    message = str(e).strip().splitlines()[0].rstrip('.')
+    if 'RESOURCE_EXHAUSTED' not in message:
+      raise
+    sys.exit(
+      f'error: the device has too little memory: {message}; allowed: a smaller '
+      'data.batch_size, eval_batch_size or image_size, a smaller model, or more devices'
     )
-    saved = f'resumes from step {steps[-1]}' if steps else 'begins anew'
-    print(f'interrupted; the same command {saved}, see {workdir}', file=sys.stderr)
-    os._exit(130)  # The threads of JAX and TensorFlow do not survive a normal exit.
+
+
+def interrupted(workdir: str, *_):
+  """Ends the process on Ctrl-C, and says what is left of the run."""
+  steps = [int(p.name) for p in pathlib.Path(workdir).glob('checkpoints/[0-9]*')]
+  saved = f'resumes from step {max(steps)}' if steps else 'begins anew'
+  print(f'interrupted; the same command {saved}, see {workdir}', file=sys.stderr)
+  os._exit(130)
 
 
 if __name__ == '__main__':

@@ -144,6 +144,6 @@ def _check_same_leaves(saved, template, where: str):
       raise errors.UserError(
         f'the checkpoint {where} is of another model: {name} is '
         f'{saved.get(name, "absent")} there and {expected.get(name, "absent")} in this '
-        "config; allowed: the checkpoint's own config (config.json in its workdir), or "
-        'another --workdir'
+        'config; allowed: the --config and values it was trained with (they are listed '
+        "in the workdir's config.json), or another --workdir"
       )

@@ -84,7 +84,7 @@ def train_batches(
     process_count: number of processes.
 
   Raises:
-    UserError: the split is unknown or too small, batch_size does not divide, another
+    UserError: the split is unknown or too small, batch_size is not divisible, another
       value is out of its range.
   """
   local_batch_size = _local_batch_size(batch_size, process_count)
@@ -144,7 +144,7 @@ def eval_batches(
   Args: see `train_batches`.
 
   Raises:
-    UserError: the split is unknown, batch_size does not divide.
+    UserError: the split is unknown, batch_size is not divisible.
   """
   local_batch_size = _local_batch_size(batch_size, process_count)
   preprocess.check_resize_method(resize_method)
@@ -271,7 +271,7 @@ def _example(image: tf.Tensor, label: tf.Tensor, *, mask: bool) -> dict[str, tf.
 def _local_batch_size(batch_size: int, process_count: int) -> int:
   if batch_size < 1 or batch_size % process_count:
     raise errors.UserError(
-      f'batch_size {batch_size} does not divide by the number of processes; '
+      f'batch_size {batch_size} is not divisible by the number of processes; '
       f'allowed: multiples of {process_count}'
     )
   return batch_size // process_count

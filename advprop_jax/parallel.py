@@ -60,14 +60,14 @@ def shard(batch):
   """Reshapes every array [B, ...] of a host's batch to [devices, B / devices, ...].
 
   Raises:
-    UserError: the batch does not divide by the number of devices of this host.
+    UserError: the batch is not divisible by the number of devices of this host.
   """
   num_devices = jax.local_device_count()
 
   def split(x):
     if x.shape[0] % num_devices:
       raise errors.UserError(
-        f'a batch of {x.shape[0]} images per host does not divide by its '
+        f'a batch of {x.shape[0]} images per host is not divisible by its '
         f'{num_devices} devices; allowed: multiples of {num_devices}'
       )
     return x.reshape((num_devices, -1) + x.shape[1:])
@@ -76,11 +76,11 @@ def shard(batch):
 
 
 def check_batch_size(name: str, batch_size: int):
-  """Raises UserError unless a global batch divides by all devices of all hosts."""
+  """Raises UserError unless a global batch is divisible by the devices of all hosts."""
   if batch_size < 1 or batch_size % jax.device_count():
     raise errors.UserError(
-      f'{name} is {batch_size}, which does not divide by the {jax.device_count()} '
-      f'devices; allowed: multiples of {jax.device_count()}'
+      f'{name} is {batch_size}, to be split over {jax.device_count()} devices; '
+      f'allowed: multiples of {jax.device_count()}, from {jax.device_count()} on'
     )
 
 

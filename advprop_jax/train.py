@@ -32,7 +32,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   """
   timer = metrics.PhaseTimer()
   with contextlib.ExitStack() as stack:
-    logging.info('setting up: data, model, first or last state ...')
+    logging.info('setting up: data, model, state ...')
     with timer('set-up'):
       exp = experiment.create_experiment(config)
       workdir = open_workdir(workdir)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -341,7 +342,7 @@ def test_default_workdirs_are_told_apart():
   'arguments, message',
   [
     (['--config=configs/digits_advprop.py', '--config.attack.epsilom=1'], '"epsilon"'),
-    (['--config.attack.num_steps=many'], 'num_steps'),
+    (['--config.attack.num_steps=many'], "for int() with base 10: 'many'"),
     (['--config=configs/no_such.py'], 'no_such.py'),
     (['--config=configs/digits_advprop.py:smok'], "'smok'; allowed: smoke"),
     (['--mode=dance'], 'train|evaluate'),
@@ -367,3 +368,22 @@ def test_a_wrong_command_line_is_one_line_and_no_traceback(
   last = result.stderr.strip().splitlines()[-1]
   assert last.startswith('error: ') and message in last
   assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_ends_the_run_in_one_line(tmp_path, digits_dir):
+  command = [
+    sys.executable,
+    ROOT / 'main.py',
+    '--config=configs/digits_vanilla.py:smoke',
+  ]
+  command += [f'--workdir={tmp_path}', f'--config.data.data_dir={digits_dir}']
+  env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+  with subprocess.Popen(
+    command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
+  ) as process:
+    seen = next(line for line in process.stderr if 'compiling the step' in line)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read().strip().splitlines()
+  assert seen and process.returncode == 130
+  assert 'Traceback' not in ''.join(rest)
+  assert rest[-1] == f'interrupted; the same command begins anew, see {tmp_path}'
