@@ -24,6 +24,7 @@ import clu
 import jax
 import tensorflow as tf
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 from advprop_jax import errors, train
@@ -126,7 +127,8 @@ def main(argv):
 
 def interrupted(workdir: str, *_):
   """Ends the process on Ctrl-C, and says what is left of the run."""
-  steps = [int(p.name) for p in pathlib.Path(workdir).glob('checkpoints/[0-9]*')]
+  checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
+  steps = [int(path.name) for path in checkpoints.glob('*') if path.name.isdigit()]
   saved = f'resumes from step {max(steps)}' if steps else 'begins anew'
   print(f'interrupted; the same command {saved}, see {workdir}', file=sys.stderr)
   os._exit(130)

@@ -128,13 +128,12 @@ class Checkpointer:
 def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:
   """Returns {'params/stem_conv/kernel': shape, ...}, without the key of the run."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  shapes = {
+  return {
     jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
     for path, leaf in leaves
     # Orbax describes a typed key by the raw words under it.
     if path[0] not in (jax.tree_util.GetAttrKey('rng'), jax.tree_util.DictKey('rng'))
   }
-  return shapes
 
 
 def _check_same_leaves(saved, template, where: str):

@@ -37,6 +37,7 @@ class Experiment(NamedTuple):
   schedule: optax.Schedule
   tx: optax.GradientTransformation
   create_state: Any  # () -> TrainState before the first step
+  abstract_state: Any  # Its shapes and types, to restore into
   train_step: Any  # (state, batch split over devices) -> (state, metrics)
   evaluator: evaluate.Evaluator
   eval_batches: Any
@@ -83,7 +84,8 @@ def create_experiment(config) -> Experiment:
     seed=config.seed,
     keep_ema=config.optim.ema_decay > 0,
   )
-  jax.eval_shape(create_state)  # An impossible model or image size is told here.
+  # An impossible model or image size is told here.
+  abstract_state = jax.eval_shape(create_state)
   step = train_step.make_train_step(
     model,
     tx,
@@ -104,6 +106,7 @@ def create_experiment(config) -> Experiment:
     schedule=schedule,
     tx=tx,
     create_state=create_state,
+    abstract_state=abstract_state,
     train_step=parallel.data_parallel(step, split=(False, True), donate_state=True),
     evaluator=evaluate.Evaluator(model, eval_attack, seed=config.seed),
     eval_batches=data.eval_batches(

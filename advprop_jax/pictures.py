@@ -38,20 +38,15 @@ def adversarial_grid(
   # An untrained model may have logits, and then gradients, that are not finite.
   adversarial = np.nan_to_num(adversarial)
   delta = adversarial - image
+
+  def captions(logits):
+    return [_prediction(x, y, class_names) for x, y in zip(logits, label, strict=True)]
+
   amplify = 0.5 / max(float(np.abs(delta).max()), 1 / 255)
   rows = [
-    (
-      image,
-      [_prediction(x, y, class_names) for x, y in zip(logits, label, strict=True)],
-    ),
+    (image, captions(logits)),
     (0.5 + amplify * delta, [(f'difference x {amplify:.0f}', PLAIN)] * len(image)),
-    (
-      adversarial,
-      [
-        _prediction(x, y, class_names)
-        for x, y in zip(adversarial_logits, label, strict=True)
-      ],
-    ),
+    (adversarial, captions(adversarial_logits)),
   ]
   step_x, step_y = CELL + MARGIN, CELL + CAPTION + MARGIN
   canvas = Image.new(
@@ -59,9 +54,9 @@ def adversarial_grid(
   )
   draw = ImageDraw.Draw(canvas)
   font = ImageFont.load_default(13)
-  for row, (pictures, captions) in enumerate(rows):
+  for row, (pictures, texts) in enumerate(rows):
     for column, (picture, (text, colour)) in enumerate(
-      zip(pictures, captions, strict=True)
+      zip(pictures, texts, strict=True)
     ):
       x, y = MARGIN + column * step_x, MARGIN + row * step_y
       canvas.paste(_enlarge(picture), (x, y))

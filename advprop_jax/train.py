@@ -145,8 +145,7 @@ def evaluate_checkpoint(config, workdir: str) -> dict[str, float]:
     steps = checkpointer.steps()
     if not steps:
       raise _no_checkpoint(workdir)
-    state, saved, _ = checkpointer.restore(steps[-1], jax.eval_shape(exp.create_state))
-  _log_changes(saved, config)
+    state, _ = _restore(config, exp, checkpointer, steps[-1])
   with metrics.MetricWriter(workdir) as writer:
     return _evaluate(config, exp, state, writer, workdir)
 
@@ -188,22 +187,24 @@ def _restore_or_create(config, exp, checkpointer):
   steps = checkpointer.steps()
   if not steps:
     return parallel.replicate(exp.create_state()), 0
-  state, saved, examples_seen = checkpointer.restore(
-    steps[-1], jax.eval_shape(exp.create_state)
-  )
+  restored = _restore(config, exp, checkpointer, steps[-1])
   logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
-  _log_changes(saved, config)
-  return state, examples_seen
+  return restored
 
 
-def _log_changes(saved: dict, config):
-  """Warns of every value that was another one when the checkpoint was saved."""
+def _restore(config, exp, checkpointer, step: int):
+  """Returns a checkpoint's state, on all devices, and the examples it has seen.
+
+  Warns of every value of the config that was another one when it was saved.
+  """
+  state, saved, examples_seen = checkpointer.restore(step, exp.abstract_state)
   old, new = _flatten(saved), _flatten(json.loads(json.dumps(config.to_dict())))
   for key in sorted(old.keys() | new.keys()):
     if old.get(key) != new.get(key):
       logging.warning(
         'config.%s was %s before and is %s now', key, old.get(key), new.get(key)
       )
+  return state, examples_seen
 
 
 def _evaluate(config, exp, state, writer, workdir) -> dict[str, float]:

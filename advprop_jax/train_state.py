@@ -45,12 +45,14 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
     'norm': branches.fork(variables['norm'], branch_names),
   }
   batch_stats = branches.fork(variables['batch_stats'], branch_names)
-  ema = jax.tree.map(jnp.copy, {**trained, 'batch_stats': batch_stats})
+  ema = None
+  if keep_ema:
+    ema = jax.tree.map(jnp.copy, {**trained, 'batch_stats': batch_stats})
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     **trained,
     batch_stats=batch_stats,
     opt_state=tx.init(trained),
-    ema=ema if keep_ema else None,
+    ema=ema,
     rng=rng,
   )

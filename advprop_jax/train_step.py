@@ -41,7 +41,18 @@ def make_train_step(
   label_smoothing: float,
   ema_decay: float,
 ):
-  """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`."""
+  """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
+
+  A batch holds the streams' images, float32 [B, H, W, 3] in [0, 1], and their labels,
+  int32 [B], of one device; metrics are float32 scalars, means over all devices.
+
+  Args:
+    model: maps images to logits, float32 [B, K]; see `models.create_model`.
+    tx: optimizer of {'params': ..., 'norm': {branch: ...}}.
+    streams: what is trained on; every norm of the state has one or more.
+    label_smoothing: see `losses.cross_entropy`; the attacks' own losses have none.
+    ema_decay: see `optim.ema_update`.
+  """
 
   def step(state: train_state.TrainState, batch):
     rng = parallel.device_rng(state.rng, state.step)

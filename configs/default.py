@@ -75,7 +75,8 @@ def get_config():
   attack.statistics = 'running'
 
   config.optim = optim = ml_collections.ConfigDict()
-  # SGD with Nesterov momentum until the official RMSProp arrives.
+  # SGD with Nesterov momentum until the official RMSProp arrives. Source, also of the
+  # warm-up: Goyal et al. 2017, 'Accurate, Large Minibatch SGD'.
   optim.learning_rate = 0.1  # At the peak, for each 256 images of the batch.
   optim.momentum = 0.9
   optim.warmup_epochs = 5.0  # Linear from 0, then half a cosine to 0.

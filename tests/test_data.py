@@ -71,13 +71,8 @@ def assert_equal_batches(left, right):
 
 
 @pytest.fixture(scope='module')
-def digits_dir(tmp_path_factory):
-  return str(tmp_path_factory.mktemp('tfds'))
-
-
-@pytest.fixture(scope='module')
 def digits(digits_dir):
-  return datasets.open_dataset('digits', data_dir=digits_dir)
+  return datasets.open_dataset('digits', data_dir=str(digits_dir))
 
 
 @pytest.fixture(scope='module')

@@ -13,14 +13,9 @@ from advprop_jax.datasets import digits
 SIZES = {'train': 1437, 'test': 360}
 
 
-@pytest.fixture(scope='module')
-def data_dir(tmp_path_factory):
-  return str(tmp_path_factory.mktemp('tfds'))
-
-
-def read(data_dir, split):
+def read(digits_dir, split):
   """Returns all images and labels of a split, as they leave the pipeline."""
-  dataset = datasets.open_dataset('digits', data_dir=data_dir)
+  dataset = datasets.open_dataset('digits', data_dir=str(digits_dir))
   batches = list(
     data.eval_batches(
       dataset, split=split, batch_size=100, image_size=8, crop_padding=0
@@ -38,9 +33,9 @@ def sorted_rows(images, labels):
   return rows[np.lexsort(rows.T)]
 
 
-def test_images_and_labels_are_scikit_learns_through_the_whole_pipeline(data_dir):
+def test_images_and_labels_are_scikit_learns_through_the_whole_pipeline(digits_dir):
   images, labels = map(
-    np.concatenate, zip(*(read(data_dir, split) for split in SIZES), strict=True)
+    np.concatenate, zip(*(read(digits_dir, split) for split in SIZES), strict=True)
   )
   bundle = sklearn_datasets.load_digits()
   # Bit for bit what the stored PNGs mean ...
@@ -57,8 +52,8 @@ def test_images_and_labels_are_scikit_learns_through_the_whole_pipeline(data_dir
 
 
 @pytest.mark.parametrize('split', SIZES)
-def test_each_split_holds_its_share_of_every_class(data_dir, split):
-  _, labels = read(data_dir, split)
+def test_each_split_holds_its_share_of_every_class(digits_dir, split):
+  _, labels = read(digits_dir, split)
   assert len(labels) == SIZES[split]
   everything = np.bincount(sklearn_datasets.load_digits().target)
   share = SIZES[split] / sum(SIZES.values())
@@ -83,10 +78,10 @@ def test_preparing_is_silent_and_asks_no_network(tmp_path, monkeypatch, capfd, c
   assert not caplog.records
 
 
-def test_a_second_opening_reuses_what_is_prepared(data_dir, monkeypatch):
-  read(data_dir, 'test')
+def test_a_second_opening_reuses_what_is_prepared(digits_dir, monkeypatch):
+  read(digits_dir, 'test')
   monkeypatch.setattr(digits, 'load_split', None)
-  read(data_dir, 'test')
+  read(digits_dir, 'test')
 
 
 def test_losing_the_race_to_prepare_is_no_error(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,8 +103,6 @@ def test_drop_connect_grows_linearly_over_the_rounded_number_of_blocks():
     if type(context.module).__name__ == 'MBConv' and context.method_name == '__call__':
       rates[context.module.name] = context.module.drop_rate
     return next_fun(*args, **kwargs)
-
-  import flax.linen as nn
 
   with nn.intercept_methods(record):
     jax.eval_shape(

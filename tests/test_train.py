@@ -73,7 +73,7 @@ def load(config, workdir, step):
   with checkpoint.Checkpointer(
     pathlib.Path(workdir) / 'checkpoints', read_only=True
   ) as checkpointer:
-    return checkpointer.restore(step, jax.eval_shape(exp.create_state))[0]
+    return checkpointer.restore(step, exp.abstract_state)[0]
 
 
 def assert_bit_identical(a, b):
