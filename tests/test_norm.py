@@ -24,8 +24,9 @@ def variables(channels):
 
 
 @pytest.mark.parametrize('use_running_average', [True, False])
-def test_equals_flax_batch_norm(use_running_average):
-  x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 6, 8))
+@pytest.mark.parametrize('shape', [(4, 5, 6, 8), (4, 7, 7, 8), (1, 17, 1, 8), (4, 8)])
+def test_equals_flax_batch_norm(shape, use_running_average):
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
   ours = variables(8)
   theirs = {'params': ours['norm'], 'batch_stats': ours['batch_stats']}
   y, updated = norm.BatchNorm(**SETTINGS).apply(
@@ -37,6 +38,37 @@ def test_equals_flax_batch_norm(use_running_average):
   np.testing.assert_allclose(y, expected, atol=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updated, expected_updated
+  )
+
+
+@pytest.mark.parametrize('shape', [(4, 5, 6, 8), (4, 7, 7, 8), (1, 17, 1, 8)])
+def test_gradients_equal_those_of_flax_batch_norm(shape):
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
+  g = jax.random.normal(jax.random.key(1), shape)
+  ours = variables(8)
+  layer = norm.BatchNorm(**SETTINGS)
+  _, vjp = jax.vjp(
+    lambda trained, x: layer.apply(
+      {'norm': trained, 'batch_stats': ours['batch_stats']},
+      x,
+      use_running_average=False,
+    ),
+    ours['norm'],
+    x,
+  )
+  _, expected_vjp = jax.vjp(
+    lambda trained, x: nn.BatchNorm(use_running_average=False, **SETTINGS).apply(
+      {'params': trained, 'batch_stats': ours['batch_stats']},
+      x,
+      mutable=['batch_stats'],
+    )[0],
+    ours['norm'],
+    x,
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()),
+    vjp(g),
+    expected_vjp(g),
   )
 
 

@@ -1,71 +1,62 @@
-"""The convolutions of EfficientNet, in one place so that they can be replaced.
+"""The convolutions of EfficientNet as Flax modules.
 
 Images are [B, H, W, C], kernels [k, k, in, out] (depthwise: [k, k, 1, C]), padding is
-TensorFlow's 'SAME'. Parameters are called 'kernel' and 'bias' and are float32; `dtype`
-is the type of the arithmetic and of the result.
+TensorFlow's 'SAME'. Parameters are called 'kernel' and 'bias', as in flax's `nn.Conv`,
+whose result this is; how it is computed is the business of `cpu_conv.py`.
 """
 
-import math
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-# Normal, not truncated, with variance 2 / (k * k * out).
-# Source: `conv_kernel_initializer` of the official code (tensorflow/tpu).
-CONV_INIT = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+from advprop_jax.models import cpu_conv, initializers
+
+# With more input channels than this, k * k copies of them cost more than they save.
+MAX_PATCH_CHANNELS = 4
 
 
-def depthwise_init(kernel_size: int):
-  """Returns the initialiser of a [k, k, 1, C] kernel: variance 2 / (k * k).
+class Conv(nn.Module):
+  """Convolves; with `depthwise`, every channel with a filter of its own.
 
-  The fan-out of one group is k * k; `variance_scaling` would count all C channels.
-  Source: the official code, where the kernel is [k, k, C, 1] and fan_out k * k * 1.
+  Attributes:
+    features: output channels.
+    kernel_size: side of the square kernel.
+    stride: in both directions.
+    depthwise: one filter per channel; there are as many outputs as inputs.
+    use_bias: whether a bias, at first zero, is added.
+    dtype: type of the arithmetic and of the result; parameters are float32.
   """
-  return nn.initializers.normal(math.sqrt(2.0) / kernel_size)
 
+  features: int
+  kernel_size: int = 1
+  stride: int = 1
+  depthwise: bool = False
+  use_bias: bool = False
+  dtype: Any = jnp.float32
 
-def conv(
-  features: int,
-  kernel_size: int = 1,
-  *,
-  name: str,
-  stride: int = 1,
-  use_bias: bool = False,
-  dtype: jax.typing.DTypeLike,
-) -> nn.Module:
-  """Returns a dense convolution [B, H, W, in] -> [B, H / stride, W / stride, features].
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [B, ceil(H / stride), ceil(W / stride), features]."""
+    channels = 1 if self.depthwise else x.shape[-1]
+    kernel = self.param(
+      'kernel',
+      initializers.conv_kernel,
+      (self.kernel_size, self.kernel_size, channels, self.features),
+      jnp.float32,
+    )
+    x = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
+      x += bias.astype(self.dtype)
+    return x
 
-  A bias, where there is one, starts at zero.
-  """
-  return nn.Conv(
-    features,
-    (kernel_size, kernel_size),
-    strides=stride,
-    padding='SAME',
-    use_bias=use_bias,
-    kernel_init=CONV_INIT,
-    dtype=dtype,
-    name=name,
-  )
-
-
-def depthwise_conv(
-  channels: int,
-  kernel_size: int,
-  *,
-  name: str,
-  stride: int = 1,
-  dtype: jax.typing.DTypeLike,
-) -> nn.Module:
-  """Returns one k x k filter per channel, [B, H, W, C] -> [B, H / s, W / s, C]."""
-  return nn.Conv(
-    channels,
-    (kernel_size, kernel_size),
-    strides=stride,
-    padding='SAME',
-    feature_group_count=channels,
-    use_bias=False,
-    kernel_init=depthwise_init(kernel_size),
-    dtype=dtype,
-    name=name,
-  )
+  def _convolve(self, x, kernel):
+    if self.depthwise:
+      return cpu_conv.depthwise_conv(x, kernel, self.stride)
+    if self.kernel_size == self.stride == 1:
+      return cpu_conv.pointwise_conv(x, kernel, self.stride)
+    if x.shape[-1] <= MAX_PATCH_CHANNELS:
+      return cpu_conv.patches_conv(x, kernel, self.stride)
+    return cpu_conv.native_conv(x, kernel, self.stride)

@@ -8,6 +8,7 @@ Sources: Tan & Le 2019 (arXiv 1905.11946) and `efficientnet_builder.py`,
 `efficientnet_model.py` of the official code (tensorflow/tpu).
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from advprop_jax import errors
-from advprop_jax.models import conv, norm
+from advprop_jax.models import initializers
+from advprop_jax.models.conv import Conv
+from advprop_jax.models.norm import BatchNorm
 
 # Below this the last feature map has less than one input pixel per cell: 2 ** 5.
 MIN_IMAGE_SIZE = 32
@@ -120,35 +123,36 @@ class MBConv(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool, use_running_average: bool):
     """Returns [B, H / stride, W / stride, features]."""
 
-    def norm_layer(name, x):
+    def norm(name, x):
       return self.batch_norm(name=name)(x, use_running_average=use_running_average)
 
     shortcut = x
     inner = x.shape[-1] * self.expand_ratio
 
     if self.expand_ratio != 1:
-      x = conv.conv(inner, dtype=self.dtype, name='expand_conv')(x)
-      x = self.activation(norm_layer('expand_bn', x))
+      x = Conv(inner, dtype=self.dtype, name='expand_conv')(x)
+      x = self.activation(norm('expand_bn', x))
 
-    x = conv.depthwise_conv(
+    x = Conv(
       inner,
       self.kernel_size,
-      stride=self.stride,
+      self.stride,
+      depthwise=True,
       dtype=self.dtype,
       name='depthwise_conv',
     )(x)
-    x = self.activation(norm_layer('depthwise_bn', x))
+    x = self.activation(norm('depthwise_bn', x))
 
     # The gate's width comes from the block's input, not from the expanded width.
     squeezed = max(1, int(shortcut.shape[-1] * SE_RATIO))
     gate = x.mean(axis=(1, 2), keepdims=True)
-    gate = conv.conv(squeezed, use_bias=True, dtype=self.dtype, name='se_reduce')(gate)
+    gate = Conv(squeezed, use_bias=True, dtype=self.dtype, name='se_reduce')(gate)
     gate = self.activation(gate)
-    gate = conv.conv(inner, use_bias=True, dtype=self.dtype, name='se_expand')(gate)
+    gate = Conv(inner, use_bias=True, dtype=self.dtype, name='se_expand')(gate)
     x = x * nn.sigmoid(gate)
 
-    x = conv.conv(self.features, dtype=self.dtype, name='project_conv')(x)
-    x = norm_layer('project_bn', x)
+    x = Conv(self.features, dtype=self.dtype, name='project_conv')(x)
+    x = norm('project_bn', x)
 
     if self.stride == 1 and shortcut.shape == x.shape:
       # One draw per example; what is kept is divided by the survival probability.
@@ -173,10 +177,10 @@ class EfficientNet(nn.Module):
     mean: per-channel mean, in [0, 1] pixel units. AdvProp: 0.5, with std 0.5.
     std: per-channel standard deviation, in [0, 1] pixel units.
     dtype: type of the arithmetic; parameters, statistics and logits are float32.
-    bn_momentum: see `norm.BatchNorm`. Source: the official code, 0.99.
-    bn_epsilon: see `norm.BatchNorm`. Source: the official code, 1e-3.
-    bn_axis_name: see `norm.BatchNorm`.
-    bn_axis_index_groups: see `norm.BatchNorm`.
+    bn_momentum: see `BatchNorm`. Source: the official code, 0.99.
+    bn_epsilon: see `BatchNorm`. Source: the official code, 1e-3.
+    bn_axis_name: see `BatchNorm`.
+    bn_axis_index_groups: see `BatchNorm`.
   """
 
   num_classes: int
@@ -222,25 +226,24 @@ class EfficientNet(nn.Module):
     if use_running_average is None:
       use_running_average = not train
 
-    def batch_norm(name):
-      return norm.BatchNorm(
-        momentum=self.bn_momentum,
-        epsilon=self.bn_epsilon,
-        axis_name=self.bn_axis_name,
-        axis_index_groups=self.bn_axis_index_groups,
-        name=name,
-      )
+    batch_norm = functools.partial(
+      BatchNorm,
+      momentum=self.bn_momentum,
+      epsilon=self.bn_epsilon,
+      axis_name=self.bn_axis_name,
+      axis_index_groups=self.bn_axis_index_groups,
+    )
 
-    def norm_layer(name, x):
-      return batch_norm(name)(x, use_running_average=use_running_average)
+    def norm(name, x):
+      return batch_norm(name=name)(x, use_running_average=use_running_average)
 
     mean = jnp.asarray(self.mean, image.dtype)
     std = jnp.asarray(self.std, image.dtype)
     x = ((image - mean) / std).astype(self.dtype)
 
     stem = round_features(STEM_FEATURES, self.width)
-    x = conv.conv(stem, 3, stride=2, dtype=self.dtype, name='stem_conv')(x)
-    x = activation(norm_layer('stem_bn', x))
+    x = Conv(stem, 3, stride=2, dtype=self.dtype, name='stem_conv')(x)
+    x = activation(norm('stem_bn', x))
 
     blocks = self._blocks()
     for i, (stage, stride) in enumerate(blocks):
@@ -257,14 +260,13 @@ class EfficientNet(nn.Module):
       )(x, train=train, use_running_average=use_running_average)
 
     head = round_features(HEAD_FEATURES, self.width)
-    x = conv.conv(head, dtype=self.dtype, name='head_conv')(x)
-    x = activation(norm_layer('head_bn', x))
+    x = Conv(head, dtype=self.dtype, name='head_conv')(x)
+    x = activation(norm('head_bn', x))
     x = x.mean(axis=(1, 2))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
     x = nn.Dense(
       self.num_classes,
-      # Uniform(+-1 / sqrt(K)). Source: `dense_kernel_initializer`, official code.
-      kernel_init=nn.initializers.variance_scaling(1 / 3, 'fan_out', 'uniform'),
+      kernel_init=initializers.dense_kernel,
       dtype=self.dtype,
       name='classifier',
     )(x)

@@ -12,6 +12,11 @@ and bias in 'params', out of a branch's reach, and cannot normalise without writ
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+# Pixels that one loop sums in registers; LLVM unrolls, and so vectorises, up to some
+# more. Measured on the CPU, see benchmarks/README.md.
+MAX_RUN = 14
 
 
 class BatchNorm(nn.Module):
@@ -52,7 +57,7 @@ class BatchNorm(nn.Module):
         mean.value = self._average(mean.value, batch_mean)
         var.value = self._average(var.value, batch_var)
 
-    multiplier = scale.value * jax.lax.rsqrt(batch_var + self.epsilon)
+    multiplier = scale.value * lax.rsqrt(batch_var + self.epsilon)
     return (x32 * multiplier + (bias.value - batch_mean * multiplier)).astype(x.dtype)
 
   def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
@@ -64,10 +69,50 @@ class BatchNorm(nn.Module):
     From the means of x and of x squared, so that devices exchange two vectors once.
     Source: `BatchNormalization._moments` in `utils.py` of the official code.
     """
-    axes = tuple(range(x.ndim - 1))
-    mean, square = x.mean(axes), jnp.square(x).mean(axes)
+    mean, square = _moments(x)
     if self.axis_name is not None and not self.is_initializing():
-      mean, square = jax.lax.pmean(
+      mean, square = lax.pmean(
         (mean, square), self.axis_name, axis_index_groups=self.axis_index_groups
       )
     return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+
+
+@jax.custom_vjp
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the means of x and of x squared over all but the last axis, [C] each."""
+  return lax.platform_dependent(x, cpu=_moments_in_one_pass, default=_plain_moments)
+
+
+def _moments_backward(x, g):
+  mean, square = (part / (x.size // x.shape[-1]) for part in g)
+  return (mean + 2 * x * square,)
+
+
+_moments.defvjp(lambda x: (_moments(x), x), _moments_backward)
+
+
+def _plain_moments(x):
+  axes = tuple(range(x.ndim - 1))
+  return x.mean(axes), jnp.square(x).mean(axes)
+
+
+def _moments_in_one_pass(x):
+  """Sums runs of pixels for both means in one loop, then the few sums of runs.
+
+  XLA's CPU backend reads the images once for each mean, and one loop for both over all
+  pixels is not vectorised.
+  """
+  channels = x.shape[-1]
+  pixels = x.size // channels
+  run = max(n for n in range(1, MAX_RUN + 1) if pixels % n == 0)
+  if run < MAX_RUN // 2:
+    return _plain_moments(x)
+  x = x.reshape(pixels // run, run, channels)
+  zero = jnp.zeros((), x.dtype)
+  sums = lax.reduce(
+    (x, jnp.square(x)),
+    (zero, zero),
+    lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    dimensions=(1,),
+  )
+  return tuple(part.sum(0) / pixels for part in sums)

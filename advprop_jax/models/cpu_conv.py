@@ -1,0 +1,338 @@
+"""Convolutions that are native on TPU and GPU, and dots and sums on the CPU.
+
+XLA's CPU backend runs a grouped convolution channel by channel and computes its weight
+gradient as a dense one, ten times the arithmetic: EfficientNet is an order of magnitude
+slower than it need be. Here the same sums are written as what that backend is fast at,
+loops over contiguous channels that LLVM vectorises, and dots:
+
+  depthwise_conv  k x k, one filter per channel, any stride
+  pointwise_conv  1 x 1, stride 1
+  patches_conv    k x k, of few input channels (the stem)
+
+All three map ([B, H, W, C_in], [k, k, C_in / groups, C_out], stride) to
+[B, ceil(H / stride), ceil(W / stride), C_out] with TensorFlow's 'SAME' padding, in the
+type of the image, sums in float32. Measurements: benchmarks/README.md.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Products that one weight-gradient loop sums in registers: rows x taps. LLVM unrolls,
+# and so vectorises, the loop up to about a hundred. Measured, like the two below.
+MAX_ROWS = 8
+MIN_ROWS = 5
+MAX_TAPS = 13
+
+
+def native_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """Returns the convolution as XLA has it; the number of groups follows from shapes."""
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride, stride),
+    padding='SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1] // kernel.shape[2],
+  )
+
+
+def _with_cpu_version(forward, image_grad, kernel_grad):
+  """Returns `conv(x, kernel, stride)`: these three on the CPU, else XLA's own.
+
+  The choice is made when the program is lowered, so a program lowered for a TPU has
+  native convolutions wherever it is lowered.
+
+  Args:
+    forward: (x, kernel, stride) -> y.
+    image_grad: (kernel, g, x, stride) -> gradient like x, of which only the shape is
+      read; g is the gradient of y.
+    kernel_grad: (x, g, kernel, stride) -> gradient like the kernel, of which only the
+      shape is read.
+  """
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+  def conv(x, kernel, stride):
+    return lax.platform_dependent(
+      x,
+      kernel,
+      cpu=functools.partial(forward, stride=stride),
+      default=functools.partial(native_conv, stride=stride),
+    )
+
+  def conv_forward(x, kernel, stride):
+    return conv(x, kernel, stride), (x, kernel)
+
+  def conv_backward(stride, residuals, g):
+    x, kernel = residuals
+
+    def native_image_grad(kernel, g):
+      transpose = jax.linear_transpose(lambda x: native_conv(x, kernel, stride), x)
+      return transpose(g)[0]
+
+    def native_kernel_grad(x, g):
+      transpose = jax.linear_transpose(lambda w: native_conv(x, w, stride), kernel)
+      return transpose(g)[0]
+
+    return (
+      lax.platform_dependent(
+        kernel,
+        g,
+        cpu=functools.partial(image_grad, x=x, stride=stride),
+        default=native_image_grad,
+      ),
+      lax.platform_dependent(
+        x,
+        g,
+        cpu=functools.partial(kernel_grad, kernel=kernel, stride=stride),
+        default=native_kernel_grad,
+      ),
+    )
+
+  conv.defvjp(conv_forward, conv_backward)
+  return conv
+
+
+# Geometry, of one spatial dimension.
+
+
+def _out_size(size: int, stride: int) -> int:
+  return -(-size // stride)
+
+
+def _pad_before(size: int, kernel_size: int, stride: int) -> int:
+  """Returns what 'SAME' puts before: half of what is missing, rounded down."""
+  missing = (_out_size(size, stride) - 1) * stride + kernel_size - size
+  return max(missing, 0) // 2
+
+
+def _pad(x, kernel_size, stride, out_rows=None):
+  """Returns x with zeros around, as far as the windows of the output reach.
+
+  Args:
+    x: [B, H, W, C].
+    kernel_size: of the convolution.
+    stride: of the convolution.
+    out_rows: rows of the output, where they are more than ceil(H / stride).
+  """
+  pads = [(0, 0)]
+  for size, out in zip(x.shape[1:3], (out_rows, None), strict=True):
+    before = _pad_before(size, kernel_size, stride)
+    end = ((out or _out_size(size, stride)) - 1) * stride + kernel_size
+    pads.append((before, max(end - before - size, 0)))
+  return jnp.pad(x, [*pads, (0, 0)])
+
+
+def _tap(padded, i, j, out_shape, stride):
+  """Returns what kernel element (i, j) meets, one pixel per output: [B, *out, C]."""
+  rows, columns = out_shape
+  return lax.slice(
+    padded,
+    (0, i, j, 0),
+    (
+      padded.shape[0],
+      i + (rows - 1) * stride + 1,
+      j + (columns - 1) * stride + 1,
+      padded.shape[3],
+    ),
+    (1, stride, stride, 1),
+  )
+
+
+# Depthwise: per channel, so every product is of whole images with a vector.
+
+
+def _row_runs(rows: int) -> tuple[int, int]:
+  """Returns (runs, rows of a run) that cover the rows with the fewest to spare."""
+  if rows <= MAX_ROWS:
+    return 1, rows
+  length = min(
+    range(MIN_ROWS, MAX_ROWS + 1), key=lambda n: (_out_size(rows, n) * n, -n)
+  )
+  return _out_size(rows, length), length
+
+
+def _pad_for_runs(x, kernel_size, stride):
+  """Returns the padding that forward pass and weight gradient share: XLA makes one."""
+  runs, length = _row_runs(_out_size(x.shape[1], stride))
+  return _pad(x, kernel_size, stride, out_rows=runs * length)
+
+
+def _depthwise_forward(x, kernel, stride):
+  """Sums shifted images, each times one kernel element: one loop, no copies."""
+  kernel_size = kernel.shape[0]
+  out_shape = [_out_size(size, stride) for size in x.shape[1:3]]
+  padded = _pad_for_runs(x, kernel_size, stride).astype(jnp.float32)
+  kernel = kernel.astype(jnp.float32)
+  y = 0.0
+  for i in range(kernel_size):
+    for j in range(kernel_size):
+      y += _tap(padded, i, j, out_shape, stride) * kernel[i, j, 0]
+  return y.astype(x.dtype)
+
+
+def _depthwise_image_grad(kernel, g, x, stride):
+  """Computes the stride x stride phases of the gradient apart, then interleaves them.
+
+  Pixels of one phase meet the same kernel elements, so a phase is a sum of shifted
+  gradients, and no dilated gradient, three quarters of it zeros, is ever made.
+  """
+  kernel_size = kernel.shape[0]
+  batch, height, width, channels = x.shape
+  before = [_pad_before(size, kernel_size, stride) for size in (height, width)]
+  # Rows and columns of a phase; they begin at the padding's first pixel.
+  rows, columns = (
+    _out_size(size + pad, stride)
+    for size, pad in zip((height, width), before, strict=True)
+  )
+  reach = (kernel_size - 1) // stride
+  padded = jnp.pad(
+    g,
+    (
+      (0, 0),
+      (reach, max(0, rows - g.shape[1])),
+      (reach, max(0, columns - g.shape[2])),
+      (0, 0),
+    ),
+  ).astype(jnp.float32)
+  kernel = kernel.astype(jnp.float32)
+
+  def phase(row, column):
+    y = 0.0
+    for i in range(row, kernel_size, stride):
+      for j in range(column, kernel_size, stride):
+        top, left = reach - i // stride, reach - j // stride
+        y += padded[:, top : top + rows, left : left + columns] * kernel[i, j, 0]
+    return jnp.broadcast_to(y, (batch, rows, columns, channels)).astype(x.dtype)
+
+  phases = [
+    jnp.stack([phase(row, column) for column in range(stride)], axis=3)
+    for row in range(stride)
+  ]
+  y = jnp.stack(phases, axis=2).reshape(
+    batch, rows * stride, columns * stride, channels
+  )
+  return y[:, before[0] : before[0] + height, before[1] : before[1] + width]
+
+
+def _depthwise_kernel_grad(x, g, kernel, stride):
+  """Sums a few rows at a time for several taps in one loop, then sums the sums.
+
+  One sum per tap would read the images k * k times; one loop over everything is not
+  vectorised. In between, the loop over the rows of a run is unrolled by LLVM and that
+  over channels vectorised.
+  """
+  kernel_size = kernel.shape[0]
+  batch, _, columns, channels = g.shape
+  runs, length = _row_runs(g.shape[1])
+  padded = _pad_for_runs(x, kernel_size, stride).astype(jnp.float32)
+  g = jnp.pad(g, ((0, 0), (0, runs * length - g.shape[1]), (0, 0), (0, 0)))
+  g = g.astype(jnp.float32)
+  shape = (batch, runs, length, columns, channels)
+
+  taps = [(i, j) for i in range(kernel_size) for j in range(kernel_size)]
+  sums = []
+  for first in range(0, len(taps), MAX_TAPS):
+    products = [
+      (_tap(padded, i, j, g.shape[1:3], stride) * g).reshape(shape)
+      for i, j in taps[first : first + MAX_TAPS]
+    ]
+    sums += lax.reduce(
+      products,
+      [jnp.float32(0)] * len(products),
+      lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
+      dimensions=(2,),
+    )
+  grad = jnp.stack([x.sum(axis=(0, 1, 2)) for x in sums])
+  return grad.reshape(kernel.shape).astype(kernel.dtype)
+
+
+# Pointwise: a dot over all pixels.
+
+
+def _pointwise_forward(x, kernel, stride):
+  del stride
+  y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+  return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _pointwise_image_grad(kernel, g, x, stride):
+  del stride
+  return (g.reshape(-1, g.shape[-1]) @ kernel[0, 0].T).reshape(x.shape)
+
+
+def _pointwise_kernel_grad(x, g, kernel, stride):
+  del stride
+  # Without the barrier XLA makes the transpose part of what computes x, and pays for
+  # every element of it with a cache line.
+  x, g = lax.optimization_barrier(
+    (x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
+  )
+  return (x.T @ g).reshape(kernel.shape)
+
+
+# Patches: of few channels, k * k of them side by side are one short row of a dot.
+
+
+def _patches(x, kernel, stride):
+  """Returns [B * H' * W', k * k * C_in], in the order of the kernel's elements."""
+  kernel_size = kernel.shape[0]
+  out_shape = [_out_size(size, stride) for size in x.shape[1:3]]
+  padded = _pad(x, kernel_size, stride)
+  taps = [
+    _tap(padded, i, j, out_shape, stride)
+    for i in range(kernel_size)
+    for j in range(kernel_size)
+  ]
+  return jnp.concatenate(taps, axis=-1).reshape(-1, kernel[..., 0].size)
+
+
+def _patches_forward(x, kernel, stride):
+  y = _patches(x, kernel, stride) @ kernel.reshape(-1, kernel.shape[-1])
+  out_shape = [_out_size(size, stride) for size in x.shape[1:3]]
+  return y.reshape(x.shape[0], *out_shape, kernel.shape[-1])
+
+
+def _patches_image_grad(kernel, g, x, stride):
+  """Makes all patches' gradients by a dot and adds each where its pixels came from."""
+  kernel_size = kernel.shape[0]
+  patches = (
+    g.reshape(-1, g.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1]).T
+  ).reshape(*g.shape[:3], kernel_size, kernel_size, x.shape[-1])
+  # The transpose of `_tap` and `_pad`; XLA sums the dilated taps in one loop.
+  pads = jax.eval_shape(lambda x: _pad(x, kernel_size, stride), x).shape
+  y = jnp.zeros(pads, x.dtype)
+  for i in range(kernel_size):
+    for j in range(kernel_size):
+      y += lax.pad(
+        patches[:, :, :, i, j],
+        jnp.zeros((), x.dtype),
+        [
+          (0, 0, 0),
+          (i, pads[1] - i - (g.shape[1] - 1) * stride - 1, stride - 1),
+          (j, pads[2] - j - (g.shape[2] - 1) * stride - 1, stride - 1),
+          (0, 0, 0),
+        ],
+      )
+  top, left = (_pad_before(size, kernel_size, stride) for size in x.shape[1:3])
+  return y[:, top : top + x.shape[1], left : left + x.shape[2]]
+
+
+def _patches_kernel_grad(x, g, kernel, stride):
+  patches, g = lax.optimization_barrier(
+    (_patches(x, kernel, stride), g.reshape(-1, g.shape[-1]))
+  )
+  return (patches.T @ g).reshape(kernel.shape)
+
+
+depthwise_conv = _with_cpu_version(
+  _depthwise_forward, _depthwise_image_grad, _depthwise_kernel_grad
+)
+pointwise_conv = _with_cpu_version(
+  _pointwise_forward, _pointwise_image_grad, _pointwise_kernel_grad
+)
+patches_conv = _with_cpu_version(
+  _patches_forward, _patches_image_grad, _patches_kernel_grad
+)

@@ -1,0 +1,119 @@
+"""Tests convolutions, forward and backward, against flax's `nn.Conv`."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from advprop_jax.models import conv, cpu_conv
+
+# Height and width: even, odd, not square, smaller than the kernel, with rows that make
+# whole runs of the weight gradient and rows that do not.
+SIZES = [(8, 8), (7, 9), (14, 6), (33, 20), (19, 19), (2, 3), (1, 1)]
+DEPTHWISE = [(3, 1), (3, 2), (5, 1), (5, 2), (3, 3)]
+TOLERANCE = {'float32': 2e-6, 'bfloat16': 2e-2}
+
+
+def ours_and_theirs(channels, features, kernel_size, stride, depthwise, dtype):
+  ours = conv.Conv(features, kernel_size, stride, depthwise, use_bias=True, dtype=dtype)
+  theirs = nn.Conv(
+    features,
+    (kernel_size, kernel_size),
+    strides=stride,
+    feature_group_count=channels if depthwise else 1,
+    dtype=dtype,
+  )
+  return ours, theirs
+
+
+def assert_same(size, channels, features, kernel_size, stride, depthwise, dtype):
+  ours, theirs = ours_and_theirs(
+    channels, features, kernel_size, stride, depthwise, dtype
+  )
+  x = jax.random.normal(jax.random.key(0), (2, *size, channels)).astype(dtype)
+  variables = theirs.init(jax.random.key(1), x)
+  jax.tree.map(  # Same names, shapes and types: checkpoints are exchangeable.
+    lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)),
+    ours.init(jax.random.key(1), x),
+    variables,
+  )
+
+  def results(layer):
+    y, vjp = jax.vjp(lambda v, x: layer.apply(v, x), variables, x)
+    g = jax.random.normal(jax.random.key(2), y.shape).astype(y.dtype)
+    return y, *vjp(g)
+
+  for a, b in zip(
+    jax.tree.leaves(jax.jit(lambda: results(ours))()),
+    jax.tree.leaves(jax.jit(lambda: results(theirs))()),
+    strict=True,
+  ):
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype] * np.abs(b).max())
+
+
+@pytest.mark.parametrize('kernel_size, stride', DEPTHWISE)
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_depthwise_equals_flax(size, kernel_size, stride):
+  assert_same(size, 6, 6, kernel_size, stride, True, 'float32')
+
+
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_pointwise_equals_flax(size):
+  assert_same(size, 6, 10, 1, 1, False, 'float32')
+
+
+@pytest.mark.parametrize('kernel_size, stride', [(3, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_stem_equals_flax(size, kernel_size, stride):
+  assert_same(size, 3, 8, kernel_size, stride, False, 'float32')
+
+
+@pytest.mark.parametrize('kernel_size, stride', [(3, 2), (1, 2)])
+def test_other_convolutions_equal_flax(kernel_size, stride):
+  assert_same((9, 8), 6, 10, kernel_size, stride, False, 'float32')
+
+
+@pytest.mark.parametrize(
+  'channels, features, kernel_size, stride, depthwise',
+  [
+    (6, 6, 3, 1, True),
+    (6, 6, 5, 2, True),
+    (6, 10, 1, 1, False),
+    (3, 8, 3, 2, False),
+  ],
+)
+def test_bfloat16_equals_flax(channels, features, kernel_size, stride, depthwise):
+  assert_same((14, 17), channels, features, kernel_size, stride, depthwise, 'bfloat16')
+
+
+def test_bfloat16_sums_are_float32():
+  # 0.01 vanishes beside 4 in bfloat16, and 24 times 0.01 does not.
+  x = jnp.full((1, 5, 5, 1), 0.01, jnp.bfloat16).at[0, 0, 0, 0].set(4)
+  kernel = jnp.ones((5, 5, 1, 1), jnp.bfloat16)
+  y = cpu_conv.depthwise_conv(x, kernel, 1)[0, 2, 2, 0]
+  np.testing.assert_allclose(np.float32(y), 4.24, atol=0.02)
+
+
+@pytest.mark.parametrize(
+  'channels, features, kernel_size, stride, depthwise',
+  [(6, 6, 3, 2, True), (6, 10, 1, 1, False), (3, 8, 3, 2, False)],
+)
+def test_tpu_and_gpu_keep_native_convolutions(
+  channels, features, kernel_size, stride, depthwise
+):
+  layer, _ = ours_and_theirs(
+    channels, features, kernel_size, stride, depthwise, 'float32'
+  )
+  x = jnp.zeros((2, 8, 8, channels))
+  variables = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
+  grads = jax.grad(lambda v, x: layer.apply(v, x).sum(), argnums=(0, 1))
+
+  def count(platform):
+    lowered = jax.jit(grads).trace(variables, x).lower(lowering_platforms=(platform,))
+    return lowered.as_text().count('stablehlo.convolution')
+
+  # The gradients to image and to kernel; the forward pass is not needed for them.
+  assert (count('tpu'), count('cuda'), count('cpu')) == (2, 2, 0)
