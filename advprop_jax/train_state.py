@@ -37,22 +37,28 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
   Returns:
     A `TrainState`, float32 but for the step and the key, on the default device.
   """
-  init_rng, rng = jax.random.split(jax.random.key(seed))
   image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
-  variables = jax.jit(lambda: model.init(init_rng, image, train=False))()
-  trained = {
-    'params': variables['params'],
-    'norm': branches.fork(variables['norm'], branch_names),
-  }
-  batch_stats = branches.fork(variables['batch_stats'], branch_names)
-  ema = None
-  if keep_ema:
-    ema = jax.tree.map(jnp.copy, {**trained, 'batch_stats': batch_stats})
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    **trained,
-    batch_stats=batch_stats,
-    opt_state=tx.init(trained),
-    ema=ema,
-    rng=rng,
-  )
+
+  # One program: tens of shapes, each compiled alone, would take longer than all of it.
+  @jax.jit
+  def create():
+    init_rng, rng = jax.random.split(jax.random.key(seed))
+    variables = model.init(init_rng, image, train=False)
+    trained = {
+      'params': variables['params'],
+      'norm': branches.fork(variables['norm'], branch_names),
+    }
+    batch_stats = branches.fork(variables['batch_stats'], branch_names)
+    ema = None
+    if keep_ema:
+      ema = jax.tree.map(jnp.copy, {**trained, 'batch_stats': batch_stats})
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      **trained,
+      batch_stats=batch_stats,
+      opt_state=tx.init(trained),
+      ema=ema,
+      rng=rng,
+    )
+
+  return create()
