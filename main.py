@@ -43,6 +43,9 @@ flags.DEFINE_boolean(
 )
 FLAGS = flags.FLAGS
 
+# A second start of the same config reads here what the first one compiled.
+COMPILATIONS = pathlib.Path('~/.cache/advprop_jax/compilations').expanduser()
+
 # What CLU logs beside the metrics: the whole config in one line, shapes of pictures;
 # what Orbax says of a directory that is opened to be read.
 NOISE = (
@@ -104,6 +107,8 @@ def main(argv):
   if argv[1:]:
     sys.exit(f'error: unknown arguments {argv[1:]}; allowed: those of --help')
   log_for_people()
+  if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR
+    jax.config.update('jax_compilation_cache_dir', str(COMPILATIONS))
   if FLAGS.multi_host:
     jax.distributed.initialize()
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
