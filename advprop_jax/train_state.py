@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from advprop_jax import branches
+from advprop_jax.models import initializers
 
 
 @flax.struct.dataclass
@@ -43,7 +44,7 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
   @jax.jit
   def create():
     init_rng, rng = jax.random.split(jax.random.key(seed))
-    variables = model.init(init_rng, image, train=False)
+    variables = model.init(initializers.host_key(init_rng), image, train=False)
     trained = {
       'params': variables['params'],
       'norm': branches.fork(variables['norm'], branch_names),

@@ -1,8 +1,9 @@
 """Initial weights, drawn on the host.
 
-The distributions are the official code's. numpy draws them: XLA takes about a tenth of
-a second to compile the random numbers of one kernel, which is 10 s for B0 and 25 s for
-B7, for arithmetic of a moment. They are a function of the key, whatever the device.
+The distributions are the official code's. numpy draws them, from a `host_key`: XLA
+compiles the random numbers of each kernel, and each kernel's key, apart, which is tens
+of seconds for arithmetic of a moment. They are a function of the key, whatever the
+device.
 """
 
 import math
@@ -10,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import random as extend_random
 
 
 def conv_kernel(key, shape, dtype=jnp.float32):
@@ -31,6 +33,46 @@ def dense_kernel(key, shape, dtype=jnp.float32):
   """
   limit = 1 / math.sqrt(shape[1])
   return _draw(key, shape, dtype, lambda rng: rng.uniform(-limit, limit, shape))
+
+
+def host_key(key):
+  """Returns a key for `model.init` that is cheap to fold a parameter's name into.
+
+  Like `key` it may be used inside `jit`. What is drawn from it by `jax.random` is of
+  the quality of jax's own keys, and so is what is drawn here: numpy hashes its seed.
+
+  Args:
+    key: any key of 64 bits, such as `jax.random.key(0)`.
+  """
+  return jax.random.wrap_key_data(jax.random.key_data(key), impl=_HOST_KEY)
+
+
+def _fold_in(key, data):
+  """Returns `key`, uint32 [2], mixed with `data`: other data, another key.
+
+  Source: the multipliers and the shift are those of MurmurHash3's finalizer.
+  """
+  mixed = (key ^ data) * jnp.array([0x85EBCA6B, 0xC2B2AE35], jnp.uint32)
+  return mixed ^ (mixed >> 13)
+
+
+def _as_threefry(key):
+  return jax.random.wrap_key_data(key, impl='threefry2x32')
+
+
+_HOST_KEY = extend_random.define_prng_impl(
+  key_shape=(2,),
+  seed=lambda seed: jax.random.key_data(jax.random.key(seed, impl='threefry2x32')),
+  split=lambda key, shape: jax.random.key_data(
+    jax.random.split(_as_threefry(key), shape)
+  ),
+  random_bits=lambda key, bit_width, shape: jax.random.bits(
+    _as_threefry(key), shape, f'uint{bit_width}'
+  ),
+  fold_in=_fold_in,
+  name='advprop_host',
+  tag='host',
+)
 
 
 def _draw(key, shape, dtype, draw):
