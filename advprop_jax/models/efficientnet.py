@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from advprop_jax import errors
 from advprop_jax.models import initializers
-from advprop_jax.models.conv import Conv
+from advprop_jax.models.conv import CONV_OUTPUT, Conv
 from advprop_jax.models.norm import BatchNorm
 
 # Below this the last feature map has less than one input pixel per cell: 2 ** 5.
@@ -120,7 +120,7 @@ class MBConv(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool, use_running_average: bool):
+  def __call__(self, x: jax.Array, train: bool, use_running_average: bool):
     """Returns [B, H / stride, W / stride, features]."""
 
     def norm(name, x):
@@ -163,6 +163,14 @@ class MBConv(nn.Module):
     return x
 
 
+# What the backward pass may compute again instead of reading it from memory.
+REMAT_POLICIES = {
+  'none': None,
+  'activations': jax.checkpoint_policies.save_only_these_names(CONV_OUTPUT),
+  'blocks': jax.checkpoint_policies.nothing_saveable,
+}
+
+
 class EfficientNet(nn.Module):
   """Images in [0, 1] to logits.
 
@@ -177,6 +185,9 @@ class EfficientNet(nn.Module):
     mean: per-channel mean, in [0, 1] pixel units. AdvProp: 0.5, with std 0.5.
     std: per-channel standard deviation, in [0, 1] pixel units.
     dtype: type of the arithmetic; parameters, statistics and logits are float32.
+    remat: what the backward pass computes again, to need less memory: 'none';
+      'activations', the blocks' norms, activations and gates, from the convolutions'
+      outputs; 'blocks', all of a block, from its input.
     bn_momentum: see `BatchNorm`. Source: the official code, 0.99.
     bn_epsilon: see `BatchNorm`. Source: the official code, 1e-3.
     bn_axis_name: see `BatchNorm`.
@@ -192,6 +203,7 @@ class EfficientNet(nn.Module):
   mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
   std: tuple[float, float, float] = (0.5, 0.5, 0.5)
   dtype: Any = jnp.float32
+  remat: str = 'none'
   bn_momentum: float = 0.99
   bn_epsilon: float = 1e-3
   bn_axis_name: str | None = None
@@ -214,7 +226,7 @@ class EfficientNet(nn.Module):
         batch's; None: exactly when not training.
 
     Raises:
-      UserError: the image is too small, or the activation is unknown.
+      UserError: the image is too small, or the activation or `remat` is unknown.
     """
     if min(image.shape[1:3]) < MIN_IMAGE_SIZE:
       raise errors.UserError(
@@ -222,6 +234,7 @@ class EfficientNet(nn.Module):
         f'allowed: {MIN_IMAGE_SIZE} or more'
       )
     errors.check_choice('activation', self.activation, ACTIVATIONS)
+    errors.check_choice('remat', self.remat, REMAT_POLICIES)
     activation = ACTIVATIONS[self.activation]
     if use_running_average is None:
       use_running_average = not train
@@ -245,9 +258,14 @@ class EfficientNet(nn.Module):
     x = Conv(stem, 3, stride=2, dtype=self.dtype, name='stem_conv')(x)
     x = activation(norm('stem_bn', x))
 
+    mbconv = MBConv
+    if self.remat != 'none':
+      # The static ones are `train` and `use_running_average`, behind `self` and `x`.
+      policy = REMAT_POLICIES[self.remat]
+      mbconv = nn.remat(MBConv, policy=policy, static_argnums=(2, 3))
     blocks = self._blocks()
     for i, (stage, stride) in enumerate(blocks):
-      x = MBConv(
+      x = mbconv(
         features=round_features(stage.features, self.width),
         kernel_size=stage.kernel_size,
         stride=stride,
@@ -257,7 +275,7 @@ class EfficientNet(nn.Module):
         batch_norm=batch_norm,
         dtype=self.dtype,
         name=f'blocks_{i}',
-      )(x, train=train, use_running_average=use_running_average)
+      )(x, train, use_running_average)
 
     head = round_features(HEAD_FEATURES, self.width)
     x = Conv(head, dtype=self.dtype, name='head_conv')(x)
