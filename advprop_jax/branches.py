@@ -31,3 +31,43 @@ def fork(collection, branches):
 def variables(params, norm, batch_stats, branch: str):
   """Returns the variables that `model.apply` expects, for one branch."""
   return {'params': params, 'norm': norm[branch], 'batch_stats': batch_stats[branch]}
+
+
+def sum_gradients(loss_fn, params, norm, inputs):
+  """Returns the gradients of the sum of all branches' losses, one branch at a time.
+
+  What a branch keeps for its backward pass is gone before the next begins: the memory
+  is that of one, where the gradient of the written-out sum holds all branches'. And
+  inputs of equal shapes share one loop, compiled once. See benchmarks/README.md.
+
+  Args:
+    loss_fn: (params, one branch's norm, one branch's input) -> (loss, auxiliary).
+    params: shared by all branches.
+    norm: {branch: scale and bias}.
+    inputs: {branch: pytree of arrays}.
+
+  Returns:
+    ({'params': ..., 'norm': {branch: ...}}, {branch: auxiliary}).
+  """
+
+  def add(param_grads, x):
+    grad = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (more, norm_grads), aux = grad(params, *x)
+    return jax.tree.map(jnp.add, param_grads, more), (norm_grads, aux)
+
+  xs = [(norm[branch], inputs[branch]) for branch in inputs]
+  param_grads = jax.tree.map(jnp.zeros_like, params)
+  shapes = [jax.tree.map(jnp.shape, x) for x in xs]
+  if len(xs) > 1 and all(shape == shapes[0] for shape in shapes):
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *xs)
+    param_grads, stacked = jax.lax.scan(add, param_grads, stacked)
+    outputs = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(xs))]
+  else:
+    outputs = []
+    for x in xs:
+      param_grads, output = add(param_grads, x)
+      outputs.append(output)
+  norm_grads, aux = (
+    dict(zip(inputs, parts, strict=True)) for parts in zip(*outputs, strict=True)
+  )
+  return {'params': param_grads, 'norm': norm_grads}, aux

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from advprop_jax import attacks, branches, losses, optim, parallel, train_state
@@ -54,6 +53,8 @@ def make_train_step(
     ema_decay: see `optim.ema_update`.
   """
 
+  groups = {x.norm: [y for y in streams if y.norm == x.norm] for x in streams}
+
   def step(state: train_state.TrainState, batch):
     rng = parallel.device_rng(state.rng, state.step)
     attack_rng, dropout_rng = jax.random.split(rng)
@@ -76,31 +77,39 @@ def make_train_step(
       images[stream.name] = image
 
     # 2. One joint loss; a norm sees its own streams only, as one batch.
-    def loss_fn(trained):
-      loss, metrics, batch_stats = 0.0, {}, {}
-      for i, branch in enumerate(state.norm):
-        group = [stream for stream in streams if stream.norm == branch]
-        logits, updated = model.apply(
-          branches.variables(**trained, batch_stats=state.batch_stats, branch=branch),
-          jnp.concatenate([images[stream.name] for stream in group]),
-          train=True,
-          rngs={'dropout': jax.random.fold_in(dropout_rng, i)},
-          mutable=['batch_stats'],
-        )
-        batch_stats[branch] = updated['batch_stats']
-        ends = np.cumsum([len(images[stream.name]) for stream in group])
-        for stream, part in zip(group, jnp.split(logits, ends[:-1]), strict=True):
-          label = batch[stream.label]
-          stream_loss = losses.cross_entropy(
-            part, label, label_smoothing=label_smoothing
-          ).mean()
-          loss += stream.weight * stream_loss
-          metrics[f'{stream.name}_loss'] = stream_loss
-          metrics[f'{stream.name}_top1'] = (part.argmax(-1) == label).mean()
-      return loss, (batch_stats, {'loss': loss, **metrics})
+    def loss_fn(params, norm, x):
+      logits, updated = model.apply(
+        {'params': params, 'norm': norm, 'batch_stats': x['batch_stats']},
+        jnp.concatenate(x['images']),
+        train=True,
+        rngs={'dropout': x['rng']},
+        mutable=['batch_stats'],
+      )
+      loss, metrics = losses.weighted_sum(
+        logits, x['labels'], x['weights'], label_smoothing=label_smoothing
+      )
+      return loss, (updated['batch_stats'], metrics)
 
+    inputs = {
+      branch: {
+        'images': [images[stream.name] for stream in group],
+        'labels': [batch[stream.label] for stream in group],
+        'weights': [jnp.float32(stream.weight) for stream in group],
+        'batch_stats': state.batch_stats[branch],
+        'rng': jax.random.fold_in(dropout_rng, i),
+      }
+      for i, (branch, group) in enumerate(groups.items())
+    }
     trained = {'params': state.params, 'norm': state.norm}
-    grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(trained)
+    grads, aux = branches.sum_gradients(loss_fn, **trained, inputs=inputs)
+    batch_stats = {branch: aux[branch][0] for branch in groups}
+    metrics = {
+      f'{stream.name}_{name}': value
+      for branch, group in groups.items()
+      for stream, values in zip(group, aux[branch][1], strict=True)
+      for name, value in values.items()
+    }
+    metrics['loss'] = sum(s.weight * metrics[f'{s.name}_loss'] for s in streams)
     # The gradients' mean, not the loss's: under pmap a collective inside `loss_fn`
     # would be differentiated as well.
     grads, batch_stats, metrics = jax.lax.pmean(

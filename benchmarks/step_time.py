@@ -33,6 +33,7 @@ from advprop_jax import (
   train_state,
   train_step,
 )
+from advprop_jax.models import efficientnet
 from benchmarks import arithmetic
 
 NUM_CLASSES = 1000
@@ -110,14 +111,33 @@ def create_step(args, model):
 def compiled_flops(args, model, compiled) -> float:
   """Returns XLA's count for the compiled program, over all devices.
 
-  XLA counts the body of a loop once however often it runs, so all but one of an
-  attack's steps are added: the count of a program that does nothing but one.
+  XLA counts the body of a loop once however often it runs. The step loops over its
+  branches, and an attack of several steps over these; what is missing is added from
+  programs that do nothing but one of each.
   """
   flops = compiled.cost_analysis()['flops'] * jax.local_device_count()
-  if args.method != 'advprop' or args.pgd_steps <= 1:
+  if args.method != 'advprop':
     return flops
+  model = model.clone(bn_axis_name=None)
   image = jnp.zeros((args.batch, args.size, args.size, 3))
   label = jnp.zeros(args.batch, jnp.int32)
+  variables = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), image[:1], train=False)
+  )
+
+  def branch_gradients(variables, image):
+    def loss(trained):
+      logits, updated = model.apply(
+        {**variables, **trained},
+        image,
+        train=True,
+        rngs={'dropout': jax.random.key(0)},
+        mutable=['batch_stats'],
+      )
+      return losses.cross_entropy(logits, label, label_smoothing=0.1).mean(), updated
+
+    trained = {key: variables[key] for key in ('params', 'norm')}
+    return jax.grad(loss, has_aux=True)(trained)
 
   def attack_step(variables, image):
     def loss(image):
@@ -128,11 +148,13 @@ def compiled_flops(args, model, compiled) -> float:
       loss, image, image, epsilon=EPSILON, step_size=EPSILON, num_steps=1
     )
 
-  variables = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), image[:1], train=False)
-  )
-  one = jax.jit(attack_step).lower(variables, image).compile().cost_analysis()['flops']
-  return flops + (args.pgd_steps - 1) * one
+  def count(function):
+    return jax.jit(function).lower(variables, image).compile().cost_analysis()['flops']
+
+  flops += count(branch_gradients)
+  if args.pgd_steps > 1:  # XLA unrolls a loop of one.
+    flops += (args.pgd_steps - 1) * count(attack_step)
+  return flops
 
 
 def analytic_flops(args, model) -> int:
@@ -155,6 +177,7 @@ def measure(args) -> dict:
     args.model,
     num_classes=NUM_CLASSES,
     dtype=args.dtype,
+    remat=args.remat,
     **parallel.statistics_scope('all'),
   )
   start = time.perf_counter()
@@ -185,6 +208,7 @@ def measure(args) -> dict:
     'size': args.size,
     'batch': args.batch,
     'dtype': args.dtype,
+    'remat': args.remat,
     'state_secs': state_secs,
     'compile_secs': compile_secs,
     'step_secs': min(secs),
@@ -227,6 +251,7 @@ def main():
   parser.add_argument('--method', default='advprop', choices=PEER_KEYS)
   parser.add_argument('--pgd-steps', type=int, default=1)
   parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
+  parser.add_argument('--remat', default='none', choices=efficientnet.REMAT_POLICIES)
   parser.add_argument('--repeats', type=int, default=7)
   parser.add_argument('--peer', type=json.loads, help='line of JSON to compare with')
   args = parser.parse_args()

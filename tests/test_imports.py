@@ -86,4 +86,4 @@ def test_core_loads_without_tensorflow():
 
 
 def test_the_page_to_read_first_is_short():
-  assert len((PACKAGE / 'train_step.py').read_text().splitlines()) <= 120
+  assert len((PACKAGE / 'train_step.py').read_text().splitlines()) <= 130
