@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from advprop_jax import errors, parallel
-from advprop_jax.models import norm
+from advprop_jax.models import activations, norm
 
 SETTINGS = {'momentum': 0.9, 'epsilon': 1e-3}
 
@@ -41,35 +41,55 @@ def test_equals_flax_batch_norm(shape, use_running_average):
   )
 
 
+@pytest.mark.parametrize('use_running_average', [True, False])
+@pytest.mark.parametrize(
+  ('activation', 'flax_activation'),
+  [(None, lambda x: x), (activations.silu, nn.silu), (nn.relu, nn.relu)],
+  ids=['none', 'silu', 'relu'],
+)
 @pytest.mark.parametrize('shape', [(4, 5, 6, 8), (4, 7, 7, 8), (1, 17, 1, 8)])
-def test_gradients_equal_those_of_flax_batch_norm(shape):
+def test_gradients_equal_those_of_flax_batch_norm(
+  shape, activation, flax_activation, use_running_average
+):
   x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
   g = jax.random.normal(jax.random.key(1), shape)
   ours = variables(8)
-  layer = norm.BatchNorm(**SETTINGS)
-  _, vjp = jax.vjp(
+  layer = norm.BatchNorm(activation=activation, **SETTINGS)
+  y, vjp = jax.vjp(
     lambda trained, x: layer.apply(
       {'norm': trained, 'batch_stats': ours['batch_stats']},
       x,
-      use_running_average=False,
+      use_running_average=use_running_average,
     ),
     ours['norm'],
     x,
   )
-  _, expected_vjp = jax.vjp(
-    lambda trained, x: nn.BatchNorm(use_running_average=False, **SETTINGS).apply(
-      {'params': trained, 'batch_stats': ours['batch_stats']},
-      x,
-      mutable=['batch_stats'],
-    )[0],
-    ours['norm'],
-    x,
-  )
+
+  def flax_layer(trained, x):
+    layer = nn.BatchNorm(use_running_average=use_running_average, **SETTINGS)
+    variables = {'params': trained, 'batch_stats': ours['batch_stats']}
+    return flax_activation(layer.apply(variables, x, mutable=['batch_stats'])[0])
+
+  expected, expected_vjp = jax.vjp(flax_layer, ours['norm'], x)
+  np.testing.assert_allclose(y, expected, atol=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()),
     vjp(g),
     expected_vjp(g),
   )
+
+
+def test_nothing_but_the_input_is_kept_for_the_backward_pass():
+  layer = norm.BatchNorm(activation=activations.silu, **SETTINGS)
+  x = jax.ShapeDtypeStruct((4, 32, 32, 8), jnp.bfloat16)
+
+  def residuals(x):
+    return jax.vjp(lambda x: layer.apply(variables(8), x, use_running_average=True), x)[
+      1
+    ]
+
+  saved = [y for y in jax.tree.leaves(jax.eval_shape(residuals, x)) if y.ndim > 1]
+  assert saved == [x]
 
 
 def test_batch_statistics_can_be_read_without_writing_the_running_ones():

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from advprop_jax.models.apart import apart
+
 # Products that one weight-gradient loop sums in registers: rows x taps. LLVM unrolls,
 # and so vectorises, the loop up to about a hundred. Measured, like the two below.
 MAX_ROWS = 8
@@ -102,6 +104,10 @@ def _out_size(size: int, stride: int) -> int:
   return -(-size // stride)
 
 
+def _out_shape(x, stride: int) -> tuple[int, int]:
+  return _out_size(x.shape[1], stride), _out_size(x.shape[2], stride)
+
+
 def _pad_before(size: int, kernel_size: int, stride: int) -> int:
   """Returns what 'SAME' puts before: half of what is missing, rounded down."""
   missing = (_out_size(size, stride) - 1) * stride + kernel_size - size
@@ -154,17 +160,15 @@ def _row_runs(rows: int) -> tuple[int, int]:
   return _out_size(rows, length), length
 
 
-def _pad_for_runs(x, kernel_size, stride):
-  """Returns the padding that forward pass and weight gradient share: XLA makes one."""
-  runs, length = _row_runs(_out_size(x.shape[1], stride))
-  return _pad(x, kernel_size, stride, out_rows=runs * length)
-
-
 def _depthwise_forward(x, kernel, stride):
   """Sums shifted images, each times one kernel element: one loop, no copies."""
+  return apart(functools.partial(_shifted_sum, stride=stride))(x, kernel)
+
+
+def _shifted_sum(x, kernel, stride):
   kernel_size = kernel.shape[0]
-  out_shape = [_out_size(size, stride) for size in x.shape[1:3]]
-  padded = _pad_for_runs(x, kernel_size, stride).astype(jnp.float32)
+  out_shape = _out_shape(x, stride)
+  padded = _pad(x, kernel_size, stride).astype(jnp.float32)
   kernel = kernel.astype(jnp.float32)
   y = 0.0
   for i in range(kernel_size):
@@ -227,7 +231,7 @@ def _depthwise_kernel_grad(x, g, kernel, stride):
   kernel_size = kernel.shape[0]
   batch, _, columns, channels = g.shape
   runs, length = _row_runs(g.shape[1])
-  padded = _pad_for_runs(x, kernel_size, stride).astype(jnp.float32)
+  padded = _pad(x, kernel_size, stride, out_rows=runs * length).astype(jnp.float32)
   g = jnp.pad(g, ((0, 0), (0, runs * length - g.shape[1]), (0, 0), (0, 0)))
   g = g.astype(jnp.float32)
   shape = (batch, runs, length, columns, channels)
@@ -279,7 +283,7 @@ def _pointwise_kernel_grad(x, g, kernel, stride):
 def _patches(x, kernel, stride):
   """Returns [B * H' * W', k * k * C_in], in the order of the kernel's elements."""
   kernel_size = kernel.shape[0]
-  out_shape = [_out_size(size, stride) for size in x.shape[1:3]]
+  out_shape = _out_shape(x, stride)
   padded = _pad(x, kernel_size, stride)
   taps = [
     _tap(padded, i, j, out_shape, stride)
@@ -291,33 +295,15 @@ def _patches(x, kernel, stride):
 
 def _patches_forward(x, kernel, stride):
   y = _patches(x, kernel, stride) @ kernel.reshape(-1, kernel.shape[-1])
-  out_shape = [_out_size(size, stride) for size in x.shape[1:3]]
+  out_shape = _out_shape(x, stride)
   return y.reshape(x.shape[0], *out_shape, kernel.shape[-1])
 
 
 def _patches_image_grad(kernel, g, x, stride):
   """Makes all patches' gradients by a dot and adds each where its pixels came from."""
-  kernel_size = kernel.shape[0]
-  patches = (
-    g.reshape(-1, g.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1]).T
-  ).reshape(*g.shape[:3], kernel_size, kernel_size, x.shape[-1])
-  # The transpose of `_tap` and `_pad`; XLA sums the dilated taps in one loop.
-  pads = jax.eval_shape(lambda x: _pad(x, kernel_size, stride), x).shape
-  y = jnp.zeros(pads, x.dtype)
-  for i in range(kernel_size):
-    for j in range(kernel_size):
-      y += lax.pad(
-        patches[:, :, :, i, j],
-        jnp.zeros((), x.dtype),
-        [
-          (0, 0, 0),
-          (i, pads[1] - i - (g.shape[1] - 1) * stride - 1, stride - 1),
-          (j, pads[2] - j - (g.shape[2] - 1) * stride - 1, stride - 1),
-          (0, 0, 0),
-        ],
-      )
-  top, left = (_pad_before(size, kernel_size, stride) for size in x.shape[1:3])
-  return y[:, top : top + x.shape[1], left : left + x.shape[2]]
+  patches = g.reshape(-1, g.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1]).T
+  transpose = jax.linear_transpose(lambda x: _patches(x, kernel, stride), x)
+  return transpose(patches)[0]
 
 
 def _patches_kernel_grad(x, g, kernel, stride):

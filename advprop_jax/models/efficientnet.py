@@ -17,15 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from advprop_jax import errors
-from advprop_jax.models import initializers
+from advprop_jax.models import activations, initializers
 from advprop_jax.models.conv import CONV_OUTPUT, Conv
 from advprop_jax.models.norm import BatchNorm
 
 # Below this the last feature map has less than one input pixel per cell: 2 ** 5.
 MIN_IMAGE_SIZE = 32
 SE_RATIO = 0.25  # Source: `se0.25` in the official block strings.
-
-ACTIVATIONS = {'silu': nn.silu, 'swish': nn.silu, 'relu': nn.relu}
 
 
 class Variant(NamedTuple):
@@ -123,15 +121,16 @@ class MBConv(nn.Module):
   def __call__(self, x: jax.Array, train: bool, use_running_average: bool):
     """Returns [B, H / stride, W / stride, features]."""
 
-    def norm(name, x):
-      return self.batch_norm(name=name)(x, use_running_average=use_running_average)
+    def norm(name, x, activation=None):
+      batch_norm = self.batch_norm(activation=activation, name=name)
+      return batch_norm(x, use_running_average=use_running_average)
 
     shortcut = x
     inner = x.shape[-1] * self.expand_ratio
 
     if self.expand_ratio != 1:
       x = Conv(inner, dtype=self.dtype, name='expand_conv')(x)
-      x = self.activation(norm('expand_bn', x))
+      x = norm('expand_bn', x, self.activation)
 
     x = Conv(
       inner,
@@ -141,7 +140,7 @@ class MBConv(nn.Module):
       dtype=self.dtype,
       name='depthwise_conv',
     )(x)
-    x = self.activation(norm('depthwise_bn', x))
+    x = norm('depthwise_bn', x, self.activation)
 
     # The gate's width comes from the block's input, not from the expanded width.
     squeezed = max(1, int(shortcut.shape[-1] * SE_RATIO))
@@ -181,7 +180,7 @@ class EfficientNet(nn.Module):
     dropout_rate: before the classifier, in training.
     drop_connect_rate: of the last block, were there one more; grows linearly from 0.
       Source: survival probability 0.8 of the official code, for every size.
-    activation: 'swish' (also called 'silu'), or another name in ACTIVATIONS.
+    activation: 'swish' (also called 'silu'), or another name in `activations.py`.
     mean: per-channel mean, in [0, 1] pixel units. AdvProp: 0.5, with std 0.5.
     std: per-channel standard deviation, in [0, 1] pixel units.
     dtype: type of the arithmetic; parameters, statistics and logits are float32.
@@ -233,9 +232,8 @@ class EfficientNet(nn.Module):
         f'image size {image.shape[1]}x{image.shape[2]} is too small for EfficientNet; '
         f'allowed: {MIN_IMAGE_SIZE} or more'
       )
-    errors.check_choice('activation', self.activation, ACTIVATIONS)
     errors.check_choice('remat', self.remat, REMAT_POLICIES)
-    activation = ACTIVATIONS[self.activation]
+    activation = activations.get_activation(self.activation)
     if use_running_average is None:
       use_running_average = not train
 
@@ -248,7 +246,8 @@ class EfficientNet(nn.Module):
     )
 
     def norm(name, x):
-      return batch_norm(name=name)(x, use_running_average=use_running_average)
+      activated = batch_norm(activation=activation, name=name)
+      return activated(x, use_running_average=use_running_average)
 
     mean = jnp.asarray(self.mean, image.dtype)
     std = jnp.asarray(self.std, image.dtype)
@@ -256,7 +255,7 @@ class EfficientNet(nn.Module):
 
     stem = round_features(STEM_FEATURES, self.width)
     x = Conv(stem, 3, stride=2, dtype=self.dtype, name='stem_conv')(x)
-    x = activation(norm('stem_bn', x))
+    x = norm('stem_bn', x)
 
     mbconv = MBConv
     if self.remat != 'none':
@@ -279,7 +278,7 @@ class EfficientNet(nn.Module):
 
     head = round_features(HEAD_FEATURES, self.width)
     x = Conv(head, dtype=self.dtype, name='head_conv')(x)
-    x = activation(norm('head_bn', x))
+    x = norm('head_bn', x)
     x = x.mean(axis=(1, 2))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
     x = nn.Dense(

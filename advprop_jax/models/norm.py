@@ -9,10 +9,15 @@ its batch and still leave the running ones alone. flax's own `nn.BatchNorm` keep
 and bias in 'params', out of a branch's reach, and cannot normalise without writing.
 """
 
+import functools
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from advprop_jax.models.apart import apart
 
 # Pixels that one loop sums in registers; LLVM unrolls, and so vectorises, up to some
 # more. Measured on the CPU, see benchmarks/README.md.
@@ -32,12 +37,16 @@ class BatchNorm(nn.Module):
     axis_name: name of the devices' axis to share batch statistics over; None: the
       statistics of each device's own batch.
     axis_index_groups: groups of device indices that share statistics; None: all.
+    activation: applied to the result, in float32 as well; the two are one function, so
+      that neither what lies between them nor what the activation's gradient needs is
+      ever stored.
   """
 
   momentum: float
   epsilon: float
   axis_name: str | None = None
   axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+  activation: Callable[[jax.Array], jax.Array] | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, use_running_average: bool) -> jax.Array:
@@ -48,17 +57,17 @@ class BatchNorm(nn.Module):
     mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
     var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
 
-    x32 = x.astype(jnp.float32)
     if use_running_average:
       batch_mean, batch_var = mean.value, var.value
     else:
-      batch_mean, batch_var = self._batch_statistics(x32)
+      batch_mean, batch_var = self._batch_statistics(x.astype(jnp.float32))
       if self.is_mutable_collection('batch_stats') and not self.is_initializing():
         mean.value = self._average(mean.value, batch_mean)
         var.value = self._average(var.value, batch_var)
 
     multiplier = scale.value * lax.rsqrt(batch_var + self.epsilon)
-    return (x32 * multiplier + (bias.value - batch_mean * multiplier)).astype(x.dtype)
+    offset = bias.value - batch_mean * multiplier
+    return _scale_and_activate(self.activation, x, multiplier, offset)
 
   def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
     return self.momentum * old + (1.0 - self.momentum) * new
@@ -75,6 +84,41 @@ class BatchNorm(nn.Module):
         (mean, square), self.axis_name, axis_index_groups=self.axis_index_groups
       )
     return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scale_and_activate(activation, x, multiplier, offset):
+  """Returns activation(x * multiplier + offset), computed in float32, like x."""
+  y = x.astype(jnp.float32) * multiplier + offset
+  return (y if activation is None else activation(y)).astype(x.dtype)
+
+
+def _scale_and_activate_forward(activation, *args):
+  return _scale_and_activate(activation, *args), args
+
+
+def _scale_and_activate_backward(activation, residuals, g):
+  """Computes the activation's gradient anew from x, which the sums need anyway."""
+  x, multiplier, offset = residuals
+  x, g = x.astype(jnp.float32), g.astype(jnp.float32)
+
+  def activation_gradient(x, multiplier, offset, g):
+    return jax.vjp(activation, x * multiplier + offset)[1](g)[0]
+
+  if activation is not None:
+    g = lax.platform_dependent(
+      x,
+      multiplier,
+      offset,
+      g,
+      cpu=apart(activation_gradient),
+      default=activation_gradient,
+    )
+  axes = tuple(range(x.ndim - 1))
+  return (g * multiplier).astype(residuals[0].dtype), (g * x).sum(axes), g.sum(axes)
+
+
+_scale_and_activate.defvjp(_scale_and_activate_forward, _scale_and_activate_backward)
 
 
 @jax.custom_vjp

@@ -1,0 +1,50 @@
+"""Tests activations and their gradients against TensorFlow's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from advprop_jax import errors
+from advprop_jax.models import activations
+from advprop_jax.models.apart import apart
+
+THEIRS = {'silu': tf.nn.silu, 'swish': tf.nn.silu, 'relu': tf.nn.relu}
+
+
+@pytest.mark.parametrize('name', activations.ACTIVATIONS)
+def test_values_and_gradients_equal_tensorflow(name):
+  x = np.concatenate([np.linspace(-20, 20, 401), [-1e4, -100, 100, 1e4]]).astype('f')
+  variable = tf.Variable(x)
+  with tf.GradientTape() as tape:
+    expected = THEIRS[name](variable)
+  activation = activations.get_activation(name)
+
+  np.testing.assert_allclose(activation(x), expected, rtol=1e-5, atol=1e-7)
+  np.testing.assert_allclose(
+    jax.grad(lambda x: activation(x).sum())(x),
+    tape.gradient(expected, variable),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+
+
+def test_unknown_names_are_refused():
+  with pytest.raises(errors.UserError, match="'gellu'; allowed: relu, silu, swish"):
+    activations.get_activation('gellu')
+
+
+def test_apart_is_a_call_and_changes_no_result():
+  def affine(x):
+    return 2 * x + 1
+
+  def compiled(function):
+    x = jnp.arange(10_000, dtype=jnp.float32)
+    both = jax.jit(lambda x: jnp.sin(function(x)) + jnp.cumsum(function(x)))
+    return both.lower(x).compile(), x
+
+  plain, x = compiled(affine)
+  called, _ = compiled(apart(affine))
+  np.testing.assert_array_equal(plain(x), called(x))
+  assert ' call(' in called.as_text() and ' call(' not in plain.as_text()
