@@ -312,7 +312,7 @@ def test_computing_again_saves_less_for_the_backward_pass():
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
 
   none, activations, blocks = map(saved_bytes, ['none', 'activations', 'blocks'])
-  assert activations < 0.5 * none
+  assert activations < 0.6 * none
   assert blocks < 0.5 * activations
 
 

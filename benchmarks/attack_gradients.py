@@ -1,0 +1,95 @@
+r"""Compares the attack's gradients in bfloat16 with those in float32.
+
+  python main.py --config=configs/digits_advprop.py --workdir=runs/digits
+  python benchmarks/attack_gradients.py --config=configs/digits_advprop.py \
+      --workdir=runs/digits
+
+A step of the attack follows the sign of the gradient, so what counts is where the signs
+agree. Prints one line of JSON for each branch of the last checkpoint, of the first
+batch of the evaluation split: the share of agreeing signs, the same weighted by the
+gradient's size, and the top-1 in float32 of images attacked in either type.
+"""
+
+import json
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from advprop_jax import attacks, branches, checkpoint, errors, experiment, losses
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Of the run.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Of the run.')
+
+
+def compare(model, variables, image, label, attack: dict) -> dict:
+  """Returns how gradients and attacks through one branch agree between the two types.
+
+  Args:
+    model: maps images to logits; its dtype is replaced.
+    variables: of one branch.
+    image: float32 [B, H, W, 3] in [0, 1].
+    label: int32 [B].
+    attack: epsilon, step_size and num_steps, of an untargeted attack from the image.
+  """
+
+  @jax.jit
+  def in_both(variables, image, label):
+    def loss_of(dtype):
+      typed = model.clone(dtype=dtype)
+
+      def loss_fn(x):
+        return losses.cross_entropy(typed.apply(variables, x, train=False), label)
+
+      return loss_fn
+
+    loss_fns = [loss_of(dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    grads = [jax.grad(lambda x, f=f: f(x).sum())(image) for f in loss_fns]
+    attacked = [attacks.pgd_linf(f, image, image, **attack) for f in loss_fns]
+    top1 = [
+      (model.clone(dtype=jnp.float32).apply(variables, x, train=False).argmax(-1))
+      == label
+      for x in attacked
+    ]
+    return grads, top1
+
+  (exact, rounded), (top1_exact, top1_rounded) = in_both(variables, image, label)
+  agree = jnp.sign(exact) == jnp.sign(rounded)
+  return {
+    'images': len(image),
+    'sign_agreement': float(agree.mean()),
+    'sign_agreement_weighted': float((agree * jnp.abs(exact)).sum())
+    / float(jnp.abs(exact).sum()),
+    'top1_attacked_in_float32': float(top1_exact.mean()),
+    'top1_attacked_in_bfloat16': float(top1_rounded.mean()),
+  }
+
+
+def main(_):
+  logging.set_verbosity(logging.WARNING)
+  config = _CONFIG.value
+  exp = experiment.create_experiment(config)
+  path = pathlib.Path(_WORKDIR.value) / 'checkpoints'
+  with checkpoint.Checkpointer(path.resolve(), read_only=True) as checkpointer:
+    if not (steps := checkpointer.steps()):
+      raise errors.UserError(f'{_WORKDIR.value} has no checkpoint; train in it first')
+    state, _, _ = checkpointer.restore(steps[-1], exp.abstract_state)
+  batch = next(iter(exp.eval_batches))
+  image, label = (batch[key][batch['mask']] for key in ('image', 'label'))
+  for branch in state.norm:
+    variables = branches.variables(state.params, state.norm, state.batch_stats, branch)
+    result = compare(exp.model, variables, image, label, dict(config.eval.attack))
+    print(json.dumps({'step': steps[-1], 'branch': branch, **result}))
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  try:
+    app.run(main)
+  except errors.UserError as e:
+    sys.exit(f'error: {e}')
