@@ -9,6 +9,7 @@ that another program printed, its times stand beside ours; see README.md here.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -62,6 +63,30 @@ def create_streams(method: str, pgd_steps: int):
   return {'vanilla': (clean,), 'advprop': (clean, adv)}[method]
 
 
+def create_training(model, streams, *, image_size: int):
+  """Returns (step, create_state) of a whole training step, with optimizer and averages.
+
+  Args:
+    model: see `models.create_model`.
+    streams: of `create_streams`.
+    image_size: pixels.
+  """
+  tx = optim.sgd(lambda step: 0.01, momentum=0.9, weight_decay=1e-5)
+  step = train_step.make_train_step(
+    model, tx, streams, label_smoothing=0.1, ema_decay=0.9999
+  )
+  create_state = functools.partial(
+    train_state.create_train_state,
+    model,
+    tx,
+    branch_names=tuple(dict.fromkeys(stream.norm for stream in streams)),
+    image_size=image_size,
+    seed=0,
+    keep_ema=True,
+  )
+  return step, create_state
+
+
 def create_step(args, model):
   """Returns (step, arguments): a data-parallel function and what to call it with."""
   rng = np.random.default_rng(0)
@@ -73,21 +98,10 @@ def create_step(args, model):
   )
   trains = args.method in ('vanilla', 'advprop')
   streams = create_streams(args.method if trains else 'vanilla', args.pgd_steps)
-  tx = optim.sgd(lambda step: 0.01, momentum=0.9, weight_decay=1e-5)
-  state = train_state.create_train_state(
-    model,
-    tx,
-    branch_names=tuple(dict.fromkeys(stream.norm for stream in streams)),
-    image_size=args.size,
-    seed=0,
-    keep_ema=True,
-  )
-  state = jax.block_until_ready(parallel.replicate(state))
+  step, create_state = create_training(model, streams, image_size=args.size)
+  state = jax.block_until_ready(parallel.replicate(create_state()))
   batch = jax.device_put(batch)
   if trains:
-    step = train_step.make_train_step(
-      model, tx, streams, label_smoothing=0.1, ema_decay=0.9999
-    )
     mapped = parallel.data_parallel(step, split=(False, True), donate_state=True)
     return mapped, (state, batch)
 
