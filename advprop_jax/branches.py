@@ -34,11 +34,12 @@ def variables(params, norm, batch_stats, branch: str):
 
 
 def sum_gradients(loss_fn, params, norm, inputs):
-  """Returns the gradients of the sum of all branches' losses, one branch at a time.
+  """Returns the gradients of the sum of all branches' losses, accumulated over them.
 
-  What a branch keeps for its backward pass is gone before the next begins: the memory
-  is that of one, where the gradient of the written-out sum holds all branches'. And
-  inputs of equal shapes share one loop, compiled once. See benchmarks/README.md.
+  Inputs of equal shapes share one loop, compiled once, and what a branch keeps for its
+  backward pass is gone before the next begins: the memory is that of one branch. Where
+  shapes differ the passes are written out one after the other, and XLA, which then
+  orders them as it likes, may keep all of it. See benchmarks/README.md.
 
   Args:
     loss_fn: (params, one branch's norm, one branch's input) -> (loss, auxiliary).
@@ -57,8 +58,8 @@ def sum_gradients(loss_fn, params, norm, inputs):
 
   xs = [(norm[branch], inputs[branch]) for branch in inputs]
   param_grads = jax.tree.map(jnp.zeros_like, params)
-  shapes = [jax.tree.map(jnp.shape, x) for x in xs]
-  if len(xs) > 1 and all(shape == shapes[0] for shape in shapes):
+  types = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), x) for x in xs]
+  if len(xs) > 1 and all(type_ == types[0] for type_ in types):
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *xs)
     param_grads, stacked = jax.lax.scan(add, param_grads, stacked)
     outputs = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(len(xs))]

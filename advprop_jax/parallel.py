@@ -91,12 +91,17 @@ def replicate(tree):
   As `data_parallel` returns it: starting from that very sharding is what makes the
   second step reuse the first's compilation.
   """
-  return jax.device_put(tree, _replicated(jax.local_devices()))
+  return jax.device_put(tree, _sharding(jax.local_devices(), PartitionSpec()))
+
+
+def put_shards(batch):
+  """Returns a batch of `shard` with every part on its device of this host."""
+  return jax.device_put(batch, _sharding(jax.local_devices(), PartitionSpec(AXIS)))
 
 
 def replicated_sharding() -> NamedSharding:
   """Returns the sharding of an array that is whole on every device of all hosts."""
-  return _replicated(jax.devices())
+  return _sharding(jax.devices(), PartitionSpec())
 
 
 def to_global(tree):
@@ -113,8 +118,8 @@ def to_host_local(tree):
   )
 
 
-def _replicated(devices) -> NamedSharding:
-  return NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec())
+def _sharding(devices, spec) -> NamedSharding:
+  return NamedSharding(Mesh(devices, (AXIS,)), spec)
 
 
 def device_rng(rng: jax.Array, step) -> jax.Array:

@@ -214,13 +214,8 @@ def _evaluate(config, exp, state, writer, workdir) -> dict[str, float]:
   """
   step = int(state.step)
   logging.info('evaluating step %d', step)
-  weights = state.ema or {
-    'params': state.params,
-    'norm': state.norm,
-    'batch_stats': state.batch_stats,
-  }
   values, examples = exp.evaluator(
-    **weights,
+    **state.eval_variables,
     batches=exp.eval_batches,
     prefix='val',
     num_pictures=config.eval.num_pictures,

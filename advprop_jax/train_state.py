@@ -23,6 +23,15 @@ class TrainState:
   ema: dict[str, Any] | None  # Averages of the three above; None: not kept.
   rng: jax.Array  # The run's key; never used itself, only folded.
 
+  @property
+  def eval_variables(self) -> dict[str, Any]:
+    """Params, norm and batch_stats to evaluate: the averages, where they are kept."""
+    return self.ema or {
+      'params': self.params,
+      'norm': self.norm,
+      'batch_stats': self.batch_stats,
+    }
+
 
 def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
   """Returns the state before the first step; all branches start equal.
@@ -38,12 +47,12 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
   Returns:
     A `TrainState`, float32 but for the step and the key, on the default device.
   """
-  image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
 
   # One program: tens of shapes, each compiled alone, would take longer than all of it.
   @jax.jit
   def create():
     init_rng, rng = jax.random.split(jax.random.key(seed))
+    image = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
     variables = model.init(initializers.host_key(init_rng), image, train=False)
     trained = {
       'params': variables['params'],

@@ -1,4 +1,4 @@
-"""AdvProp, in one step: attack, one joint loss, one update.
+"""AdvProp, in one step: attack, the gradient of one joint loss, one update.
 
 A training method is a list of streams, and the step is the same for all of them:
 
@@ -76,7 +76,8 @@ def make_train_step(
         image = stream.attack(logits_fn(stream), image, batch[stream.label], rng)
       images[stream.name] = image
 
-    # 2. One joint loss; a norm sees its own streams only, as one batch.
+    # 2. The joint loss's gradient, norm by norm: each sees its own streams only, as one
+    # batch, and what it adds to the gradient of the shared weights is summed up.
     def loss_fn(params, norm, x):
       logits, updated = model.apply(
         {'params': params, 'norm': norm, 'batch_stats': x['batch_stats']},

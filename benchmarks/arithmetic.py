@@ -14,14 +14,12 @@ import jax.numpy as jnp
 from advprop_jax.models import conv, norm
 
 # Operations per value that passes a norm or an activation.
-NORM = 2  # x * multiplier + shift, the rest is per channel.
+NORM = 2  # x * multiplier + offset, the rest is per channel.
 NORM_GRAD = 1  # g * multiplier.
 STATISTICS = 3  # Sums of x and of x * x.
-STATISTICS_GRAD = (
-  3 + 3
-)  # Sums of g and of g * x; of three terms, one multiply-add each.
+STATISTICS_GRAD = 6  # Sums of g and of g * x; g + mean's term + x * square's term.
 SWISH = 4  # x * (1 / (1 + exp(-x))).
-SWISH_GRAD = 6  # g * (s + x * s * (1 - s)), of a sigmoid s that has been kept.
+SWISH_GRAD = 6  # g * (s * (1 + x * (1 - s))), given the sigmoid s.
 # Per value that squeeze-excite gates: the mean and the product; their two gradients.
 GATE = 2
 GATE_GRAD = 4

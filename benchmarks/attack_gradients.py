@@ -11,8 +11,13 @@ gradient's size, and the top-1 in float32 of images attacked in either type.
 """
 
 import json
+import os
 import pathlib
 import sys
+
+# Before TensorFlow loads, as in main.py.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -22,9 +27,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from advprop_jax import attacks, branches, checkpoint, errors, experiment, losses
-
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Of the run.')
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Of the run.')
 
 
 def compare(model, variables, image, label, attack: dict) -> dict:
@@ -63,7 +65,7 @@ def compare(model, variables, image, label, attack: dict) -> dict:
   return {
     'images': len(image),
     'sign_agreement': float(agree.mean()),
-    'sign_agreement_weighted': float((agree * jnp.abs(exact)).sum())
+    'sign_agreement_weighted': float(jnp.where(agree, jnp.abs(exact), 0).sum())
     / float(jnp.abs(exact).sum()),
     'top1_attacked_in_float32': float(top1_exact.mean()),
     'top1_attacked_in_bfloat16': float(top1_rounded.mean()),
@@ -71,24 +73,27 @@ def compare(model, variables, image, label, attack: dict) -> dict:
 
 
 def main(_):
-  logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value
+  logging.set_verbosity(logging.ERROR)
+  if not (flags.FLAGS['config'].present and flags.FLAGS.workdir):
+    raise errors.UserError('--config and --workdir of a finished run are needed')
+  config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
   exp = experiment.create_experiment(config)
-  path = pathlib.Path(_WORKDIR.value) / 'checkpoints'
+  path = pathlib.Path(workdir) / 'checkpoints'
   with checkpoint.Checkpointer(path.resolve(), read_only=True) as checkpointer:
     if not (steps := checkpointer.steps()):
-      raise errors.UserError(f'{_WORKDIR.value} has no checkpoint; train in it first')
+      raise errors.UserError(f'{workdir} has no checkpoint; train in it first')
     state, _, _ = checkpointer.restore(steps[-1], exp.abstract_state)
   batch = next(iter(exp.eval_batches))
   image, label = (batch[key][batch['mask']] for key in ('image', 'label'))
   for branch in state.norm:
-    variables = branches.variables(state.params, state.norm, state.batch_stats, branch)
+    variables = branches.variables(**state.eval_variables, branch=branch)
     result = compare(exp.model, variables, image, label, dict(config.eval.attack))
     print(json.dumps({'step': steps[-1], 'branch': branch, **result}))
 
 
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
+  config_flags.DEFINE_config_file('config', None, 'Of the run.')
+  flags.DEFINE_string('workdir', None, 'Of the run.')
   try:
     app.run(main)
   except errors.UserError as e:

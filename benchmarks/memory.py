@@ -2,18 +2,21 @@ r"""Compiles a training step for a TPU without having one; prints one line of JS
 
   pip install libtpu
   python benchmarks/memory.py --model efficientnet_b7 --size 600 --batch 4 \
-      --method advprop --remat activations
+      --method advprop --remat-blocks
 
-What XLA's compiler says of the program: bytes at the peak, of arguments and of
-temporaries, and arithmetic, all of one core with `--batch` images. Nothing is run, so
-there are no times. XLA counts the body of a loop once, however often it runs.
+What XLA's compiler says of the program, for one core with `--batch` images: bytes that
+are in use at the peak, and bytes to allocate, which are those of arguments and of
+temporaries with the gaps between them. Nothing is run, so there are no times.
 """
 
-import argparse
 import json
+import os
 import pathlib
 import sys
 import time
+
+# libtpu lets one process at a time have the TPU; here none of them wants it.
+os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -23,9 +26,8 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advprop_jax import models, parallel
-from advprop_jax.models import efficientnet
-from benchmarks import step_time
+from advprop_jax import errors, models, parallel
+from benchmarks import training
 
 # The compiler's own range is -1 to 1; at the least B0 compiles in a minute.
 LEAST_EFFORT = {'exec_time_optimization_effort': -1.0, 'memory_fitting_effort': -1.0}
@@ -33,9 +35,11 @@ LEAST_EFFORT = {'exec_time_optimization_effort': -1.0, 'memory_fitting_effort': 
 
 def measure(args) -> dict:
   """Returns the line's keys and values."""
-  model = models.create_model(args.model, dtype='bfloat16', remat=args.remat)
-  streams = step_time.create_streams(args.method, args.pgd_steps)
-  step, create_state = step_time.create_training(model, streams, image_size=args.size)
+  model = models.create_model(
+    args.model, dtype=args.dtype, remat_blocks=args.remat_blocks
+  )
+  streams = training.create_streams(args.method, args.pgd_steps)
+  step, create_state = training.create_training(model, streams, image_size=args.size)
   topology = topologies.get_topology_desc(platform='tpu', topology_name=args.topology)
   mesh = Mesh(np.array(topology.devices[:1]), (parallel.AXIS,))
 
@@ -58,6 +62,7 @@ def measure(args) -> dict:
   lowered = jax.jit(sharded, donate_argnums=0).lower(
     on_core(state, whole), on_core(batch, split)
   )
+  print('compiling: one minute for B0, several for B7', file=sys.stderr)
   compiled = lowered.compile(compiler_options=LEAST_EFFORT)
   memory = compiled.memory_analysis()
   return {
@@ -66,34 +71,32 @@ def measure(args) -> dict:
     'pgd_steps': args.pgd_steps if args.method == 'advprop' else 0,
     'size': args.size,
     'batch': args.batch,
-    'dtype': 'bfloat16',
-    'remat': args.remat,
+    'dtype': args.dtype,
+    'remat_blocks': args.remat_blocks,
     'device': topology.devices[0].device_kind,
     'compile_secs': time.perf_counter() - start,
     'peak_bytes': memory.peak_memory_in_bytes,
-    'argument_bytes': memory.argument_size_in_bytes,
-    'temp_bytes': memory.temp_size_in_bytes,
-    'flops': compiled.cost_analysis()['flops'],
+    'allocated_bytes': memory.argument_size_in_bytes + memory.temp_size_in_bytes,
   }
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--model', default='efficientnet_b0', choices=models.MODELS)
-  parser.add_argument('--size', type=int, default=224, help='pixels')
-  parser.add_argument('--batch', type=int, default=32, help='of one core')
-  parser.add_argument('--method', default='advprop', choices=['vanilla', 'advprop'])
-  parser.add_argument('--pgd-steps', type=int, default=1)
-  parser.add_argument('--remat', default='none', choices=efficientnet.REMAT_POLICIES)
-  parser.add_argument('--topology', default='v5e:2x2')
+  parser = training.create_parser(__doc__, methods=['vanilla', 'advprop'])
+  parser.set_defaults(batch=32, dtype='bfloat16')
+  parser.add_argument(
+    '--topology', default='v5e:2x2', help='of which one core is compiled for'
+  )
   args = parser.parse_args()
   # The core of a TPU that is not there: what runs, runs on the CPU.
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_enable_compilation_cache', False)
   try:
     print(json.dumps(measure(args)))
-  except RuntimeError as e:
-    sys.exit(f'error: {e}')
+  except (RuntimeError, ValueError, errors.UserError) as e:
+    message = str(e).splitlines()[0]
+    if 'TPU support not installed' in message:
+      message = 'there is no libtpu; allowed: after `pip install libtpu`'
+    sys.exit(f'error: {message}')
 
 
 if __name__ == '__main__':

@@ -8,8 +8,6 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as launch/local.sh does. With --peer, a l
 that another program printed, its times stand beside ours; see README.md here.
 """
 
-import argparse
-import functools
 import json
 import pathlib
 import statistics
@@ -27,18 +25,13 @@ import optax
 from advprop_jax import (
   attacks,
   branches,
+  errors,
   losses,
   models,
-  optim,
   parallel,
-  train_state,
-  train_step,
 )
-from advprop_jax.models import efficientnet
-from benchmarks import arithmetic
+from benchmarks import arithmetic, training
 
-NUM_CLASSES = 1000
-EPSILON = 4 / 255
 # Our methods, and what the peer calls the same computation.
 PEER_KEYS = {
   'forward': 'forward',
@@ -48,59 +41,22 @@ PEER_KEYS = {
 }
 
 
-def create_streams(method: str, pgd_steps: int):
-  """Returns the streams of a training method."""
-  clean = train_step.Stream('clean', 'image', 'label', None, 'running', 'clean', 1.0)
-  attack = attacks.make_pgd(
-    num_classes=NUM_CLASSES,
-    epsilon=EPSILON,
-    step_size=max(1 / 255, EPSILON / max(pgd_steps, 1)),
-    num_steps=pgd_steps,
-    targeted=True,
-    prob_start_from_clean=0.2,
-  )
-  adv = clean._replace(name='adv', attack=attack, norm='adv')
-  return {'vanilla': (clean,), 'advprop': (clean, adv)}[method]
-
-
-def create_training(model, streams, *, image_size: int):
-  """Returns (step, create_state) of a whole training step, with optimizer and averages.
-
-  Args:
-    model: see `models.create_model`.
-    streams: of `create_streams`.
-    image_size: pixels.
-  """
-  tx = optim.sgd(lambda step: 0.01, momentum=0.9, weight_decay=1e-5)
-  step = train_step.make_train_step(
-    model, tx, streams, label_smoothing=0.1, ema_decay=0.9999
-  )
-  create_state = functools.partial(
-    train_state.create_train_state,
-    model,
-    tx,
-    branch_names=tuple(dict.fromkeys(stream.norm for stream in streams)),
-    image_size=image_size,
-    seed=0,
-    keep_ema=True,
-  )
-  return step, create_state
-
-
 def create_step(args, model):
   """Returns (step, arguments): a data-parallel function and what to call it with."""
   rng = np.random.default_rng(0)
   batch = parallel.shard(
     {
       'image': rng.random((args.batch, args.size, args.size, 3), np.float32),
-      'label': np.arange(args.batch, dtype=np.int32) % NUM_CLASSES,
+      'label': np.arange(args.batch, dtype=np.int32) % training.NUM_CLASSES,
     }
   )
   trains = args.method in ('vanilla', 'advprop')
-  streams = create_streams(args.method if trains else 'vanilla', args.pgd_steps)
-  step, create_state = create_training(model, streams, image_size=args.size)
+  streams = training.create_streams(
+    args.method if trains else 'vanilla', args.pgd_steps
+  )
+  step, create_state = training.create_training(model, streams, image_size=args.size)
   state = jax.block_until_ready(parallel.replicate(create_state()))
-  batch = jax.device_put(batch)
+  batch = parallel.put_shards(batch)  # What is timed is the step, not the transfer.
   if trains:
     mapped = parallel.data_parallel(step, split=(False, True), donate_state=True)
     return mapped, (state, batch)
@@ -126,7 +82,7 @@ def compiled_flops(args, model, compiled) -> float:
   """Returns XLA's count for the compiled program, over all devices.
 
   XLA counts the body of a loop once however often it runs. The step loops over its
-  branches, and an attack of several steps over these; what is missing is added from
+  branches, and the attack over its steps; what is missing of AdvProp is added from
   programs that do nothing but one of each.
   """
   flops = compiled.cost_analysis()['flops'] * jax.local_device_count()
@@ -159,14 +115,19 @@ def compiled_flops(args, model, compiled) -> float:
       return losses.cross_entropy(logits, label)
 
     return attacks.pgd_linf(
-      loss, image, image, epsilon=EPSILON, step_size=EPSILON, num_steps=1
+      loss,
+      image,
+      image,
+      epsilon=training.EPSILON,
+      step_size=training.EPSILON,
+      num_steps=1,
     )
 
   def count(function):
     return jax.jit(function).lower(variables, image).compile().cost_analysis()['flops']
 
   flops += count(branch_gradients)
-  if args.pgd_steps > 1:  # XLA unrolls a loop of one.
+  if args.pgd_steps > 1:
     flops += (args.pgd_steps - 1) * count(attack_step)
   return flops
 
@@ -189,19 +150,26 @@ def measure(args) -> dict:
   """Returns the line's keys and values."""
   model = models.create_model(
     args.model,
-    num_classes=NUM_CLASSES,
+    num_classes=training.NUM_CLASSES,
     dtype=args.dtype,
-    remat=args.remat,
+    remat_blocks=args.remat_blocks,
     **parallel.statistics_scope('all'),
   )
+
+  def note(text):
+    print(text, file=sys.stderr)
+
+  note('building the state')
   start = time.perf_counter()
   step, step_args = create_step(args, model)
   state_secs = time.perf_counter() - start
 
+  note(f'built in {state_secs:.0f} s, compiling')
   start = time.perf_counter()
   compiled = step.lower(*step_args).compile()
   compile_secs = time.perf_counter() - start
 
+  note(f'compiled in {compile_secs:.0f} s, timing {args.repeats} steps')
   state, batch = step_args
   secs = []
   for i in range(args.repeats + 1):  # The first is a warm-up.
@@ -212,7 +180,10 @@ def measure(args) -> dict:
     if isinstance(outputs, tuple):  # The old state has been donated.
       state = outputs[0]
 
+  note('counting the arithmetic')
   memory = compiled.memory_analysis()
+  # What XLA calls the peak of a program for the CPU is less than its temporaries.
+  on_cpu = jax.default_backend() == 'cpu'
   flops = compiled_flops(args, model, compiled)
   analytic = analytic_flops(args, model)
   return {
@@ -222,7 +193,7 @@ def measure(args) -> dict:
     'size': args.size,
     'batch': args.batch,
     'dtype': args.dtype,
-    'remat': args.remat,
+    'remat_blocks': args.remat_blocks,
     'state_secs': state_secs,
     'compile_secs': compile_secs,
     'step_secs': min(secs),
@@ -232,48 +203,61 @@ def measure(args) -> dict:
     'flops_per_sec': flops / min(secs),
     'flops_analytic': analytic,
     'flops_ratio': flops / analytic,
+    'utilisation': args.peak_tflops and analytic / min(secs) / args.peak_tflops / 1e12,
     'argument_bytes': memory.argument_size_in_bytes,
     'temp_bytes': memory.temp_size_in_bytes,
-    'peak_bytes': memory.peak_memory_in_bytes,
+    'peak_bytes': None if on_cpu else memory.peak_memory_in_bytes,
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'versions': {x.__name__: x.__version__ for x in (jax, flax, optax)},
   }
 
 
-def compare(result: dict, peer: dict) -> dict:
-  """Returns what the peer measured of the same computation, and our time over its."""
-  for key in ('model', 'size', 'batch'):
-    if peer[key] != result[key]:
-      sys.exit(f'error: {key} is {result[key]} and the peer measured {peer[key]}')
-  if result['method'] == 'advprop' and peer['pgd_steps'] != result['pgd_steps']:
-    sys.exit(
-      f'error: {result["pgd_steps"]} steps of PGD and the peer made {peer["pgd_steps"]}'
-    )
-  secs = peer[PEER_KEYS[result['method']]]
-  return {
-    'peer': peer['peer'],
-    'peer_step_secs': secs,
-    'peer_ratio': result['step_secs'] / secs,
-  }
+def parse_peer(args) -> dict:
+  """Returns the peer's name and its seconds for the same computation.
+
+  Raises:
+    UserError: its line is not of the same computation.
+  """
+  try:
+    peer = json.loads(args.peer)
+    secs = float(peer[PEER_KEYS[args.method]])
+    measured = {key: peer[key] for key in ('model', 'size', 'batch')}
+    if args.method == 'advprop':
+      measured['pgd_steps'] = peer['pgd_steps']
+    name = peer['peer']
+  except (KeyError, TypeError, ValueError) as e:
+    raise errors.UserError(
+      f'--peer is not the line that is needed ({type(e).__name__}: {e}); allowed: JSON '
+      f'with peer, model, size, batch, pgd_steps and {PEER_KEYS[args.method]}, seconds'
+    ) from e
+  for key, value in measured.items():
+    if value != getattr(args, key):
+      raise errors.UserError(
+        f'the peer measured {key} {value}, this is {getattr(args, key)}; allowed: the '
+        'same computation'
+      )
+  if secs <= 0:
+    raise errors.UserError(f'the peer measured {secs} seconds; allowed: more than 0')
+  return {'peer': name, 'peer_step_secs': secs}
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--model', default='efficientnet_b0', choices=models.MODELS)
-  parser.add_argument('--size', type=int, default=224, help='pixels')
-  parser.add_argument('--batch', type=int, default=8, help='over all devices')
-  parser.add_argument('--method', default='advprop', choices=PEER_KEYS)
-  parser.add_argument('--pgd-steps', type=int, default=1)
-  parser.add_argument('--dtype', default='float32', choices=['float32', 'bfloat16'])
-  parser.add_argument('--remat', default='none', choices=efficientnet.REMAT_POLICIES)
-  parser.add_argument('--repeats', type=int, default=7)
-  parser.add_argument('--peer', type=json.loads, help='line of JSON to compare with')
+  parser = training.create_parser(__doc__, methods=PEER_KEYS)
+  parser.add_argument(
+    '--repeats', type=training.positive, default=7, help='steps to time'
+  )
+  parser.add_argument('--peak-tflops', type=float, help='of all devices, published')
+  parser.add_argument('--peer', help='line of JSON to compare with, see README.md')
   args = parser.parse_args()
   # What is measured is compiling, not reading what was compiled before.
   jax.config.update('jax_enable_compilation_cache', False)
-  result = measure(args)
-  if args.peer:
-    result |= compare(result, args.peer)
+  try:
+    peer = parse_peer(args) if args.peer else {}
+    result = measure(args)
+  except errors.UserError as e:
+    sys.exit(f'error: {e}')
+  if peer:
+    result |= {**peer, 'peer_ratio': result['step_secs'] / peer['peer_step_secs']}
   print(json.dumps(result))
 
 

@@ -56,9 +56,9 @@ def get_config():
   model.mean = (0.5, 0.5, 0.5)
   model.std = (0.5, 0.5, 0.5)
   model.dtype = 'bfloat16'  # Or 'float32': of the arithmetic; all state is float32.
-  # Computed again in the backward pass, to need less memory: 'none', 'activations'
-  # (norms, activations, gates) or 'blocks' (all but the blocks' inputs).
-  model.remat = 'none'
+  # Whether the backward pass computes every block again, to need less memory; on the
+  # CPU it changes nothing. Figures: benchmarks/README.md.
+  model.remat_blocks = False
   model.bn_momentum = 0.99  # Weight of the old running value. Source: official code.
   model.bn_epsilon = 1e-3
   # Devices that share statistics: 'device', 'tpu_group' (the official rule) or 'all'.

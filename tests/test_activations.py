@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from advprop_jax import errors
 from advprop_jax.models import activations
-from advprop_jax.models.apart import apart
+from advprop_jax.models.no_inline import no_inline
 
 THEIRS = {'silu': tf.nn.silu, 'swish': tf.nn.silu, 'relu': tf.nn.relu}
 
@@ -35,7 +35,7 @@ def test_unknown_names_are_refused():
     activations.get_activation('gellu')
 
 
-def test_apart_is_a_call_and_changes_no_result():
+def test_no_inline_is_a_call_and_changes_no_result():
   def affine(x):
     return 2 * x + 1
 
@@ -45,6 +45,6 @@ def test_apart_is_a_call_and_changes_no_result():
     return both.lower(x).compile(), x
 
   plain, x = compiled(affine)
-  called, _ = compiled(apart(affine))
+  called, _ = compiled(no_inline(affine))
   np.testing.assert_array_equal(plain(x), called(x))
   assert ' call(' in called.as_text() and ' call(' not in plain.as_text()

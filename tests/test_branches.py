@@ -62,6 +62,23 @@ def test_gradients_are_those_of_the_sum(sizes):
   )
 
 
+def test_branches_may_differ_in_type():
+  params, norm, inputs = arguments((5, 5))
+  inputs['adv'] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs['adv'])
+
+  def in_float32(params, norm, x):
+    return loss_fn(params, norm, jax.tree.map(lambda y: y.astype(jnp.float32), x))
+
+  actual, _ = branches.sum_gradients(in_float32, params, norm, inputs)
+  rounded = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
+  expected, _ = of_the_sum(params, norm, rounded)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    actual,
+    expected,
+  )
+
+
 @pytest.mark.parametrize('num_branches', [2, 3])
 def test_memory_is_that_of_one_branch(num_branches):
   def temp_bytes(function, sizes):

@@ -31,24 +31,24 @@ def assert_same(size, channels, features, kernel_size, stride, depthwise, dtype)
   ours, theirs = ours_and_theirs(
     channels, features, kernel_size, stride, depthwise, dtype
   )
-  x = jax.random.normal(jax.random.key(0), (2, *size, channels)).astype(dtype)
-  variables = theirs.init(jax.random.key(1), x)
-  jax.tree.map(  # Same names, shapes and types: checkpoints are exchangeable.
-    lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)),
-    ours.init(jax.random.key(1), x),
-    variables,
-  )
+  rng = np.random.default_rng(0)
 
-  def results(layer):
-    y, vjp = jax.vjp(lambda v, x: layer.apply(v, x), variables, x)
-    g = jax.random.normal(jax.random.key(2), y.shape).astype(y.dtype)
-    return y, *vjp(g)
+  def draw(like):
+    return jnp.asarray(rng.normal(size=like.shape), like.dtype)
 
-  for a, b in zip(
-    jax.tree.leaves(jax.jit(lambda: results(ours))()),
-    jax.tree.leaves(jax.jit(lambda: results(theirs))()),
-    strict=True,
-  ):
+  x = draw(jax.ShapeDtypeStruct((2, *size, channels), dtype))
+  shapes = jax.eval_shape(theirs.init, jax.random.key(1), x)
+  # Same names, shapes and types: checkpoints are exchangeable.
+  assert jax.eval_shape(ours.init, jax.random.key(1), x) == shapes
+  variables = jax.tree.map(draw, shapes)
+  g = draw(jax.eval_shape(theirs.apply, variables, x))
+
+  def results(layer, variables, x, g):
+    y, vjp = jax.vjp(layer.apply, variables, x)
+    return jax.tree.leaves((y, vjp(g)))
+
+  both = jax.jit(lambda *args: [results(layer, *args) for layer in (ours, theirs)])
+  for a, b in zip(*both(variables, x, g), strict=True):
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE[dtype] * np.abs(b).max())
@@ -89,6 +89,25 @@ def test_bfloat16_equals_flax(channels, features, kernel_size, stride, depthwise
   assert_same((14, 17), channels, features, kernel_size, stride, depthwise, 'bfloat16')
 
 
+@pytest.mark.parametrize('kernel_size, stride', [(3, 2), (5, 1)])
+def test_bfloat16_image_gradient_of_the_stem_is_rounded_once(kernel_size, stride):
+  rng = np.random.default_rng(1)
+  x, kernel = (
+    jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+    for shape in ((2, 20, 20, 3), (kernel_size, kernel_size, 3, 32))
+  )
+
+  def image_grad(conv, dtype):
+    y, vjp = jax.vjp(lambda x: conv(x, kernel.astype(dtype), stride), x.astype(dtype))
+    g = np.random.default_rng(2).normal(size=y.shape)
+    return np.asarray(vjp(jnp.asarray(g, jnp.bfloat16).astype(dtype))[0], np.float64)
+
+  exact = image_grad(cpu_conv.native_conv, jnp.float32)
+  error = image_grad(cpu_conv.patches_conv, jnp.bfloat16) - exact
+  # Rounding to 8 bits: uniform within half of the last, so 2 ** -9 / sqrt(3) and less.
+  assert np.sqrt(np.square(error).mean() / np.square(exact).mean()) < 1.8e-3
+
+
 def test_bfloat16_sums_are_float32():
   # 0.01 vanishes beside 4 in bfloat16, and 24 times 0.01 does not.
   x = jnp.full((1, 5, 5, 1), 0.01, jnp.bfloat16).at[0, 0, 0, 0].set(4)
@@ -97,9 +116,25 @@ def test_bfloat16_sums_are_float32():
   np.testing.assert_allclose(np.float32(y), 4.24, atol=0.02)
 
 
+# One for each kind.
+KINDS = [(6, 6, 3, 2, True), (6, 10, 1, 1, False), (3, 8, 3, 2, False)]
+
+
 @pytest.mark.parametrize(
-  'channels, features, kernel_size, stride, depthwise',
-  [(6, 6, 3, 2, True), (6, 10, 1, 1, False), (3, 8, 3, 2, False)],
+  'channels, features, kernel_size, stride, depthwise', KINDS, ids=str
+)
+def test_native_convolutions_equal_flax(
+  channels, features, kernel_size, stride, depthwise, monkeypatch
+):
+  """The path of TPU and GPU, gradients included, here on the CPU."""
+  monkeypatch.setattr(
+    cpu_conv.lax, 'platform_dependent', lambda *args, cpu, default: default(*args)
+  )
+  assert_same((9, 8), channels, features, kernel_size, stride, depthwise, 'float32')
+
+
+@pytest.mark.parametrize(
+  'channels, features, kernel_size, stride, depthwise', KINDS, ids=str
 )
 def test_tpu_and_gpu_keep_native_convolutions(
   channels, features, kernel_size, stride, depthwise

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from advprop_jax import errors, models
-from advprop_jax.models import efficientnet
+from advprop_jax.models import efficientnet, initializers
 
 # Trained values with 1000 classes: (all, those of one branch's norms).
 # B0-B8 and L2: 5.29 / 7.79 / 9.11 / 12.23 / 19.34 / 30.39 / 43.04 / 66.35 / 87.41 /
@@ -45,6 +45,12 @@ def shapes(name, image_size=64, **kwargs):
   return jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
 
 
+def init(model, image_size=32):
+  image = jnp.zeros((1, image_size, image_size, 3))
+  key = initializers.host_key(jax.random.key(0))
+  return jax.jit(lambda: model.init(key, image, train=False))()
+
+
 def count(tree):
   return sum(x.size for x in jax.tree.leaves(tree))
 
@@ -75,10 +81,7 @@ def test_channels_and_blocks_follow_the_rounding_rules(name):
 
 
 def test_initial_weights_have_the_official_spread():
-  model = models.create_model('efficientnet_b0')
-  params = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)[
-    'params'
-  ]
+  params = init(models.create_model('efficientnet_b0'))['params']
   block = params['blocks_10']
   expected = {  # Standard deviations; conv: sqrt(2 / (k * k * out)).
     'expand_conv': np.sqrt(2 / 672),
@@ -118,56 +121,75 @@ def small_model(**kwargs):
     'efficientnet_b0', num_classes=10, width=0.25, depth=0.25, **kwargs
   )
   image = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3))
-  variables = jax.jit(lambda: model.init(jax.random.key(0), image, train=False))()
-  return model, variables, image
+  return model, init(model), image
+
+
+TRAINING = {'train': True, 'mutable': ['batch_stats']}
+
+
+def apply(model, variables, image, **kwargs):
+  """Returns `model.apply`'s result as one program: op by op it takes far longer."""
+
+  @jax.jit
+  def run(variables, image):
+    rngs = {'dropout': jax.random.key(2)}
+    return model.apply(variables, image, rngs=rngs, **kwargs)
+
+  return run(variables, image)
 
 
 def test_normalisation_is_the_first_line_of_the_model():
   model, variables, image = small_model(mean=(0.5,) * 3, std=(0.5,) * 3)
   plain, *_ = small_model(mean=(0.0,) * 3, std=(1.0,) * 3)
   np.testing.assert_allclose(
-    model.apply(variables, image, train=False),
-    plain.apply(variables, image * 2 - 1, train=False),
+    apply(model, variables, image, train=False),
+    apply(plain, variables, image * 2 - 1, train=False),
     atol=1e-5,
   )
 
 
 def test_bfloat16_keeps_state_and_logits_in_float32():
   model, variables, image = small_model(dtype='bfloat16')
-  logits, updated = model.apply(
-    variables,
-    image,
-    train=True,
-    mutable=['batch_stats'],
-    rngs={'dropout': jax.random.key(2)},
-  )
+  logits, updated = apply(model, variables, image, **TRAINING)
   assert {x.dtype for x in jax.tree.leaves((variables, logits, updated))} == {
     jnp.dtype('float32')
   }
   exact, *_ = small_model(dtype='float32')
   np.testing.assert_allclose(
-    model.apply(variables, image, train=False),
-    exact.apply(variables, image, train=False),
+    apply(model, variables, image, train=False),
+    apply(exact, variables, image, train=False),
     atol=0.05,
   )
 
 
 def test_reading_and_writing_statistics_are_two_switches():
   model, variables, image = small_model(dropout_rate=0.0, drop_connect_rate=0.0)
-  batch_mode = model.apply(variables, image, train=False, use_running_average=False)
-  train_mode, updated = model.apply(
-    variables,
-    image,
-    train=True,
-    mutable=['batch_stats'],
-    rngs={'dropout': jax.random.key(0)},
-  )
-  np.testing.assert_array_equal(batch_mode, train_mode)
-  _, untouched = model.apply(variables, image, train=False, mutable=['batch_stats'])
+  batch_mode = apply(model, variables, image, train=False, use_running_average=False)
+  train_mode, updated = apply(model, variables, image, **TRAINING)
+  np.testing.assert_allclose(batch_mode, train_mode, atol=1e-6)
+  _, untouched = apply(model, variables, image, train=False, mutable=['batch_stats'])
   old = variables['batch_stats']
   jax.tree.map(np.testing.assert_array_equal, untouched['batch_stats'], old)
   changed = jax.tree.map(lambda a, b: bool((a != b).any()), updated['batch_stats'], old)
   assert all(jax.tree.leaves(changed))
+
+
+def test_a_second_call_outside_jit_compiles_nothing():
+  model, variables, image = small_model()
+  events = []
+
+  def listen(event, *args, **kwargs):
+    if event.endswith('backend_compile_duration'):
+      events.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    model.apply(variables, image, train=False)
+    first = len(events)
+    model.apply(variables, image, train=False)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert first > 0 and len(events) == first
 
 
 def test_too_small_an_image_is_a_one_line_error():
@@ -286,7 +308,7 @@ def test_logits_equal_those_of_keras(letter, image_size):
     shapes(name),
     variables,
   )
-  logits = model.apply(variables, image, train=False)
+  logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, image)
   scale = np.abs(expected).max()
   assert np.abs(expected[0] - expected[1]).max() > 0.1 * scale  # The image is heard.
   np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * scale)
@@ -295,8 +317,10 @@ def test_logits_equal_those_of_keras(letter, image_size):
 def test_computing_again_saves_less_for_the_backward_pass():
   """XLA's CPU backend undoes it, so what is counted is what JAX hands over."""
 
-  def saved_bytes(remat):
-    model = models.create_model('efficientnet_b0', remat=remat, dtype=jnp.bfloat16)
+  def saved_bytes(remat_blocks):
+    model = models.create_model(
+      'efficientnet_b0', remat_blocks=remat_blocks, dtype=jnp.bfloat16
+    )
     image = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(
       lambda: model.init(jax.random.key(0), jnp.zeros(image.shape), train=False)
@@ -311,9 +335,7 @@ def test_computing_again_saves_less_for_the_backward_pass():
     saved = jax.eval_shape(residuals, variables, image)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
 
-  none, activations, blocks = map(saved_bytes, ['none', 'activations', 'blocks'])
-  assert activations < 0.6 * none
-  assert blocks < 0.5 * activations
+  assert saved_bytes(True) < 0.25 * saved_bytes(False)
 
 
 def test_computing_again_changes_no_result():
@@ -325,7 +347,7 @@ def test_computing_again_changes_no_result():
       'efficientnet_tiny', num_classes=10, drop_connect_rate=0.3, **changes
     )
 
-  variables = jax.jit(lambda: create().init(jax.random.key(0), image, train=False))()
+  variables = init(create())
 
   def gradients(model):
     def loss(params, image):
@@ -343,17 +365,8 @@ def test_computing_again_changes_no_result():
 
   expected = gradients(create())
   scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
-  for remat in ('activations', 'blocks'):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
-      gradients(create(remat=remat)),
-      expected,
-    )
-
-
-def test_an_unknown_remat_is_refused():
-  model = models.create_model('efficientnet_tiny', num_classes=10, remat='all')
-  with pytest.raises(errors.UserError, match="remat.*'all'.*allowed.*blocks"):
-    jax.eval_shape(
-      lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-    )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
+    gradients(create(remat_blocks=True)),
+    expected,
+  )

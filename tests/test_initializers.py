@@ -43,6 +43,14 @@ def test_weights_are_a_function_of_the_key_alone():
   assert not np.isclose(draw(2), draw(3)).any()
 
 
+def test_keys_can_be_mapped():
+  keys = jax.random.split(jax.random.key(5), 3)
+  draw = lambda key: initializers.conv_kernel(key, (3, 3, 1, 8))  # noqa: E731
+  kernels = jax.vmap(draw)(jax.random.clone(keys))
+
+  np.testing.assert_array_equal(kernels, [draw(key) for key in keys])
+
+
 def test_every_kernel_of_a_model_is_drawn_apart():
   """No two leaves begin with the same numbers, nor with their multiples."""
   model = models.create_model('efficientnet_b0', num_classes=10)

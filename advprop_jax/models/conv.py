@@ -10,16 +10,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from advprop_jax.models import cpu_conv, initializers
 
 # With more input channels than this, k * k copies of them cost more than they save.
 MAX_PATCH_CHANNELS = 4
-
-
-# What a policy of `jax.checkpoint` calls the result of a convolution.
-CONV_OUTPUT = 'conv_output'
 
 
 class Conv(nn.Module):
@@ -55,7 +50,7 @@ class Conv(nn.Module):
     if self.use_bias:
       bias = self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32)
       x += bias.astype(self.dtype)
-    return checkpoint_name(x, CONV_OUTPUT)
+    return x
 
   def _convolve(self, x, kernel):
     if self.depthwise:

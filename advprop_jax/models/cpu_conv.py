@@ -7,11 +7,12 @@ loops over contiguous channels that LLVM vectorises, and dots:
 
   depthwise_conv  k x k, one filter per channel, any stride
   pointwise_conv  1 x 1, stride 1
-  patches_conv    k x k, of few input channels (the stem)
+  patches_conv    k x k, of few input channels (the stem), also called im2col
 
 All three map ([B, H, W, C_in], [k, k, C_in / groups, C_out], stride) to
 [B, ceil(H / stride), ceil(W / stride), C_out] with TensorFlow's 'SAME' padding, in the
-type of the image, sums in float32. Measurements: benchmarks/README.md.
+type of the image, sums in float32. All have reverse-mode derivatives of any order and
+no forward-mode ones. Measurements: benchmarks/README.md.
 """
 
 import functools
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from advprop_jax.models.apart import apart
+from advprop_jax.models.no_inline import no_inline
 
 # Products that one weight-gradient loop sums in registers: rows x taps. LLVM unrolls,
 # and so vectorises, the loop up to about a hundred. Measured, like the two below.
@@ -160,12 +161,9 @@ def _row_runs(rows: int) -> tuple[int, int]:
   return _out_size(rows, length), length
 
 
+@functools.partial(no_inline, static_argnames=('stride',))
 def _depthwise_forward(x, kernel, stride):
   """Sums shifted images, each times one kernel element: one loop, no copies."""
-  return apart(functools.partial(_shifted_sum, stride=stride))(x, kernel)
-
-
-def _shifted_sum(x, kernel, stride):
   kernel_size = kernel.shape[0]
   out_shape = _out_shape(x, stride)
   padded = _pad(x, kernel_size, stride).astype(jnp.float32)
@@ -269,12 +267,8 @@ def _pointwise_image_grad(kernel, g, x, stride):
 
 def _pointwise_kernel_grad(x, g, kernel, stride):
   del stride
-  # Without the barrier XLA makes the transpose part of what computes x, and pays for
-  # every element of it with a cache line.
-  x, g = lax.optimization_barrier(
-    (x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1]))
-  )
-  return (x.T @ g).reshape(kernel.shape)
+  grad = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+  return grad.reshape(kernel.shape)
 
 
 # Patches: of few channels, k * k of them side by side are one short row of a dot.
@@ -301,16 +295,19 @@ def _patches_forward(x, kernel, stride):
 
 def _patches_image_grad(kernel, g, x, stride):
   """Makes all patches' gradients by a dot and adds each where its pixels came from."""
-  patches = g.reshape(-1, g.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1]).T
-  transpose = jax.linear_transpose(lambda x: _patches(x, kernel, stride), x)
-  return transpose(patches)[0]
+  patches = jnp.matmul(
+    g.reshape(-1, g.shape[-1]),
+    kernel.reshape(-1, kernel.shape[-1]).T,
+    preferred_element_type=jnp.float32,
+  )
+  image = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+  transpose = jax.linear_transpose(lambda x: _patches(x, kernel, stride), image)
+  return transpose(patches)[0].astype(x.dtype)
 
 
 def _patches_kernel_grad(x, g, kernel, stride):
-  patches, g = lax.optimization_barrier(
-    (_patches(x, kernel, stride), g.reshape(-1, g.shape[-1]))
-  )
-  return (patches.T @ g).reshape(kernel.shape)
+  grad = _patches(x, kernel, stride).T @ g.reshape(-1, g.shape[-1])
+  return grad.reshape(kernel.shape)
 
 
 depthwise_conv = _with_cpu_version(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from advprop_jax import errors
 from advprop_jax.models import activations, initializers
-from advprop_jax.models.conv import CONV_OUTPUT, Conv
+from advprop_jax.models.conv import Conv
 from advprop_jax.models.norm import BatchNorm
 
 # Below this the last feature map has less than one input pixel per cell: 2 ** 5.
@@ -162,14 +162,6 @@ class MBConv(nn.Module):
     return x
 
 
-# What the backward pass may compute again instead of reading it from memory.
-REMAT_POLICIES = {
-  'none': None,
-  'activations': jax.checkpoint_policies.save_only_these_names(CONV_OUTPUT),
-  'blocks': jax.checkpoint_policies.nothing_saveable,
-}
-
-
 class EfficientNet(nn.Module):
   """Images in [0, 1] to logits.
 
@@ -184,9 +176,8 @@ class EfficientNet(nn.Module):
     mean: per-channel mean, in [0, 1] pixel units. AdvProp: 0.5, with std 0.5.
     std: per-channel standard deviation, in [0, 1] pixel units.
     dtype: type of the arithmetic; parameters, statistics and logits are float32.
-    remat: what the backward pass computes again, to need less memory: 'none';
-      'activations', the blocks' norms, activations and gates, from the convolutions'
-      outputs; 'blocks', all of a block, from its input.
+    remat_blocks: whether the backward pass keeps the blocks' inputs only, and computes
+      each block again, to need less memory.
     bn_momentum: see `BatchNorm`. Source: the official code, 0.99.
     bn_epsilon: see `BatchNorm`. Source: the official code, 1e-3.
     bn_axis_name: see `BatchNorm`.
@@ -202,7 +193,7 @@ class EfficientNet(nn.Module):
   mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
   std: tuple[float, float, float] = (0.5, 0.5, 0.5)
   dtype: Any = jnp.float32
-  remat: str = 'none'
+  remat_blocks: bool = False
   bn_momentum: float = 0.99
   bn_epsilon: float = 1e-3
   bn_axis_name: str | None = None
@@ -225,14 +216,13 @@ class EfficientNet(nn.Module):
         batch's; None: exactly when not training.
 
     Raises:
-      UserError: the image is too small, or the activation or `remat` is unknown.
+      UserError: the image is too small, or the activation is unknown.
     """
     if min(image.shape[1:3]) < MIN_IMAGE_SIZE:
       raise errors.UserError(
         f'image size {image.shape[1]}x{image.shape[2]} is too small for EfficientNet; '
         f'allowed: {MIN_IMAGE_SIZE} or more'
       )
-    errors.check_choice('remat', self.remat, REMAT_POLICIES)
     activation = activations.get_activation(self.activation)
     if use_running_average is None:
       use_running_average = not train
@@ -245,9 +235,9 @@ class EfficientNet(nn.Module):
       axis_index_groups=self.bn_axis_index_groups,
     )
 
-    def norm(name, x):
-      activated = batch_norm(activation=activation, name=name)
-      return activated(x, use_running_average=use_running_average)
+    def norm_and_activate(name, x):
+      layer = batch_norm(activation=activation, name=name)
+      return layer(x, use_running_average=use_running_average)
 
     mean = jnp.asarray(self.mean, image.dtype)
     std = jnp.asarray(self.std, image.dtype)
@@ -255,13 +245,10 @@ class EfficientNet(nn.Module):
 
     stem = round_features(STEM_FEATURES, self.width)
     x = Conv(stem, 3, stride=2, dtype=self.dtype, name='stem_conv')(x)
-    x = norm('stem_bn', x)
+    x = norm_and_activate('stem_bn', x)
 
-    mbconv = MBConv
-    if self.remat != 'none':
-      # The static ones are `train` and `use_running_average`, behind `self` and `x`.
-      policy = REMAT_POLICIES[self.remat]
-      mbconv = nn.remat(MBConv, policy=policy, static_argnums=(2, 3))
+    # The static ones are `train` and `use_running_average`, behind `self` and `x`.
+    mbconv = nn.remat(MBConv, static_argnums=(2, 3)) if self.remat_blocks else MBConv
     blocks = self._blocks()
     for i, (stage, stride) in enumerate(blocks):
       x = mbconv(
@@ -278,7 +265,7 @@ class EfficientNet(nn.Module):
 
     head = round_features(HEAD_FEATURES, self.width)
     x = Conv(head, dtype=self.dtype, name='head_conv')(x)
-    x = norm('head_bn', x)
+    x = norm_and_activate('head_bn', x)
     x = x.mean(axis=(1, 2))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
     x = nn.Dense(

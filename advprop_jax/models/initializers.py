@@ -3,7 +3,7 @@
 The distributions are the official code's. numpy draws them, from a `host_key`: XLA
 compiles the random numbers of each kernel, and each kernel's key, apart, which is tens
 of seconds for arithmetic of a moment. They are a function of the key, whatever the
-device.
+device, and of numpy's version; the backend must have host callbacks.
 """
 
 import math
@@ -83,5 +83,8 @@ def _draw(key, shape, dtype, draw):
     return draw(rng).astype(dtype)
 
   return jax.pure_callback(
-    on_host, jax.ShapeDtypeStruct(shape, dtype), jax.random.key_data(key)
+    on_host,
+    jax.ShapeDtypeStruct(shape, dtype),
+    jax.random.key_data(key),
+    vmap_method='sequential',
   )

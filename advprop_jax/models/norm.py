@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from advprop_jax.models.apart import apart
+from advprop_jax.models.no_inline import no_inline
 
 # Pixels that one loop sums in registers; LLVM unrolls, and so vectorises, up to some
 # more. Measured on the CPU, see benchmarks/README.md.
@@ -37,9 +37,9 @@ class BatchNorm(nn.Module):
     axis_name: name of the devices' axis to share batch statistics over; None: the
       statistics of each device's own batch.
     axis_index_groups: groups of device indices that share statistics; None: all.
-    activation: applied to the result, in float32 as well; the two are one function, so
-      that neither what lies between them nor what the activation's gradient needs is
-      ever stored.
+    activation: applied to the result, in float32 as well. The two are one function,
+      which keeps nothing for the backward pass but its input; it has reverse-mode
+      derivatives of any order and no forward-mode ones.
   """
 
   momentum: float
@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
     if use_running_average:
       batch_mean, batch_var = mean.value, var.value
     else:
-      batch_mean, batch_var = self._batch_statistics(x.astype(jnp.float32))
+      batch_mean, batch_var = self._batch_statistics(x)
       if self.is_mutable_collection('batch_stats') and not self.is_initializing():
         mean.value = self._average(mean.value, batch_mean)
         var.value = self._average(var.value, batch_var)
@@ -86,6 +86,15 @@ class BatchNorm(nn.Module):
     return mean, jnp.maximum(square - jnp.square(mean), 0.0)
 
 
+def _activation_gradient(activation, x, multiplier, offset, g):
+  return jax.vjp(activation, x * multiplier + offset)[1](g)[0]
+
+
+_activation_gradient_on_cpu = no_inline(
+  _activation_gradient, static_argnames=('activation',)
+)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scale_and_activate(activation, x, multiplier, offset):
   """Returns activation(x * multiplier + offset), computed in float32, like x."""
@@ -101,19 +110,10 @@ def _scale_and_activate_backward(activation, residuals, g):
   """Computes the activation's gradient anew from x, which the sums need anyway."""
   x, multiplier, offset = residuals
   x, g = x.astype(jnp.float32), g.astype(jnp.float32)
-
-  def activation_gradient(x, multiplier, offset, g):
-    return jax.vjp(activation, x * multiplier + offset)[1](g)[0]
-
   if activation is not None:
-    g = lax.platform_dependent(
-      x,
-      multiplier,
-      offset,
-      g,
-      cpu=apart(activation_gradient),
-      default=activation_gradient,
-    )
+    gradient = functools.partial(_activation_gradient, activation)
+    called = functools.partial(_activation_gradient_on_cpu, activation)
+    g = lax.platform_dependent(x, multiplier, offset, g, cpu=called, default=gradient)
   axes = tuple(range(x.ndim - 1))
   return (g * multiplier).astype(residuals[0].dtype), (g * x).sum(axes), g.sum(axes)
 
@@ -123,13 +123,18 @@ _scale_and_activate.defvjp(_scale_and_activate_forward, _scale_and_activate_back
 
 @jax.custom_vjp
 def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the means of x and of x squared over all but the last axis, [C] each."""
-  return lax.platform_dependent(x, cpu=_moments_in_one_pass, default=_plain_moments)
+  """Returns the means of x and of x squared over all but the last axis.
+
+  Float32 [C] each, whatever the type of x; for the backward pass only x is kept.
+  """
+  return lax.platform_dependent(
+    x.astype(jnp.float32), cpu=_moments_in_one_pass, default=_plain_moments
+  )
 
 
 def _moments_backward(x, g):
   mean, square = (part / (x.size // x.shape[-1]) for part in g)
-  return (mean + 2 * x * square,)
+  return ((mean + 2 * x.astype(jnp.float32) * square).astype(x.dtype),)
 
 
 _moments.defvjp(lambda x: (_moments(x), x), _moments_backward)

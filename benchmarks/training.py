@@ -1,0 +1,77 @@
+"""The training step that is measured, and the command line that says which."""
+
+import argparse
+import functools
+
+from advprop_jax import attacks, models, optim, train_state, train_step
+
+NUM_CLASSES = 1000
+EPSILON = 4 / 255
+
+
+def create_streams(method: str, pgd_steps: int):
+  """Returns the streams of a training method."""
+  clean = train_step.Stream('clean', 'image', 'label', None, 'running', 'clean', 1.0)
+  attack = attacks.make_pgd(
+    num_classes=NUM_CLASSES,
+    epsilon=EPSILON,
+    step_size=max(1 / 255, EPSILON / pgd_steps),
+    num_steps=pgd_steps,
+    targeted=True,
+    prob_start_from_clean=0.2,
+  )
+  adv = clean._replace(name='adv', attack=attack, norm='adv')
+  return {'vanilla': (clean,), 'advprop': (clean, adv)}[method]
+
+
+def create_training(model, streams, *, image_size: int):
+  """Returns (step, create_state) of a whole training step, with optimizer and averages.
+
+  Args:
+    model: see `models.create_model`.
+    streams: of `create_streams`.
+    image_size: pixels.
+  """
+  tx = optim.sgd(lambda step: 0.01, momentum=0.9, weight_decay=1e-5)
+  step = train_step.make_train_step(
+    model, tx, streams, label_smoothing=0.1, ema_decay=0.9999
+  )
+  create_state = functools.partial(
+    train_state.create_train_state,
+    model,
+    tx,
+    branch_names=tuple(dict.fromkeys(stream.norm for stream in streams)),
+    image_size=image_size,
+    seed=0,
+    keep_ema=True,
+  )
+  return step, create_state
+
+
+def positive(text: str) -> int:
+  """Returns the number; raises argparse's error for less than 1."""
+  if (value := int(text)) < 1:
+    raise argparse.ArgumentTypeError(f'{value}; allowed: 1 or more')
+  return value
+
+
+def create_parser(doc: str, *, methods) -> argparse.ArgumentParser:
+  """Returns a parser of what names a step: model, sizes, method, types.
+
+  Args:
+    doc: of the program; its first line is the description.
+    methods: that the program knows.
+  """
+  parser = argparse.ArgumentParser(
+    description=doc.splitlines()[0],
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--model', default='efficientnet_b0', choices=models.MODELS, help='name')
+  add('--size', type=positive, default=224, help='of the images, pixels')
+  add('--batch', type=positive, default=8, help='images, over all devices')
+  add('--method', default='advprop', choices=methods, help='of training, see README.md')
+  add('--pgd-steps', type=positive, default=1, help='of the attack of advprop')
+  add('--dtype', default='float32', choices=['float32', 'bfloat16'], help='arithmetic')
+  add('--remat-blocks', action='store_true', help='compute blocks again, for memory')
+  return parser
