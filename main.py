@@ -44,7 +44,7 @@ flags.DEFINE_boolean(
 FLAGS = flags.FLAGS
 
 # A second start of the same config reads here what the first one compiled.
-COMPILATIONS = pathlib.Path('~/.cache/advprop_jax/compilations').expanduser()
+COMPILATIONS = '~/.cache/advprop_jax/compilations'
 
 # What CLU logs beside the metrics: the whole config in one line, shapes of pictures;
 # what Orbax says of a directory that is opened to be read.
@@ -107,10 +107,17 @@ def main(argv):
   if argv[1:]:
     sys.exit(f'error: unknown arguments {argv[1:]}; allowed: those of --help')
   log_for_people()
-  if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR
-    jax.config.update('jax_compilation_cache_dir', str(COMPILATIONS))
+  compilations = os.path.expanduser(COMPILATIONS)  # As it is, if there is no home.
+  if jax.config.jax_compilation_cache_dir is None and compilations != COMPILATIONS:
+    jax.config.update('jax_compilation_cache_dir', compilations)
   if FLAGS.multi_host:
-    jax.distributed.initialize()
+    try:
+      jax.distributed.initialize()
+    except ValueError as e:
+      sys.exit(
+        f'error: --multi_host finds no other hosts ({e}); allowed: on a TPU pod, under '
+        'Slurm or Open MPI'
+      )
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
   workdir = FLAGS.workdir or default_workdir(FLAGS['config'].config_filename)
   logging.info('%s, workdir %s', FLAGS['config'].config_filename, workdir)

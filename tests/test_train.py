@@ -348,6 +348,7 @@ def test_default_workdirs_are_told_apart():
     (['--mode=dance'], 'train|evaluate'),
     (['--wrokdir=x'], 'workdir'),
     (['stray'], 'stray'),
+    (['--multi_host'], 'finds no other hosts'),
     (['--config.data.data_dir=DIR', '--config.data.name=imagenet2012'], 'tfds build'),
     (['--mode=evaluate', '--config.data.data_dir=DIR'], 'has no checkpoint'),
   ],
