@@ -7,4 +7,5 @@ source launch/setup.sh requirements.txt requirements-test.txt
 # As modules: unlike the commands in .venv/bin they survive a moved checkout.
 .venv/bin/python -m ruff check .
 .venv/bin/python -m ruff format --check .
-exec .venv/bin/python -m pytest "$@"
+# Two tests at a time (pytest-xdist): each compiles most of its time, on one core.
+exec .venv/bin/python -m pytest --numprocesses=2 --dist=worksteal "$@"
