@@ -113,10 +113,11 @@ def main(argv):
   if FLAGS.multi_host:
     try:
       jax.distributed.initialize()
-    except ValueError as e:
+    except (ValueError, RuntimeError) as e:
+      reason = str(e).splitlines()[0].rstrip('.')
       sys.exit(
-        f'error: --multi_host finds no other hosts ({e}); allowed: on a TPU pod, under '
-        'Slurm or Open MPI'
+        f'error: --multi_host cannot join other hosts ({reason}); allowed: on a TPU '
+        'pod, under Slurm or Open MPI'
       )
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
   workdir = FLAGS.workdir or default_workdir(FLAGS['config'].config_filename)

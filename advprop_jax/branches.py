@@ -36,10 +36,10 @@ def variables(params, norm, batch_stats, branch: str):
 def sum_gradients(loss_fn, params, norm, inputs):
   """Returns the gradients of the sum of all branches' losses, accumulated over them.
 
-  Inputs of equal shapes share one loop, compiled once, and what a branch keeps for its
-  backward pass is gone before the next begins: the memory is that of one branch. Where
-  shapes differ the passes are written out one after the other, and XLA, which then
-  orders them as it likes, may keep all of it. See benchmarks/README.md.
+  Branches of equal shapes and types share one loop, compiled once, and what one keeps
+  for its backward pass is gone before the next begins: the memory is that of one. If
+  they differ the passes are written out one after the other, and XLA, which then orders
+  them as it likes, may keep all of it. See benchmarks/README.md.
 
   Args:
     loss_fn: (params, one branch's norm, one branch's input) -> (loss, auxiliary).

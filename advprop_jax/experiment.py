@@ -142,11 +142,15 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
   streams = []
   for stream in config.streams:
     expected = set(train_step.Stream._fields) - {'attack_statistics'}
-    given = sorted(stream) if isinstance(stream, dict) else repr(stream)
-    if given != sorted(expected):
+    if not isinstance(stream, dict):
       raise errors.UserError(
-        f'a stream has the keys {given}; allowed: exactly {sorted(expected)}, in a '
-        'config file, as in configs/default.py'
+        f'config.streams holds {stream!r}; allowed: dicts, set in a config file as in '
+        'configs/default.py'
+      )
+    if set(stream) != expected:
+      raise errors.UserError(
+        f'a stream has the keys {sorted(map(str, stream))}; allowed: exactly '
+        f'{sorted(expected)}, as in configs/default.py'
       )
     errors.check_choice('source of a stream', stream['source'], ['image'])
     errors.check_choice('label of a stream', stream['label'], ['label'])

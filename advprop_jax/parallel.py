@@ -91,17 +91,12 @@ def replicate(tree):
   As `data_parallel` returns it: starting from that very sharding is what makes the
   second step reuse the first's compilation.
   """
-  return jax.device_put(tree, _sharding(jax.local_devices(), PartitionSpec()))
-
-
-def put_shards(batch):
-  """Returns a batch of `shard` with every part on its device of this host."""
-  return jax.device_put(batch, _sharding(jax.local_devices(), PartitionSpec(AXIS)))
+  return jax.device_put(tree, _replicated(jax.local_devices()))
 
 
 def replicated_sharding() -> NamedSharding:
   """Returns the sharding of an array that is whole on every device of all hosts."""
-  return _sharding(jax.devices(), PartitionSpec())
+  return _replicated(jax.devices())
 
 
 def to_global(tree):
@@ -118,8 +113,8 @@ def to_host_local(tree):
   )
 
 
-def _sharding(devices, spec) -> NamedSharding:
-  return NamedSharding(Mesh(devices, (AXIS,)), spec)
+def _replicated(devices) -> NamedSharding:
+  return NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec())
 
 
 def device_rng(rng: jax.Array, step) -> jax.Array:

@@ -1,8 +1,7 @@
-r"""Compares the attack's gradients in bfloat16 with those in float32.
+"""Compares the attack's gradients in bfloat16 with those in float32.
 
-  python main.py --config=configs/digits_advprop.py --workdir=runs/digits
-  python benchmarks/attack_gradients.py --config=configs/digits_advprop.py \
-      --workdir=runs/digits
+  python main.py --config=configs/digits_advprop.py
+  python benchmarks/attack_gradients.py --config=configs/digits_advprop.py
 
 A step of the attack follows the sign of the gradient, so what counts is where the signs
 agree. Prints one line of JSON for each branch of the last checkpoint, of the first
@@ -11,21 +10,16 @@ gradient's size, and the top-1 in float32 of images attacked in either type.
 """
 
 import json
-import os
 import pathlib
 import sys
-
-# Before TensorFlow loads, as in main.py.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import app, logging
 
+import main
 from advprop_jax import attacks, branches, checkpoint, errors, experiment, losses
 
 
@@ -72,11 +66,13 @@ def compare(model, variables, image, label, attack: dict) -> dict:
   }
 
 
-def main(_):
+def compare_branches(argv):
+  """Prints one line for each branch of the newest checkpoint of --workdir."""
   logging.set_verbosity(logging.ERROR)
-  if not (flags.FLAGS['config'].present and flags.FLAGS.workdir):
-    raise errors.UserError('--config and --workdir of a finished run are needed')
-  config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+  config = main.FLAGS.config
+  workdir = main.FLAGS.workdir or main.default_workdir(
+    main.FLAGS['config'].config_filename
+  )
   exp = experiment.create_experiment(config)
   path = pathlib.Path(workdir) / 'checkpoints'
   with checkpoint.Checkpointer(path.resolve(), read_only=True) as checkpointer:
@@ -92,9 +88,7 @@ def main(_):
 
 
 if __name__ == '__main__':
-  config_flags.DEFINE_config_file('config', None, 'Of the run.')
-  flags.DEFINE_string('workdir', None, 'Of the run.')
   try:
-    app.run(main)
+    app.run(compare_branches, flags_parser=main.parse_flags)
   except errors.UserError as e:
     sys.exit(f'error: {e}')

@@ -1,6 +1,6 @@
 r"""Compiles a training step for a TPU without having one; prints one line of JSON.
 
-  pip install libtpu
+  .venv/bin/pip install 'jax[tpu]'
   python benchmarks/memory.py --model efficientnet_b7 --size 600 --batch 4 \
       --method advprop --remat-blocks
 
@@ -40,7 +40,13 @@ def measure(args) -> dict:
   )
   streams = training.create_streams(args.method, args.pgd_steps)
   step, create_state = training.create_training(model, streams, image_size=args.size)
-  topology = topologies.get_topology_desc(platform='tpu', topology_name=args.topology)
+  try:
+    topology = topologies.get_topology_desc(platform='tpu', topology_name=args.topology)
+  except (RuntimeError, ValueError) as e:
+    reason = str(e).splitlines()[0]
+    if 'TPU support not installed' in reason:
+      reason = "libtpu is missing, `pip install 'jax[tpu]'` brings it"
+    raise errors.UserError(f'no TPU to compile for: {reason}') from e
   mesh = Mesh(np.array(topology.devices[:1]), (parallel.AXIS,))
 
   def on_core(tree, spec):
@@ -92,11 +98,11 @@ def main():
   jax.config.update('jax_enable_compilation_cache', False)
   try:
     print(json.dumps(measure(args)))
-  except (RuntimeError, ValueError, errors.UserError) as e:
-    message = str(e).splitlines()[0]
-    if 'TPU support not installed' in message:
-      message = 'there is no libtpu; allowed: after `pip install libtpu`'
-    sys.exit(f'error: {message}')
+  except errors.UserError as e:
+    sys.exit(f'error: {e}')
+  except jax.errors.JaxRuntimeError as e:
+    training.exit_if_out_of_memory(e)
+    raise
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ that another program printed, its times stand beside ours; see README.md here.
 """
 
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -21,15 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advprop_jax import (
-  attacks,
-  branches,
-  errors,
-  losses,
-  models,
-  parallel,
-)
+from advprop_jax import attacks, branches, errors, losses, models, parallel
 from benchmarks import arithmetic, training
 
 # Our methods, and what the peer calls the same computation.
@@ -56,7 +51,9 @@ def create_step(args, model):
   )
   step, create_state = training.create_training(model, streams, image_size=args.size)
   state = jax.block_until_ready(parallel.replicate(create_state()))
-  batch = parallel.put_shards(batch)  # What is timed is the step, not the transfer.
+  # What is timed is the step, not the way of the images to their devices.
+  mesh = Mesh(jax.local_devices(), (parallel.AXIS,))
+  batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
   if trains:
     mapped = parallel.data_parallel(step, split=(False, True), donate_state=True)
     return mapped, (state, batch)
@@ -186,7 +183,7 @@ def measure(args) -> dict:
   on_cpu = jax.default_backend() == 'cpu'
   flops = compiled_flops(args, model, compiled)
   analytic = analytic_flops(args, model)
-  return {
+  result = {
     'model': args.model,
     'method': args.method,
     'pgd_steps': args.pgd_steps if args.method == 'advprop' else 0,
@@ -203,13 +200,16 @@ def measure(args) -> dict:
     'flops_per_sec': flops / min(secs),
     'flops_analytic': analytic,
     'flops_ratio': flops / analytic,
-    'utilisation': args.peak_tflops and analytic / min(secs) / args.peak_tflops / 1e12,
     'argument_bytes': memory.argument_size_in_bytes,
     'temp_bytes': memory.temp_size_in_bytes,
     'peak_bytes': None if on_cpu else memory.peak_memory_in_bytes,
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'versions': {x.__name__: x.__version__ for x in (jax, flax, optax)},
   }
+  if args.peak_tflops is not None:
+    peak = args.peak_tflops * 1e12 * jax.device_count()
+    result['utilisation'] = analytic / min(secs) / peak
+  return result
 
 
 def parse_peer(args) -> dict:
@@ -222,13 +222,15 @@ def parse_peer(args) -> dict:
     peer = json.loads(args.peer)
     secs = float(peer[PEER_KEYS[args.method]])
     measured = {key: peer[key] for key in ('model', 'size', 'batch')}
+    measured['dtype'] = peer.get('dtype', 'float32')
     if args.method == 'advprop':
       measured['pgd_steps'] = peer['pgd_steps']
     name = peer['peer']
   except (KeyError, TypeError, ValueError) as e:
     raise errors.UserError(
       f'--peer is not the line that is needed ({type(e).__name__}: {e}); allowed: JSON '
-      f'with peer, model, size, batch, pgd_steps and {PEER_KEYS[args.method]}, seconds'
+      f'with peer, model, size, batch, {"pgd_steps, " * (args.method == "advprop")}'
+      f'and seconds as {PEER_KEYS[args.method]}'
     ) from e
   for key, value in measured.items():
     if value != getattr(args, key):
@@ -236,7 +238,7 @@ def parse_peer(args) -> dict:
         f'the peer measured {key} {value}, this is {getattr(args, key)}; allowed: the '
         'same computation'
       )
-  if secs <= 0:
+  if not 0 < secs < math.inf:
     raise errors.UserError(f'the peer measured {secs} seconds; allowed: more than 0')
   return {'peer': name, 'peer_step_secs': secs}
 
@@ -246,16 +248,23 @@ def main():
   parser.add_argument(
     '--repeats', type=training.positive, default=7, help='steps to time'
   )
-  parser.add_argument('--peak-tflops', type=float, help='of all devices, published')
+  parser.add_argument('--peak-tflops', type=float, help='of one device, published')
   parser.add_argument('--peer', help='line of JSON to compare with, see README.md')
   args = parser.parse_args()
   # What is measured is compiling, not reading what was compiled before.
   jax.config.update('jax_enable_compilation_cache', False)
   try:
-    peer = parse_peer(args) if args.peer else {}
+    if args.peak_tflops is not None and not args.peak_tflops > 0:
+      raise errors.UserError(
+        f'--peak-tflops is {args.peak_tflops}; allowed: more than 0'
+      )
+    peer = {} if args.peer is None else parse_peer(args)
     result = measure(args)
   except errors.UserError as e:
     sys.exit(f'error: {e}')
+  except jax.errors.JaxRuntimeError as e:
+    training.exit_if_out_of_memory(e)
+    raise
   if peer:
     result |= {**peer, 'peer_ratio': result['step_secs'] / peer['peer_step_secs']}
   print(json.dumps(result))

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import sys
 
 from advprop_jax import attacks, models, optim, train_state, train_step
 
@@ -69,9 +70,21 @@ def create_parser(doc: str, *, methods) -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--model', default='efficientnet_b0', choices=models.MODELS, help='name')
   add('--size', type=positive, default=224, help='of the images, pixels')
-  add('--batch', type=positive, default=8, help='images, over all devices')
-  add('--method', default='advprop', choices=methods, help='of training, see README.md')
+  add('--batch', type=positive, default=8, help='images of a step')
+  add(
+    '--method',
+    default='advprop',
+    choices=methods,
+    help='what is computed, see README.md',
+  )
   add('--pgd-steps', type=positive, default=1, help='of the attack of advprop')
   add('--dtype', default='float32', choices=['float32', 'bfloat16'], help='arithmetic')
   add('--remat-blocks', action='store_true', help='compute blocks again, for memory')
   return parser
+
+
+def exit_if_out_of_memory(error: Exception):
+  """Ends the program with one line if that is what the error says."""
+  message = str(error).strip().splitlines()[0]
+  if 'RESOURCE_EXHAUSTED' in message:
+    sys.exit(f'error: out of memory: {message}; allowed: a smaller --batch or --size')

@@ -15,7 +15,8 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_debug_key_reuse', True)
 tf.config.set_visible_devices([], 'GPU')
 
-# Many tests build the same programs: compile each once in a session.
+# Many tests build the same programs: compile each once in a process. Not in one folder
+# for all processes, since JAX may read there what another has half written.
 _cache = tempfile.TemporaryDirectory(prefix='advprop_jax_test_compilations_')
 jax.config.update('jax_compilation_cache_dir', _cache.name)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
@@ -23,5 +24,5 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 @pytest.fixture(scope='session')
 def digits_dir(tmp_path_factory):
-  """Returns a data_dir that the digits are prepared in once."""
+  """Returns a data_dir that the digits are prepared in, once in a process."""
   return tmp_path_factory.mktemp('tensorflow_datasets')

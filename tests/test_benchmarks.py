@@ -54,7 +54,8 @@ PEER = {'peer': 'x', 'model': 'efficientnet_tiny', 'batch': 8, 'size': 64}
 def test_step_time_prints_one_line_with_the_ratio_to_a_peer():
   peer = PEER | {'pgd_steps': 2, 'advprop_step': 1e9}
   command = f'{sys.executable} benchmarks/step_time.py --model efficientnet_tiny '
-  command += '--size 64 --batch 8 --repeats 2 --method advprop --pgd-steps 2 --peer'
+  command += '--size 64 --batch 8 --repeats 2 --method advprop --pgd-steps 2 '
+  command += '--peak-tflops 1 --peer'
   done = subprocess.run(
     [*command.split(), json.dumps(peer)], capture_output=True, text=True, cwd=ROOT
   )
@@ -62,7 +63,10 @@ def test_step_time_prints_one_line_with_the_ratio_to_a_peer():
   (line,) = done.stdout.splitlines()
   result = json.loads(line)
   assert 0 < result['step_secs'] <= result['step_median_secs'] < result['compile_secs']
-  assert 0 < result['peer_ratio'] < 1e-6
+  assert result['peer_ratio'] == pytest.approx(result['step_secs'] / 1e9)
+  assert result['flops_analytic'] == pytest.approx(
+    1e12 * result['utilisation'] * result['step_secs']
+  )
   assert result['temp_bytes'] > 0
   # So small a model pays visibly for its optimizer (B0: 1.05, see README.md). Gradients
   # to the weights in the attack would be 1.37.
@@ -74,9 +78,17 @@ def test_step_time_prints_one_line_with_the_ratio_to_a_peer():
   [
     ('{"peer"', 'JSONDecodeError'),
     ('[1]', 'TypeError'),
-    (json.dumps(PEER), "KeyError: 'advprop_step'.*allowed.*pgd_steps and advprop_step"),
+    (
+      json.dumps(PEER),
+      "KeyError: 'advprop_step'.*allowed.*pgd_steps, and seconds as advprop_step",
+    ),
     (json.dumps(PEER | {'advprop_step': 1, 'pgd_steps': 1}), 'pgd_steps 1, this is 2'),
     (json.dumps(PEER | {'advprop_step': 0, 'pgd_steps': 2}), 'more than 0'),
+    ('{"advprop_step": NaN, ' + json.dumps(PEER | {'pgd_steps': 2})[1:], 'more than 0'),
+    (
+      json.dumps(PEER | {'advprop_step': 1, 'pgd_steps': 2, 'dtype': 'bfloat16'}),
+      'dtype bfloat16, this is float32',
+    ),
     (
       json.dumps(PEER | {'advprop_step': 1, 'pgd_steps': 2, 'batch': 4}),
       'batch 4, this is 8; allowed: the same',
@@ -90,6 +102,7 @@ def test_step_time_refuses_other_computations_as_its_peer(peer, message):
     batch=8,
     method='advprop',
     pgd_steps=2,
+    dtype='float32',
     peer=peer,
   )
   with pytest.raises(errors.UserError, match=message):
@@ -97,16 +110,17 @@ def test_step_time_refuses_other_computations_as_its_peer(peer, message):
 
 
 class FlipsInBfloat16(nn.Module):
-  """Is its image brighter than 22 in all? In bfloat16 the top half counts negative."""
+  """Weighs the lower rows triple; in bfloat16 the upper rows count negative."""
 
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image, *, train):
     rows = jnp.arange(image.shape[1])[:, None, None]
-    negated = (rows < image.shape[1] // 2) & (self.dtype == jnp.bfloat16)
-    total = jnp.where(negated, -image, image).sum((1, 2, 3))
-    return jnp.stack([total - 22, 22 - total], axis=-1)
+    upper = rows < image.shape[1] // 2
+    weight = jnp.where(upper, -1.0 if self.dtype == jnp.bfloat16 else 1.0, 3.0)
+    total = (weight * image).sum((1, 2, 3))
+    return jnp.stack([total - 41, 41 - total], axis=-1)
 
 
 def test_attack_gradients_count_the_signs_that_agree():
@@ -120,7 +134,9 @@ def test_attack_gradients_count_the_signs_that_agree():
   )
   assert result['images'] == 3
   assert result['sign_agreement'] == 0.5
-  # The sum is 24: the attack in float32 takes 4.8 away, that in bfloat16 nothing.
+  assert result['sign_agreement_weighted'] == pytest.approx(0.75)
+  # 24 values of 0.5, once and three times, make 48. The attack in float32 takes
+  # 0.1 * (24 + 72) = 9.6 of it, that in bfloat16 0.1 * (72 - 24) = 4.8.
   assert result['top1_attacked_in_float32'] == 0
   assert result['top1_attacked_in_bfloat16'] == 1
 

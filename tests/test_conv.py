@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advprop_jax.models import conv, cpu_conv
+from advprop_jax.models import activations, conv, cpu_conv, norm
 
 # Height and width: even, odd, not square, smaller than the kernel, with rows that make
 # whole runs of the weight gradient and rows that do not.
@@ -152,3 +152,33 @@ def test_tpu_and_gpu_keep_native_convolutions(
 
   # The gradients to image and to kernel; the forward pass is not needed for them.
   assert (count('tpu'), count('cuda'), count('cpu')) == (2, 2, 0)
+
+
+def test_a_second_call_outside_jit_compiles_nothing():
+  class Layers(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      x = conv.Conv(8, 3, stride=2)(x)
+      x = conv.Conv(8, 5, depthwise=True)(x)
+      x = norm.BatchNorm(0.9, 1e-3, activation=activations.silu)(
+        x, use_running_average=False
+      )
+      return conv.Conv(4)(x)
+
+  x = jnp.ones((2, 14, 14, 3))
+  variables = Layers().init(jax.random.key(0), x)
+  compilations = []
+
+  def listen(event, *args, **kwargs):
+    if event.endswith('backend_compile_duration'):
+      compilations.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    counts = []
+    for _ in range(2):
+      jax.grad(lambda v, x: Layers().apply(v, x).sum(), argnums=(0, 1))(variables, x)
+      counts.append(len(compilations))
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  assert 0 < counts[0] == counts[1]

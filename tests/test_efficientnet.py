@@ -174,24 +174,6 @@ def test_reading_and_writing_statistics_are_two_switches():
   assert all(jax.tree.leaves(changed))
 
 
-def test_a_second_call_outside_jit_compiles_nothing():
-  model, variables, image = small_model()
-  events = []
-
-  def listen(event, *args, **kwargs):
-    if event.endswith('backend_compile_duration'):
-      events.append(event)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    model.apply(variables, image, train=False)
-    first = len(events)
-    model.apply(variables, image, train=False)
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
-  assert first > 0 and len(events) == first
-
-
 def test_too_small_an_image_is_a_one_line_error():
   with pytest.raises(errors.UserError, match=r'31x31 is too small.*allowed: 32'):
     shapes('efficientnet_b0', image_size=31)

@@ -219,6 +219,10 @@ def _depthwise_image_grad(kernel, g, x, stride):
   return y[:, before[0] : before[0] + height, before[1] : before[1] + width]
 
 
+def _add_each(a, b):
+  return [x + y for x, y in zip(a, b, strict=True)]
+
+
 def _depthwise_kernel_grad(x, g, kernel, stride):
   """Sums a few rows at a time for several taps in one loop, then sums the sums.
 
@@ -244,7 +248,7 @@ def _depthwise_kernel_grad(x, g, kernel, stride):
     sums += lax.reduce(
       products,
       [jnp.float32(0)] * len(products),
-      lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
+      _add_each,
       dimensions=(2,),
     )
   grad = jnp.stack([x.sum(axis=(0, 1, 2)) for x in sums])

@@ -145,6 +145,10 @@ def _plain_moments(x):
   return x.mean(axes), jnp.square(x).mean(axes)
 
 
+def _add_both(a, b):
+  return a[0] + b[0], a[1] + b[1]
+
+
 def _moments_in_one_pass(x):
   """Sums runs of pixels for both means in one loop, then the few sums of runs.
 
@@ -158,10 +162,5 @@ def _moments_in_one_pass(x):
     return _plain_moments(x)
   x = x.reshape(pixels // run, run, channels)
   zero = jnp.zeros((), x.dtype)
-  sums = lax.reduce(
-    (x, jnp.square(x)),
-    (zero, zero),
-    lambda a, b: (a[0] + b[0], a[1] + b[1]),
-    dimensions=(1,),
-  )
+  sums = lax.reduce((x, jnp.square(x)), (zero, zero), _add_both, dimensions=(1,))
   return tuple(part.sum(0) / pixels for part in sums)
