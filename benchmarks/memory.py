@@ -72,13 +72,7 @@ def measure(args) -> dict:
   compiled = lowered.compile(compiler_options=LEAST_EFFORT)
   memory = compiled.memory_analysis()
   return {
-    'model': args.model,
-    'method': args.method,
-    'pgd_steps': args.pgd_steps if args.method == 'advprop' else 0,
-    'size': args.size,
-    'batch': args.batch,
-    'dtype': args.dtype,
-    'remat_blocks': args.remat_blocks,
+    **training.describe(args),
     'device': topology.devices[0].device_kind,
     'compile_secs': time.perf_counter() - start,
     'peak_bytes': memory.peak_memory_in_bytes,

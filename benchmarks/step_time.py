@@ -184,13 +184,7 @@ def measure(args) -> dict:
   flops = compiled_flops(args, model, compiled)
   analytic = analytic_flops(args, model)
   result = {
-    'model': args.model,
-    'method': args.method,
-    'pgd_steps': args.pgd_steps if args.method == 'advprop' else 0,
-    'size': args.size,
-    'batch': args.batch,
-    'dtype': args.dtype,
-    'remat_blocks': args.remat_blocks,
+    **training.describe(args),
     'state_secs': state_secs,
     'compile_secs': compile_secs,
     'step_secs': min(secs),

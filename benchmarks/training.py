@@ -83,6 +83,19 @@ def create_parser(doc: str, *, methods) -> argparse.ArgumentParser:
   return parser
 
 
+def describe(args) -> dict:
+  """Returns what a line of JSON says of its step, from the parser's arguments."""
+  return {
+    'model': args.model,
+    'method': args.method,
+    'pgd_steps': args.pgd_steps if args.method == 'advprop' else 0,
+    'size': args.size,
+    'batch': args.batch,
+    'dtype': args.dtype,
+    'remat_blocks': args.remat_blocks,
+  }
+
+
 def exit_if_out_of_memory(error: Exception):
   """Ends the program with one line if that is what the error says."""
   message = str(error).strip().splitlines()[0]
