@@ -104,8 +104,9 @@ def test_bfloat16_image_gradient_of_the_stem_is_rounded_once(kernel_size, stride
 
   exact = image_grad(cpu_conv.native_conv, jnp.float32)
   error = image_grad(cpu_conv.patches_conv, jnp.bfloat16) - exact
-  # Rounding to 8 bits: uniform within half of the last, so 2 ** -9 / sqrt(3) and less.
-  assert np.sqrt(np.square(error).mean() / np.square(exact).mean()) < 1.8e-3
+  once = np.asarray(jnp.asarray(exact, jnp.bfloat16), np.float64) - exact
+  # When the sums were rounded tap by tap they were off by 1.6 and 3.8 times that.
+  assert np.square(error).mean() < 1.05**2 * np.square(once).mean()
 
 
 def test_bfloat16_sums_are_float32():
