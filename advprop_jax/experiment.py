@@ -65,15 +65,8 @@ def create_experiment(config) -> Experiment:
 
   model = create_model(config, num_classes=num_classes)
   streams = create_streams(config, num_classes=num_classes)
-  schedule = optim.warmup_cosine(
-    peak=config.optim.learning_rate * config.data.batch_size / 256,
-    warmup_steps=round(config.optim.warmup_epochs * steps_per_epoch),
-    total_steps=total_steps,
-  )
-  tx = optim.sgd(
-    schedule,
-    momentum=config.optim.momentum,
-    weight_decay=config.optim.weight_decay,
+  schedule, tx = create_optimizer(
+    config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
   )
   create_state = functools.partial(
     train_state.create_train_state,
@@ -130,6 +123,33 @@ def create_model(config, *, num_classes: int) -> nn.Module:
     **parallel.statistics_scope(attributes.pop('bn_scope')),
     **attributes,
   )
+
+
+def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
+  """Returns the learning rate's schedule and the optimizer of a config."""
+  c = config.optim
+  errors.check_choice('optim.schedule', c.schedule, ['staircase', 'cosine'])
+  errors.check_choice('optim.name', c.name, ['rmsprop', 'sgd'])
+  climb = {
+    'peak': c.learning_rate * config.data.batch_size / 256,
+    'warmup_steps': int(c.warmup_epochs * steps_per_epoch),
+  }
+  if c.schedule == 'staircase':
+    schedule = optim.warmup_staircase(
+      **climb,
+      decay_steps=c.decay_epochs * steps_per_epoch,
+      decay_rate=c.decay_rate,
+    )
+  else:
+    schedule = optim.warmup_cosine(**climb, total_steps=total_steps)
+  shared = {'momentum': c.momentum, 'weight_decay': c.weight_decay}
+  if c.name == 'rmsprop':
+    tx = optim.rmsprop(
+      schedule, decay=c.rmsprop_decay, epsilon=c.rmsprop_epsilon, **shared
+    )
+  else:
+    tx = optim.sgd(schedule, **shared)
+  return schedule, tx
 
 
 def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]:
@@ -230,7 +250,11 @@ def _check_ranges(config):
     ('model.bn_epsilon', positive, None),
     ('optim.learning_rate', 0, None),
     ('optim.momentum', 0, 1),
+    ('optim.rmsprop_decay', 0, 1),
+    ('optim.rmsprop_epsilon', positive, None),
     ('optim.warmup_epochs', 0, None),
+    ('optim.decay_epochs', positive, None),
+    ('optim.decay_rate', 0, 1),
     ('optim.weight_decay', 0, None),
     ('optim.label_smoothing', 0, 1),
     ('optim.ema_decay', 0, 1),

@@ -8,6 +8,32 @@ import jax.numpy as jnp
 import optax
 
 
+def warmup_staircase(
+  *, peak: float, warmup_steps: int, decay_steps: float, decay_rate: float
+) -> optax.Schedule:
+  """Returns a linear climb from 0 to `peak` and steps down by `decay_rate`.
+
+  The steps down are counted from step 0, not from the end of the warm-up: that ends
+  below `peak` if it is longer than `decay_steps`.
+
+  Args:
+    peak: of the climb.
+    warmup_steps: length of the climb; 0: none.
+    decay_steps: length of one stair, need not be whole.
+    decay_rate: factor between two stairs.
+
+  Source: `build_learning_rate` in `utils.py` of the official code.
+  """
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    decayed = peak * decay_rate ** jnp.floor(step / decay_steps)
+    climbed = peak * step / max(1, warmup_steps)
+    return jnp.where(step < warmup_steps, climbed, decayed)
+
+  return schedule
+
+
 def warmup_cosine(
   *, peak: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
@@ -25,18 +51,56 @@ def warmup_cosine(
   return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
+def rmsprop(
+  schedule: optax.Schedule,
+  *,
+  decay: float,
+  momentum: float,
+  epsilon: float,
+  weight_decay: float,
+) -> optax.GradientTransformation:
+  """Returns RMSProp as TensorFlow 1 has it, with coupled weight decay as in `sgd`.
+
+    ms = decay * ms + (1 - decay) * g^2            from ms = 1
+    m = momentum * m + learning_rate * g / sqrt(ms + epsilon)
+    w = w - m
+
+  The learning rate stands inside the momentum: a change of it acts slowly.
+
+  Source: `tf.train.RMSPropOptimizer`, which the official code uses.
+  """
+  return optax.chain(
+    _coupled_weight_decay(weight_decay),
+    optax.rmsprop(
+      schedule,
+      decay=decay,
+      eps=epsilon,
+      initial_scale=1.0,
+      eps_in_sqrt=True,
+      momentum=momentum,
+    ),
+  )
+
+
 def sgd(
   schedule: optax.Schedule, *, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
-  """Returns Nesterov SGD with coupled weight decay, wd * w added to the gradient.
-
-  The decay spares the norms' scales and biases, whatever their branch, and nothing
-  else. Source: the official code decays all but batch-norm variables.
-  """
+  """Returns Nesterov SGD with coupled weight decay."""
   return optax.chain(
-    optax.add_decayed_weights(weight_decay, mask={'params': True, 'norm': False}),
+    _coupled_weight_decay(weight_decay),
     optax.sgd(schedule, momentum=momentum, nesterov=True),
   )
+
+
+def _coupled_weight_decay(weight_decay: float) -> optax.GradientTransformation:
+  """Returns the addition of wd * w to the gradient, that of wd / 2 * |w|^2 to the loss.
+
+  The decay spares the norms' scales and biases, whatever their branch, and nothing
+  else. Source: the official code adds wd * tf.nn.l2_loss of all trained variables but
+  those of batch norms.
+  """
+  mask = {'params': True, 'norm': False}
+  return optax.add_decayed_weights(weight_decay, mask=mask)
 
 
 def ema_update(ema, new, *, step, decay: float):
@@ -47,9 +111,10 @@ def ema_update(ema, new, *, step, decay: float):
   Args:
     ema: pytree of float32 arrays: weights, norms and batch statistics.
     new: pytree like `ema`, the newest values.
-    step: number of updates done before this one, int32 scalar.
+    step: number of updates done, this one included, int32 scalar.
     decay: final weight of the old value. Source: the official code, 0.9999 with
-      `tf.train.ExponentialMovingAverage(decay, num_updates=global_step)`.
+      `tf.train.ExponentialMovingAverage(decay, num_updates=global_step)`, applied once
+      the step has been counted.
   """
   step = jnp.asarray(step, jnp.float32)
   decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))

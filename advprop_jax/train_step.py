@@ -122,7 +122,7 @@ def make_train_step(
     new = {**optax.apply_updates(trained, updates), 'batch_stats': batch_stats}
     ema = state.ema
     if ema is not None:
-      ema = optim.ema_update(ema, new, step=state.step, decay=ema_decay)
+      ema = optim.ema_update(ema, new, step=state.step + 1, decay=ema_decay)
     state = state.replace(step=state.step + 1, opt_state=opt_state, ema=ema, **new)
     return state, metrics
 

@@ -78,13 +78,20 @@ def get_config():
   attack.statistics = 'running'
 
   config.optim = optim = ml_collections.ConfigDict()
-  # SGD with Nesterov momentum until the official RMSProp arrives. Source, also of the
-  # warm-up: Goyal et al. 2017, 'Accurate, Large Minibatch SGD'.
-  optim.learning_rate = 0.1  # At the peak, for each 256 images of the batch.
+  # Source of the values: `main.py` and `utils.py` of the official EfficientNet code.
+  optim.name = 'rmsprop'  # TensorFlow 1's; or 'sgd', with Nesterov momentum.
+  optim.learning_rate = 0.016  # At the peak, for each 256 images of the batch.
   optim.momentum = 0.9
-  optim.warmup_epochs = 5.0  # Linear from 0, then half a cosine to 0.
-  optim.weight_decay = 1e-5  # Source: the official recipe; norms are spared.
-  optim.label_smoothing = 0.1  # Source: the official recipe.
+  optim.rmsprop_decay = 0.9  # Weight of the old mean square.
+  optim.rmsprop_epsilon = 1e-3  # Inside the square root.
+  optim.warmup_epochs = 5.0  # Linear from 0.
+  # 'staircase': times decay_rate every decay_epochs, counted from the first step.
+  # 'cosine': half a cosine to 0, from the end of the warm-up.
+  optim.schedule = 'staircase'
+  optim.decay_epochs = 2.4
+  optim.decay_rate = 0.97
+  optim.weight_decay = 1e-5  # Of all but the norms: wd / 2 * |w|^2 in the loss.
+  optim.label_smoothing = 0.1
   optim.ema_decay = 0.9999  # Of weights and statistics; 0: none is kept.
 
   config.eval = evaluation = ml_collections.ConfigDict()

@@ -7,7 +7,9 @@ import optax
 import pytest
 import tensorflow as tf
 
-from advprop_jax import optim
+from advprop_jax import models, optim
+
+v1 = tf.compat.v1
 
 
 def test_schedule_climbs_linearly_and_falls_by_half_a_cosine():
@@ -49,15 +51,121 @@ def test_sgd_equals_keras_with_the_decay_in_the_loss_and_none_on_norms():
   np.testing.assert_allclose(weights['norm']['s'], s, rtol=1e-5)
 
 
-def test_moving_average_equals_tensorflow():
-  weight, num_updates = tf.Variable([5.0, 1.0]), tf.Variable(0.0)
-  average = tf.train.ExponentialMovingAverage(0.6, num_updates=num_updates)
-  average.apply([weight])  # Creates the shadow, equal to the weight.
-  ema = {'w': jnp.array([5.0, 1.0])}
-  for step in range(30):
-    new = np.array([np.sin(step), step], np.float32)
-    num_updates.assign(step)
-    weight.assign(new)
-    average.apply([weight])
-    ema = optim.ema_update(ema, {'w': jnp.asarray(new)}, step=step, decay=0.6)
-  np.testing.assert_allclose(ema['w'], average.average(weight), rtol=1e-5)
+# The official recipe, at the official batch of 2048.
+STEPS_PER_EPOCH = 1281167 / 2048
+STAIRCASE = dict(
+  peak=0.128,
+  warmup_steps=3127,  # int(5 * 625.57)
+  decay_steps=2.4 * STEPS_PER_EPOCH,  # 1501.37
+  decay_rate=0.97,
+)
+
+
+@pytest.mark.parametrize(
+  'step, rate',
+  [
+    (0, 0.0),
+    (1, 0.128 / 3127),
+    (1563, 0.128 * 1563 / 3127),  # The first stair falls inside the warm-up: no trace.
+    (3126, 0.128 * 3126 / 3127),
+    (3127, 0.128 * 0.97**2),  # 2 * 1501.37 steps have passed.
+    (4504, 0.128 * 0.97**2),
+    (4505, 0.128 * 0.97**3),  # 3 * 1501.37 = 4504.1
+    (218948, 0.128 * 0.97**145),  # The last step of 350 epochs.
+  ],
+)
+def test_staircase_at_steps_computed_by_hand(step, rate):
+  schedule = optim.warmup_staircase(**STAIRCASE)
+  np.testing.assert_allclose(schedule(step), rate, rtol=1e-5)  # float32 to the 145th.
+
+
+def test_staircase_without_warmup_starts_at_the_peak():
+  schedule = optim.warmup_staircase(**{**STAIRCASE, 'warmup_steps': 0})
+  np.testing.assert_allclose([schedule(0), schedule(1501)], 0.128, rtol=1e-6)
+
+
+def test_staircase_equals_tensorflow_after_the_warmup():
+  steps = np.arange(3127, 218949, 37)
+  with tf.Graph().as_default(), v1.Session() as session:
+    step = v1.placeholder(tf.int64, [None])
+    decayed = v1.train.exponential_decay(
+      STAIRCASE['peak'], step, STAIRCASE['decay_steps'], 0.97, staircase=True
+    )
+    expected = session.run(decayed, {step: steps})
+  rates = jax.vmap(optim.warmup_staircase(**STAIRCASE))(steps)
+  np.testing.assert_allclose(rates, expected, rtol=2e-6)
+
+
+def test_rmsprop_and_averages_equal_tensorflow_1():
+  """Runs the official code's optimizer, weight decay and average side by side."""
+  rng = np.random.default_rng(0)
+  start = rng.normal(size=[2, 50]).astype(np.float32)
+  grads = rng.normal(size=[20, 2, 50]).astype(np.float32) * 10.0 ** rng.uniform(
+    -4, 2, [20, 1, 50]
+  ).astype(np.float32)
+  rates = 0.128 * 0.9 ** np.arange(20, dtype=np.float32)  # Another one every step.
+
+  with tf.Graph().as_default(), v1.Session() as session:
+    grad, rate = v1.placeholder(tf.float32, [2, 50]), v1.placeholder(tf.float32, [])
+    w, s = v1.Variable(start[0], use_resource=True), v1.Variable(start[1])
+    step = v1.train.get_or_create_global_step()
+    loss = tf.reduce_sum(grad[0] * w + grad[1] * s) + 0.5 * tf.nn.l2_loss(w)
+    optimizer = v1.train.RMSPropOptimizer(rate, decay=0.9, momentum=0.9, epsilon=1e-3)
+    train_op = optimizer.minimize(loss, step)
+    average = tf.train.ExponentialMovingAverage(0.5, num_updates=step)
+    with tf.control_dependencies([train_op]):
+      train_op = average.apply([w, s])
+    session.run(v1.global_variables_initializer())
+    expected = []
+    for g, r in zip(grads, rates, strict=True):
+      session.run(train_op, {grad: g, rate: r})
+      expected.append(session.run([w, s, average.average(w), average.average(s)]))
+
+  weights = {'params': jnp.asarray(start[0]), 'norm': jnp.asarray(start[1])}
+  tx = optim.rmsprop(
+    lambda step: jnp.asarray(rates)[step],
+    decay=0.9,
+    momentum=0.9,
+    epsilon=1e-3,
+    weight_decay=0.5,
+  )
+  opt_state, ema, found = tx.init(weights), weights, []
+  for i, g in enumerate(grads):
+    updates, opt_state = tx.update({'params': g[0], 'norm': g[1]}, opt_state, weights)
+    weights = optax.apply_updates(weights, updates)
+    ema = optim.ema_update(ema, weights, step=i + 1, decay=0.5)
+    found.append([weights['params'], weights['norm'], ema['params'], ema['norm']])
+
+  # Of the largest weight so far: a weight that passes zero has no relative error.
+  scale = np.maximum.accumulate(np.abs(expected).max(axis=-1), axis=0)
+  assert (np.abs(np.subtract(found, expected)).max(axis=-1) / scale).max() < 1e-6
+  assert (scale > 0.5).all()
+
+
+def test_moving_average_at_steps_computed_by_hand():
+  old, new = {'w': jnp.float32(1.0)}, {'w': jnp.float32(0.0)}
+  for step, decay in [(1, 2 / 11), (90, 0.91), (89990, 0.9999), (10**6, 0.9999)]:
+    value = optim.ema_update(old, new, step=step, decay=0.9999)['w']
+    np.testing.assert_allclose(value, min(decay, 0.9999), rtol=1e-6)
+
+
+def test_weight_decay_reaches_the_official_variables_and_no_others():
+  """All trained values but scale and bias of the 49 norms, 2 * 21,008 of them."""
+  model = models.create_model('efficientnet_b0', num_classes=1000)
+  variables = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros([1, 224, 224, 3]), train=False)
+  )
+  weights = {
+    'params': variables['params'],
+    'norm': {'clean': variables['norm'], 'adv': variables['norm']},
+  }
+  # A single number stands for each array.
+  sizes = jax.tree.map(lambda x: x.size, weights)
+  ones, zeros = (jax.tree.map(lambda _, x=x: x, sizes) for x in np.float32([1, 0]))
+  tx = optim.rmsprop(
+    lambda step: 1.0, decay=0.9, momentum=0.9, epsilon=1e-3, weight_decay=1.0
+  )
+  updates, _ = tx.update(zeros, tx.init(ones), ones)
+  moved = jax.tree.map(lambda update, size: size * bool(update), updates, sizes)
+  assert sum(jax.tree.leaves(moved['params'])) == 5_288_548 - 42_016
+  assert not any(jax.tree.leaves(moved['norm']))

@@ -241,10 +241,10 @@ def test_moving_average_covers_weights_norms_and_statistics():
     {'params': state.params, 'norm': state.norm, 'batch_stats': state.batch_stats},
   )
   slow, _ = run((clean(), adv()), ema_decay=0.9)
-  # After the first step the weight of the old value is (1 + 0) / (10 + 0).
+  # With the first step the weight of the old value is (1 + 1) / (10 + 1).
   first = create_state(TinyModel(), optax.identity(), (clean(), adv()))
   expected = jax.tree.map(
-    lambda old, new: 0.1 * old + 0.9 * new, first.batch_stats, slow.batch_stats
+    lambda old, new: (2 * old + 9 * new) / 11, first.batch_stats, slow.batch_stats
   )
   assert_trees_close(slow.ema['batch_stats'], expected, atol=1e-6)
 
