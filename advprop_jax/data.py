@@ -2,35 +2,28 @@
 
 A batch is a dict of numpy arrays, for this process; `batch_size` is always global:
 
-  image  float32[b, S, S, 3], RGB in [0, 1]; b = batch_size // process_count
-  label  int32[b]
-  mask   bool[b], False for padding (only ever in evaluation)
+  image  uint8 [b, S, S, 3], RGB; b = batch_size // process_count. Or a float type in
+         [0, 1], see `pixels.py`: a quarter of the bytes to move, or no rounding
+  label  int32 [b]
+  mask   bool [b], False for padding and bad examples (only ever in evaluation)
 
-The training stream is a pure function of the seed and the position in it, so that a
-run can be resumed at any example. Each epoch is a permutation of the examples:
+The training stream is a pure function of the seed and the position in it: the order
+(see `records.py`), and the augmentation of the example at position p, drawn from
+(seed, p). So a run can be resumed at any example. Processes read disjoint, contiguous
+shares of the records.
 
-  1. the files, in an order drawn from (seed, epoch);
-  2. their records, cut into windows of `shuffle_buffer_size` records;
-  3. each window in an order drawn from (seed, epoch, number of the window).
-
-Unlike a sliding shuffle buffer, a window depends on nothing that came before it: to
-start at a position, whole epochs, windows and files are skipped unread, and what is
-skipped inside the first window is not decoded. About four windows of undecoded records
-are in memory. Records far apart in one file never share a window: a data set in few,
-large files wants a window of the size of the split.
-
-Crop and flip of the example at position p are drawn from (seed, p). Processes read
-disjoint, contiguous shares of the records.
+tf.data, because it decodes on all cores outside of Python's lock, and its ops are those
+that the published networks were trained with.
 """
 
-import dataclasses
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from advprop_jax import datasets, errors, preprocess
+from advprop_jax import bad_examples, datasets, decode, errors, preprocess, records
 
 Batch = dict[str, np.ndarray]
 
@@ -38,11 +31,8 @@ Batch = dict[str, np.ndarray]
 NUM_PARALLEL_EXAMPLES = os.cpu_count() or 1
 PREFETCHED_BATCHES = 2
 
-# Second halves of the run's seed: they keep the draws of the two purposes apart.
-_SHUFFLE, _AUGMENT = 0, 1
-
-_fold_in = tf.random.experimental.stateless_fold_in
-_permute = tf.random.experimental.stateless_shuffle
+# Second half of the run's seed; `records.py` draws orders with another.
+_AUGMENT = 1
 
 
 def train_batches(
@@ -57,10 +47,13 @@ def train_batches(
   start_example: int = 0,
   crop_area: tuple[float, float] = (0.08, 1.0),
   flip: bool = True,
-  resize_method: str = 'bicubic',
+  augment_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+  resize_method: str = 'bicubic_tf1',
+  image_dtype: str = 'uint8',
+  max_bad_share: float = 0.01,
   process_index: int = 0,
   process_count: int = 1,
-) -> Iterator[Batch]:
+) -> 'TrainBatches':
   """Returns the endless stream of augmented training batches.
 
   Every epoch shows each example once; batches run across the borders of epochs. With
@@ -73,22 +66,25 @@ def train_batches(
     batch_size: examples per step on all processes together.
     image_size: side S of the images, in pixels.
     seed: of order and augmentation.
-    shuffle_buffer_size: records in a window, per process; see the module docstring.
-    crop_padding: see `preprocess.random_resized_crop`.
+    shuffle_buffer_size: records in a window, per process; see `records.py`.
+    crop_padding: see `preprocess.center_crop_box`.
     start_example: examples already consumed by all processes together. The stream
       continues there exactly if process_count is what it was.
     crop_area: smallest and largest part of the image's area that a crop keeps.
     flip: mirror half of the images.
+    augment_fn: (uint8 [S, S, 3], seed) -> uint8 [S, S, 3], after crop and flip.
     resize_method: a key of preprocess.RESIZE_METHODS.
+    image_dtype: one of preprocess.IMAGE_DTYPES.
+    max_bad_share: of examples that cannot be decoded; more of them end the stream.
     process_index: which process this is, below process_count.
     process_count: number of processes.
 
   Raises:
     UserError: the split is unknown or too small, batch_size is not divisible, another
-      value is out of its range.
+      value is out of its range; from the iterator: too many bad examples.
   """
   local_batch_size = _local_batch_size(batch_size, process_count)
-  preprocess.check_resize_method(resize_method)
+  preprocess.check(resize_method, image_dtype)
   if shuffle_buffer_size < 1:
     raise errors.UserError(
       f'shuffle_buffer_size {shuffle_buffer_size} is too small; allowed: 1 or more'
@@ -100,29 +96,61 @@ def train_batches(
       f'split {split!r} of data set {dataset.name!r} has fewer examples than there '
       f'are processes ({process_count})'
     )
-  spans = _slice(spans, process_index * share, (process_index + 1) * share)
+  spans = records.cut(spans, process_index * share, (process_index + 1) * share)
   start = start_example // process_count
 
   def example(position, record):
-    encoded, label = dataset.parse_fn(record)
     position = position * process_count + process_index
-    seeds = tf.random.split(_fold_in(tf.constant([seed, _AUGMENT], tf.int64), position))
-    image = preprocess.random_resized_crop(
-      dataset.decode_fn(encoded),
-      seeds[0],
-      image_size,
+    example_seed = tf.random.experimental.stateless_fold_in(
+      tf.constant([seed, _AUGMENT], tf.int64), position
+    )
+    crop_seed, flip_seed, augment_seed = tf.unstack(tf.random.split(example_seed, 3))
+    box_fn = functools.partial(
+      preprocess.random_crop_box,
+      seed=crop_seed,
+      image_size=image_size,
       area_range=crop_area,
       crop_padding=crop_padding,
-      method=resize_method,
     )
-    if flip:
-      image = preprocess.random_flip(image, seeds[1])
-    return _example(image, label, mask=True)
 
-  records = _shuffled_records(dataset, spans, seed, start, shuffle_buffer_size)
-  examples = records.enumerate(start).map(example, NUM_PARALLEL_EXAMPLES)
+    def finish(crop):
+      image = preprocess.resize(crop, image_size, resize_method)
+      if flip:
+        image = preprocess.random_flip(image, flip_seed)
+      if augment_fn is not None:
+        image = augment_fn(preprocess.to_bytes(image), augment_seed)
+      return preprocess.finish(image, image_dtype)
+
+    return _example(dataset, record, box_fn, finish)
+
+  shuffled = records.shuffled(
+    dataset, spans, seed=seed, start=start, window_size=shuffle_buffer_size
+  )
+  examples = shuffled.enumerate(start).map(example, NUM_PARALLEL_EXAMPLES)
   batches = examples.batch(local_batch_size, drop_remainder=True)
-  return _with_options(batches).as_numpy_iterator()
+  return TrainBatches(
+    _with_options(batches), bad_examples.BadExamples(f'split {split!r}', max_bad_share)
+  )
+
+
+class TrainBatches:
+  """The endless stream, as an iterator of batches; see `train_batches`."""
+
+  def __init__(self, batches: tf.data.Dataset, bad: bad_examples.BadExamples):
+    """Opens the stream; the first batch is begun at once."""
+    self._batches, self._bad = batches.as_numpy_iterator(), bad
+
+  def __iter__(self) -> Iterator[Batch]:
+    return self
+
+  def __next__(self) -> Batch:
+    batch = next(self._batches)
+    return self._bad.remove(batch, len(batch['label']), replace=True)
+
+  @property
+  def num_bad(self) -> int:
+    """Returns how many examples could not be decoded so far, in this process."""
+    return self._bad.count
 
 
 def eval_batches(
@@ -132,7 +160,9 @@ def eval_batches(
   batch_size: int,
   image_size: int,
   crop_padding: int,
-  resize_method: str = 'bicubic',
+  resize_method: str = 'bicubic_tf1',
+  image_dtype: str = 'uint8',
+  max_bad_share: float = 0.01,
   process_index: int = 0,
   process_count: int = 1,
 ) -> 'EvalBatches':
@@ -144,127 +174,79 @@ def eval_batches(
   Args: see `train_batches`.
 
   Raises:
-    UserError: the split is unknown, batch_size is not divisible.
+    UserError: the split is unknown, batch_size is not divisible; from the iterator: too
+      many bad examples.
   """
   local_batch_size = _local_batch_size(batch_size, process_count)
-  preprocess.check_resize_method(resize_method)
+  preprocess.check(resize_method, image_dtype)
   spans = dataset.spans(split)
   total = sum(span.take for span in spans)
   # The shares of the processes differ by at most one example.
   begin = process_index * total // process_count
   end = (process_index + 1) * total // process_count
   num_batches = -(-total // batch_size)
-  spans = _slice(spans, begin, end)
-  files = tf.data.Dataset.from_tensor_slices(_columns(spans))
+  spans = records.cut(spans, begin, end)
 
-  def example(record):
-    encoded, label = dataset.parse_fn(record)
-    image = preprocess.center_crop_and_resize(
-      dataset.decode_fn(encoded),
-      image_size,
-      crop_padding=crop_padding,
-      method=resize_method,
-    )
-    return _example(image, label, mask=True)
+  def box_fn(shape):
+    return preprocess.center_crop_box(shape, image_size, crop_padding)
 
-  examples = dataset.read_fn(files).map(example, NUM_PARALLEL_EXAMPLES)
-  black = tf.zeros([image_size, image_size, 3])
-  padding = tf.data.Dataset.from_tensors(_example(black, 0, mask=False))
-  missing = num_batches * local_batch_size - (end - begin)
-  batches = examples.concatenate(padding.repeat(missing)).batch(
-    local_batch_size, drop_remainder=True
+  def finish(crop):
+    image = preprocess.resize(crop, image_size, resize_method)
+    return preprocess.finish(image, image_dtype)
+
+  examples = records.in_order(dataset, spans).map(
+    lambda record: _example(dataset, record, box_fn, finish), NUM_PARALLEL_EXAMPLES
   )
-  return EvalBatches(_with_options(batches), num_batches)
+  padding = {
+    'image': tf.zeros([image_size, image_size, 3], image_dtype),
+    'label': tf.constant(0),
+    'mask': tf.constant(False),
+    'problem': tf.constant(decode.GOOD),
+    'name': tf.constant(''),
+  }
+  missing = num_batches * local_batch_size - (end - begin)
+  padding = tf.data.Dataset.from_tensors(padding).repeat(missing)
+  batches = examples.concatenate(padding).batch(local_batch_size, drop_remainder=True)
+  return EvalBatches(
+    _with_options(batches),
+    num_batches,
+    functools.partial(bad_examples.BadExamples, f'split {split!r}', max_bad_share),
+  )
 
 
-@dataclasses.dataclass(frozen=True)
 class EvalBatches:
-  """One pass over a split; every `iter()` starts afresh.
+  """One pass over a split; every `iter()` starts afresh. See `eval_batches`."""
 
-  Attributes:
-    batches: the pass as a tf.data.Dataset.
-    num_batches: its length, the same on every process.
-  """
-
-  batches: tf.data.Dataset
-  num_batches: int
+  def __init__(
+    self,
+    batches: tf.data.Dataset,
+    num_batches: int,
+    create_bad: Callable[[], bad_examples.BadExamples],
+  ):
+    """Keeps what a pass is made of."""
+    self._batches, self._num_batches = batches, num_batches
+    self._create_bad = create_bad
 
   def __len__(self) -> int:
-    return self.num_batches
+    """Returns the number of batches, the same on every process."""
+    return self._num_batches
 
   def __iter__(self) -> Iterator[Batch]:
-    return self.batches.as_numpy_iterator()
+    bad = self._create_bad()
+    for batch in self._batches.as_numpy_iterator():
+      yield bad.remove(batch, np.count_nonzero(batch['mask']), replace=False)
 
 
-def _shuffled_records(
-  dataset: datasets.Dataset,
-  spans: list[datasets.Span],
-  seed: int,
-  start: int,
-  window_size: int,
-) -> tf.data.Dataset:
-  """Returns the endless stream of undecoded records, from position `start` on."""
-  num_records = sum(span.take for span in spans)
-  window_size = min(window_size, num_records)
-  first_epoch, start_in_epoch = divmod(start, num_records)
-  start_window, start_in_window = divmod(start_in_epoch, window_size)
-  columns = _columns(spans)
-
-  def windows(epoch):
-    epoch_seed = _fold_in(tf.constant([seed, _SHUFFLE], tf.int64), epoch)
-    file_seed, window_seed = tf.unstack(tf.random.split(epoch_seed))
-    order = _permute(tf.range(len(spans)), file_seed)
-    # Drop what lies before the first window: whole files, then records of one.
-    first_window = tf.where(epoch == first_epoch, tf.cast(start_window, tf.int64), 0)
-    skipped = first_window * window_size
-    ends = tf.cumsum(tf.gather(columns.take, order))
-    first_file = tf.searchsorted(ends, [skipped], side='right')[0]
-    skipped -= tf.concat([[0], ends], axis=0)[first_file]
-    order = order[first_file:]
-    files = tf.data.Dataset.from_tensor_slices(
-      datasets.Span(*(tf.gather(column, order) for column in columns))
-    )
-    records = dataset.read_fn(files).skip(skipped)
-    return (
-      records.batch(window_size)
-      .enumerate(first_window)
-      .map(lambda i, window: _permute(window, _fold_in(window_seed, i)))
-    )
-
-  return (
-    tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    .flat_map(windows)
-    .prefetch(1)  # The next window is read while this one is used up.
-    .flat_map(tf.data.Dataset.from_tensor_slices)
-    .skip(start_in_window)
-  )
-
-
-def _columns(spans: list[datasets.Span]) -> datasets.Span:
-  """Returns a Span of vectors, one element for each of `spans` (there may be none)."""
-  return datasets.Span(
-    path=tf.constant([span.path for span in spans], tf.string),
-    skip=tf.constant([span.skip for span in spans], tf.int64),
-    take=tf.constant([span.take for span in spans], tf.int64),
-  )
-
-
-def _slice(spans: list[datasets.Span], begin: int, end: int) -> list[datasets.Span]:
-  """Returns records [begin, end) of the concatenation of `spans`."""
-  result = []
-  for path, skip, take in spans:
-    first, last = max(begin, 0), min(end, take)
-    if first < last:
-      result.append(datasets.Span(path, skip + first, last - first))
-    begin, end = begin - take, end - take
-  return result
-
-
-def _example(image: tf.Tensor, label: tf.Tensor, *, mask: bool) -> dict[str, tf.Tensor]:
+def _example(dataset, record, box_fn, finish):
+  """Returns a record as an element of a batch, and what is wrong with it."""
+  encoded, label, name = dataset.parse_fn(record)
+  crop, problem = decode.decode_crop(encoded, box_fn)
   return {
-    'image': preprocess.to_pixel_units(image),
+    'image': finish(crop),
     'label': tf.cast(label, tf.int32),
-    'mask': tf.constant(mask),
+    'mask': tf.constant(True),
+    'problem': problem,
+    'name': name,
   }
 
 

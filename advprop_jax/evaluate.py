@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from clu import periodic_actions
 
-from advprop_jax import attacks, branches, losses, parallel
+from advprop_jax import attacks, branches, losses, parallel, pixels
 
 _EVALUATION = 0x0E7A1  # Any number that training does not fold in.
 
@@ -38,7 +38,8 @@ def make_eval_step(model):
   """
 
   def step(variables, batch):
-    logits = model.apply(variables, batch['image'], train=False)
+    image = pixels.to_unit(batch['image'])
+    logits = model.apply(variables, image, train=False)
     label, mask = batch['label'], batch['mask'].astype(jnp.float32)
     k = min(5, logits.shape[-1])
     in_top = jax.lax.top_k(logits, k)[1] == label[:, None]
@@ -67,7 +68,7 @@ def make_attack_step(model, attack: attacks.Attack):
       return model.apply(variables, image, train=False)
 
     rng = parallel.device_rng(rng, index)
-    return attack(logits_fn, batch['image'], batch['label'], rng)
+    return attack(logits_fn, pixels.to_unit(batch['image']), batch['label'], rng)
 
   return step
 
@@ -121,7 +122,7 @@ class Evaluator:
         _add(totals.setdefault(f'{branch}_pgd', {}), attacked_sums)
         if index == 0 and branch == branches.CLEAN:
           pictures = Pictures(
-            image=_first(batch['image'], num_pictures),
+            image=pixels.to_unit(_first(batch['image'], num_pictures)),
             adversarial=_first(image, num_pictures),
             label=_first(batch['label'], num_pictures),
             logits=_first(logits, num_pictures),

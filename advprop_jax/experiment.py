@@ -15,6 +15,7 @@ import optax
 
 from advprop_jax import (
   attacks,
+  augment,
   branches,
   data,
   datasets,
@@ -40,6 +41,7 @@ class Experiment(NamedTuple):
   abstract_state: Any  # Its shapes and types, to restore into
   train_step: Any  # (state, batch split over devices) -> (state, metrics)
   evaluator: evaluate.Evaluator
+  augment_fn: Any  # (uint8 image, seed) -> uint8 image; None: none
   eval_batches: Any
   steps_per_epoch: float
   total_steps: int
@@ -102,6 +104,7 @@ def create_experiment(config) -> Experiment:
     abstract_state=abstract_state,
     train_step=parallel.data_parallel(step, split=(False, True), donate_state=True),
     evaluator=evaluate.Evaluator(model, eval_attack, seed=config.seed),
+    augment_fn=create_augment_fn(config),
     eval_batches=data.eval_batches(
       dataset,
       split=config.data.eval_split,
@@ -217,9 +220,25 @@ def train_batches(config, experiment: Experiment, *, examples_seen: int):
     start_example=examples_seen,
     crop_area=config.data.crop_area,
     flip=config.data.flip,
+    augment_fn=experiment.augment_fn,
     shuffle_buffer_size=config.data.shuffle_buffer_size,
     **_image_settings(config),
   )
+
+
+def create_augment_fn(config):
+  """Returns the augmentation of a config, (image, seed) -> image, or None."""
+  choices = {
+    'none': None,
+    'autoaugment': augment.autoaugment,
+    'randaugment': functools.partial(
+      augment.randaugment,
+      num_layers=config.data.randaugment_layers,
+      magnitude=config.data.randaugment_magnitude,
+    ),
+  }
+  errors.check_choice('data.augmentation', config.data.augmentation, choices)
+  return choices[config.data.augmentation]
 
 
 def _image_settings(config) -> dict:
@@ -228,6 +247,8 @@ def _image_settings(config) -> dict:
     'image_size': config.data.image_size,
     'crop_padding': config.data.crop_padding,
     'resize_method': config.data.resize_method,
+    'image_dtype': config.data.image_dtype,
+    'max_bad_share': config.data.max_bad_share,
     'process_index': jax.process_index(),
     'process_count': jax.process_count(),
   }
@@ -243,6 +264,9 @@ def _check_ranges(config):
     ('data.image_size', 1, None),
     ('data.crop_area', positive, 1),
     ('data.crop_padding', 0, None),
+    ('data.randaugment_layers', 1, None),
+    ('data.randaugment_magnitude', 0, None),
+    ('data.max_bad_share', 0, 1),
     ('model.drop_connect_rate', 0, 1),
     ('model.mean', -math.inf, None),
     ('model.std', positive, None),

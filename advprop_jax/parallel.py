@@ -6,6 +6,8 @@ over AXIS itself. `data_parallel` runs it on all devices. On JAX >= 0.8 `jax.pma
 array per leaf, without a leading device axis.
 """
 
+import collections
+
 import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -74,6 +76,26 @@ def shard(batch):
     return x.reshape((num_devices, -1) + x.shape[1:])
 
   return jax.tree.map(split, batch)
+
+
+def prefetch(batches, *, size: int = 2):
+  """Yields a host's batches, each split over its devices, some ahead of their use.
+
+  The transfers run in the background: while a step is computed, the next batches are
+  on their way.
+
+  Args:
+    batches: iterable of pytrees of numpy arrays, see `shard`.
+    size: batches on the devices that have not been asked for.
+  """
+  mesh = Mesh(jax.local_devices(), (AXIS,))
+  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+  queue = collections.deque()
+  for batch in batches:
+    queue.append(jax.device_put(shard(batch), sharding))
+    if len(queue) > size:
+      yield queue.popleft()
+  yield from queue
 
 
 def check_batch_size(name: str, batch_size: int):

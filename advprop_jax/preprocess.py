@@ -1,11 +1,11 @@
-"""Image preprocessing: crops, flip and resize of one example, as TensorFlow ops.
+"""Image preprocessing: which part of an image, at which size, as TensorFlow ops.
 
-Units: images arrive decoded, uint8[H, W, C] with C = 1 (grey), 3 (RGB) or 4 (RGBA).
-Crops resize to float32[S, S, C], still on the scale 0..255 (bicubic interpolation
-may overshoot it); `to_pixel_units` comes last and returns float32[S, S, 3] in [0, 1],
-the pixel unit of the whole code base. Mean and standard deviation belong to the model.
+The order is the official code's: crop, resize, flip, augmentation (`augment.py`). A box
+is int32 [4]: top, left, height, width. Crops are uint8 [H, W, 3]; resized they are
+float32 [S, S, 3], still on the scale 0..255, which bicubic interpolation may overshoot;
+`finish` comes last. Mean and standard deviation belong to the model.
 
-Randomness is stateless: every op takes a `seed`, int[2], and draws from nothing else.
+Randomness is stateless: every op takes a `seed`, int [2], and draws from nothing else.
 
 Source: tensorflow/tpu `models/official/efficientnet/preprocessing.py`.
 """
@@ -16,80 +16,95 @@ import tensorflow as tf
 
 from advprop_jax import errors
 
-# Name -> fn(image, [height, width]), sampling at pixel centres, no antialiasing.
+
+def _resize_bicubic_tf1(image, size):
+  # Half-pixel centres would also change the cubic, from a = -0.75 to -0.5.
+  return tf.raw_ops.ResizeBicubic(images=image[tf.newaxis], size=size)[0]
+
+
+def _resize(method, image, size):
+  # Cast first: TensorFlow hands an image that has the right size back unchanged.
+  return tf.image.resize(tf.cast(image, tf.float32), size, method)
+
+
+# Name -> fn(image, [height, width]), none with antialiasing.
 RESIZE_METHODS = {
-  'bicubic': functools.partial(tf.image.resize, method='bicubic'),  # Keys, a = -0.5.
-  'bilinear': functools.partial(tf.image.resize, method='bilinear'),
+  # What the published networks were trained and evaluated with: TensorFlow 1's
+  # `tf.image.resize_bicubic`, which samples at pixels' corners; a = -0.75.
+  'bicubic_tf1': _resize_bicubic_tf1,
+  # At pixels' centres; the cubic of Keys, a = -0.5.
+  'bicubic': functools.partial(_resize, 'bicubic'),
+  'bilinear': functools.partial(_resize, 'bilinear'),
 }
 
-
-def check_resize_method(method: str) -> None:
-  """Raises UserError unless `method` is a key of RESIZE_METHODS."""
-  errors.check_choice('resize method', method, RESIZE_METHODS)
+IMAGE_DTYPES = ('uint8', 'bfloat16', 'float32')
 
 
-def random_resized_crop(
-  image: tf.Tensor,
+def random_crop_box(
+  shape: tf.Tensor,
   seed: tf.Tensor,
-  image_size: int,
   *,
+  image_size: int,
   area_range: tuple[float, float],
-  aspect_range: tuple[float, float] = (3 / 4, 4 / 3),
   crop_padding: int,
-  method: str = 'bicubic',
 ) -> tf.Tensor:
-  """Resizes a random rectangle of the image to a square.
+  """Returns the box of a random rectangle of the image.
 
   A rectangle as large as the image means that none was found that satisfies the
   ranges: the evaluation crop takes its place, as in the official code.
 
   Args:
-    image: decoded image, uint8[H, W, C].
-    seed: int[2].
-    image_size: side S of the result, in pixels.
+    shape: of the image, int32 [3].
+    seed: int [2].
+    image_size: side S that the crop will be resized to, in pixels.
     area_range: smallest and largest share of the image's area.
-    aspect_range: smallest and largest width / height. Source: official code.
-    crop_padding: see `center_crop_and_resize`.
-    method: a key of RESIZE_METHODS.
-
-  Returns:
-    float32[S, S, C], scale 0..255.
+    crop_padding: see `center_crop_box`.
   """
-  shape = tf.shape(image)
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     shape,
     bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),  # The whole image.
     seed=seed,
-    min_object_covered=0.1,  # Source, also of max_attempts: official code.
-    aspect_ratio_range=aspect_range,
-    area_range=area_range,
+    # Source of the three: official code; the second is width / height.
+    min_object_covered=0.1,
+    aspect_ratio_range=(3 / 4, 4 / 3),
     max_attempts=10,
+    area_range=area_range,
   )
   none_found = tf.reduce_all(tf.equal(size[:2], shape[:2]))
-  center_begin, center_size = _center_box(shape, image_size, crop_padding)
-  begin = tf.where(none_found, center_begin, begin)
-  size = tf.where(none_found, center_size, size)
-  return _crop_and_resize(image, begin, size, image_size, method)
+  box = tf.concat([begin[:2], size[:2]], axis=0)
+  return tf.where(none_found, center_crop_box(shape, image_size, crop_padding), box)
 
 
-def center_crop_and_resize(
-  image: tf.Tensor, image_size: int, *, crop_padding: int = 32, method: str = 'bicubic'
-) -> tf.Tensor:
-  """Resizes the central square to `image_size`: the evaluation crop.
+def center_crop_box(shape: tf.Tensor, image_size: int, crop_padding: int) -> tf.Tensor:
+  """Returns the box of the central square: the evaluation crop.
 
   Args:
-    image: decoded image, uint8[H, W, C].
-    image_size: side S of the result, in pixels.
+    shape: of the image, int32 [3].
+    image_size: side S that the crop will be resized to, in pixels.
     crop_padding: pixels of border, after resizing, that are cut away: the side of the
       crop is the S / (S + crop_padding) part of the image's shorter side. 0 keeps the
       largest central square. Source of 32: official code (CROP_PADDING).
+  """
+  # In float32, as in the official code: rounding decides about single pixels.
+  ratio = tf.constant(image_size / (image_size + crop_padding), tf.float32)
+  shorter = tf.cast(tf.reduce_min(shape[:2]), tf.float32)
+  side = tf.maximum(tf.cast(ratio * shorter, tf.int32), 1)
+  return tf.concat([(shape[:2] - side + 1) // 2, [side, side]], axis=0)
+
+
+def resize(crop: tf.Tensor, image_size: int, method: str) -> tf.Tensor:
+  """Resizes a crop to a square.
+
+  Args:
+    crop: uint8 [H, W, 3].
+    image_size: side S of the result, in pixels.
     method: a key of RESIZE_METHODS.
 
   Returns:
-    float32[S, S, C], scale 0..255.
+    float32 [S, S, 3], scale 0..255.
   """
-  begin, size = _center_box(tf.shape(image), image_size, crop_padding)
-  return _crop_and_resize(image, begin, size, image_size, method)
+  image = RESIZE_METHODS[method](crop, [image_size, image_size])
+  return tf.ensure_shape(image, [image_size, image_size, 3])
 
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -97,29 +112,31 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   return tf.image.stateless_random_flip_left_right(image, seed)
 
 
-def to_pixel_units(image: tf.Tensor) -> tf.Tensor:
-  """Maps 0..255, any number of channels, to RGB, float32[H, W, 3] in [0, 1]."""
-  channels = image.shape[-1]
-  if channels == 1:
-    image = tf.image.grayscale_to_rgb(image)
-  # A fourth channel is opacity; like the PNG decoder, ignore it.
-  image = tf.cast(image[..., :3], tf.float32)
-  return tf.clip_by_value(image / 255.0, 0.0, 1.0)
+def to_bytes(image: tf.Tensor) -> tf.Tensor:
+  """Cuts off overshoots and fractions: uint8, what augmentation works on.
+
+  Fractions are dropped, not rounded. Source: official code.
+  """
+  return tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8)
 
 
-def _center_box(shape: tf.Tensor, image_size: int, crop_padding: int):
-  """Returns begin and size, int32[3] each, of the evaluation crop."""
-  # In float32, as in the official code: rounding decides about single pixels.
-  ratio = tf.constant(image_size / (image_size + crop_padding), tf.float32)
-  shorter = tf.cast(tf.reduce_min(shape[:2]), tf.float32)
-  side = tf.maximum(tf.cast(ratio * shorter, tf.int32), 1)
-  top, left = tf.unstack((shape[:2] - side + 1) // 2)
-  return tf.stack([top, left, 0]), tf.stack([side, side, -1])
+def finish(image: tf.Tensor, dtype: str) -> tf.Tensor:
+  """Converts an image to the type that goes to the devices; see `pixels.py`.
+
+  Args:
+    image: uint8, or float32 on the scale 0..255, of any shape.
+    dtype: one of IMAGE_DTYPES: 'uint8' rounds to the nearest of 256 levels, the others
+      map to [0, 1].
+  """
+  if image.dtype == dtype == 'uint8':
+    return image
+  image = tf.clip_by_value(tf.cast(image, tf.float32), 0.0, 255.0)
+  if dtype == 'uint8':
+    return tf.cast(tf.round(image), tf.uint8)
+  return tf.cast(image / 255.0, dtype)
 
 
-def _crop_and_resize(image, begin, size, image_size, method):
-  channels = image.shape[-1]
-  # Cast first: TensorFlow hands an image that has the right size back unchanged.
-  crop = tf.cast(tf.slice(image, begin, size), tf.float32)
-  crop = RESIZE_METHODS[method](crop, [image_size, image_size])
-  return tf.ensure_shape(crop, [image_size, image_size, channels])
+def check(resize_method: str, image_dtype: str) -> None:
+  """Raises UserError unless both are known."""
+  errors.check_choice('resize method', resize_method, RESIZE_METHODS)
+  errors.check_choice('image dtype', image_dtype, IMAGE_DTYPES)

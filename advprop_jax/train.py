@@ -58,6 +58,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
       )
       writer.write_hparams(_flatten(config.to_dict()))
       batches = experiment.train_batches(config, exp, examples_seen=examples_seen)
+      device_batches = parallel.prefetch(batches)
       _log_overview(config, exp, state)
     logging.info('compiling the step ...')
 
@@ -75,7 +76,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
     for step in range(first_step + 1, exp.total_steps + 1):
       is_first, is_last = step == first_step + 1, step == exp.total_steps
       with timer('compile' if is_first else 'train'):
-        state, step_metrics = exp.train_step(state, parallel.shard(next(batches)))
+        state, step_metrics = exp.train_step(state, next(device_batches))
         recent.append(step_metrics)
         # At most one step is under way while the next is prepared: batches are large.
         jax.block_until_ready(recent[-2:][0])
@@ -93,6 +94,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
         if not np.isfinite(means['loss']):
           raise _diverged(step, checkpointer)
         scalars['train/learning_rate'] = float(exp.schedule(step - 1))
+        scalars['data/bad_examples'] = batches.num_bad
         if timed_images:
           secs = timer.secs['train'] - train_secs
           scalars['train/images_per_sec'] = timed_images / secs

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import attacks, branches, losses, optim, parallel, train_state
+from advprop_jax import attacks, branches, losses, optim, parallel, pixels, train_state
 
 
 class Stream(NamedTuple):
@@ -42,7 +42,7 @@ def make_train_step(
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
-  A batch holds the streams' images, float32 [B, H, W, 3] in [0, 1], and their labels,
+  A batch holds the streams' images, [B, H, W, 3] as in `pixels.py`, and their labels,
   int32 [B], of one device; metrics are float32 scalars, means over all devices.
 
   Args:
@@ -71,7 +71,8 @@ def make_train_step(
 
     images = {}
     for i, stream in enumerate(streams):
-      image, rng = batch[stream.source], jax.random.fold_in(attack_rng, i)
+      image = pixels.to_unit(batch[stream.source])
+      rng = jax.random.fold_in(attack_rng, i)
       if stream.attack is not None:
         image = stream.attack(logits_fn(stream), image, batch[stream.label], rng)
       images[stream.name] = image

@@ -44,9 +44,17 @@ def get_config():
   # Share of the image's area that a random crop covers; the official recipe's.
   data.crop_area = (0.08, 1.0)
   data.flip = True  # Mirror half of the training images.
+  # 'autoaugment' (policy v0), 'randaugment' or 'none'. Source: AdvProp, experiments.
+  data.augmentation = 'autoaugment'
+  data.randaugment_layers = 2  # Source of both: flags of the official code.
+  data.randaugment_magnitude = 10
   # Evaluation crops image_size / (image_size + crop_padding) of the shorter side.
   data.crop_padding = 32
-  data.resize_method = 'bicubic'  # Or 'bilinear'.
+  # TensorFlow 1's bicubic, the official one; or 'bicubic', 'bilinear': preprocess.py.
+  data.resize_method = 'bicubic_tf1'
+  # Of images on their way to the devices: 'uint8', 'bfloat16' or 'float32'.
+  data.image_dtype = 'uint8'
+  data.max_bad_share = 0.01  # Images that cannot be decoded; more end the run.
 
   config.model = model = ml_collections.ConfigDict()
   model.name = 'efficientnet_b0'

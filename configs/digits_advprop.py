@@ -26,6 +26,7 @@ def get_config(argument=None):
     # A mirrored or strongly cropped digit may be another digit.
     crop_area=(0.8, 1.0),
     flip=False,
+    augmentation='none',
     crop_padding=0,
   )
   config.model.update(

@@ -23,6 +23,16 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
 @pytest.fixture(scope='session')
+def imagenet_dir(tmp_path_factory):
+  """Returns a data_dir with a small imagenet2012, prepared once in a process."""
+  import tiny_imagenet  # Loads tensorflow-datasets: only where it is needed.
+
+  data_dir = tmp_path_factory.mktemp('imagenet')
+  tiny_imagenet.prepare(data_dir, tmp_path_factory.mktemp('archives'))
+  return data_dir
+
+
+@pytest.fixture(scope='session')
 def digits_dir(tmp_path_factory):
   """Returns a data_dir that the digits are prepared in, once in a process."""
   return tmp_path_factory.mktemp('tensorflow_datasets')

@@ -1,16 +1,21 @@
 """Tests the training stream, evaluation passes and every way to name a data set."""
 
 import dataclasses
+import functools
 import itertools
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+import tiny_imagenet
 
-from advprop_jax import data, datasets, errors
+from advprop_jax import augment, data, datasets, errors, records
 
 
 def numbered(*file_sizes):
@@ -30,15 +35,20 @@ def numbered(*file_sizes):
     class_names=(),
     spans_fn={'train': spans}.get,
     read_fn=lambda spans: spans.flat_map(read_file),
-    parse_fn=lambda record: (record, tf.strings.to_number(record, tf.int64)),
-    decode_fn=lambda encoded: tf.zeros([1, 1, 1], tf.uint8),
+    parse_fn=functools.partial(parse, np.zeros([1, 1, 3])),
   )
+
+
+def parse(image, record):
+  """Gives every record the same image."""
+  encoded = tf.io.encode_png(tf.constant(image, tf.uint8))
+  return encoded, tf.strings.to_number(record, tf.int64), record
 
 
 def noisy(dataset):
   """The same data set with one 32x32 image of noise for every example."""
-  noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-  return dataclasses.replace(dataset, decode_fn=lambda encoded: tf.constant(noise))
+  noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3))
+  return dataclasses.replace(dataset, parse_fn=functools.partial(parse, noise))
 
 
 def train_stream(dataset, **kwargs):
@@ -132,6 +142,15 @@ def test_the_stream_can_be_entered_at_any_position(window):
     np.testing.assert_array_equal(labels, whole[start : start + 23])
 
 
+def test_a_resumed_stream_repeats_the_augmentation():
+  options = dict(batch_size=5, augment_fn=augment.autoaugment, image_size=32)
+  options |= dict(crop_area=(1.0, 1.0), flip=False)
+  whole = take(noisy(numbered(23)), 9, **options)
+  assert len(np.unique(whole['image'].reshape(45, -1), axis=0)) > 15
+  rest = take(noisy(numbered(23)), 4, start_example=25, **options)
+  assert_equal_batches(rest, {key: values[25:] for key, values in whole.items()})
+
+
 @pytest.mark.parametrize('start_batch', [1, 14, 29])  # 14.37 batches an epoch.
 def test_a_resumed_stream_is_bit_identical(sharded_digits, start_batch):
   options = dict(batch_size=100, image_size=12, shuffle_buffer_size=300)
@@ -171,8 +190,8 @@ def test_examples_that_are_skipped_are_not_decoded(tmp_path):
     PIL.Image.new('L', (8, 8), i).save(tmp_path / 'train' / 'a' / f'{i}.png')
   dataset = datasets.open_dataset(f'folder:{tmp_path}')
   whole = take(dataset, 10)['image']
-  for skipped in np.round(whole[:6, 0, 0, 0] * 255):
-    (tmp_path / 'train' / 'a' / f'{skipped:.0f}.png').unlink()
+  for skipped in whole[:6, 0, 0, 0]:
+    (tmp_path / 'train' / 'a' / f'{skipped}.png').unlink()
   rest = take(dataset, 4, start_example=6)['image']
   np.testing.assert_array_equal(rest, whole[6:])
 
@@ -180,7 +199,6 @@ def test_examples_that_are_skipped_are_not_decoded(tmp_path):
 def test_augmentation_is_drawn_anew_for_every_position():
   images = take(noisy(numbered(1)), 50)['image']
   assert len(np.unique(images.reshape(50, -1), axis=0)) > 45  # Whole images may repeat.
-  assert images.min() >= 0 and images.max() <= 1
 
 
 def test_without_crop_and_flip_training_images_are_the_originals(digits):
@@ -233,6 +251,40 @@ def test_processes_augment_differently():
 # Evaluation.
 
 
+def test_evaluation_images_are_those_of_tensorflow_1(imagenet_dir):
+  """With the official code's ops and crop, for images of every shape and colour."""
+  dataset = datasets.open_dataset('imagenet2012', data_dir=str(imagenet_dir))
+  options = dict(split='train[:24]', batch_size=24, image_size=224, crop_padding=32)
+  (batch,) = eval_pass(dataset, image_dtype='float32', **options)
+  record_batch = next(
+    records.in_order(dataset, dataset.spans('train[:24]')).batch(24).as_numpy_iterator()
+  )
+  channels = set()
+  v1 = tf.compat.v1
+  with tf.Graph().as_default(), v1.Session() as session:
+    encoded = v1.placeholder(tf.string)
+    shape = v1.image.extract_jpeg_shape(encoded)
+    box = v1.placeholder(tf.int32, [4])
+    crop = v1.image.decode_and_crop_jpeg(encoded, box, channels=3)
+    image = v1.image.resize_bicubic([crop], [224, 224])[0]
+    for record, found in zip(record_batch, batch['image'], strict=True):
+      example = tf.train.Example.FromString(record)
+      (jpeg,) = example.features.feature['image'].bytes_list.value
+      height, width, c = session.run(shape, {encoded: jpeg})
+      side = int(0.875 * min(height, width))
+      at = [(height - side + 1) // 2, (width - side + 1) // 2, side, side]
+      expected = session.run(image, {encoded: jpeg, box: at}).clip(0, 255) / 255
+      np.testing.assert_allclose(found, expected, atol=1e-6)
+      channels.add(c)
+  assert channels == {1, 3, 4}
+  # In other types: the nearest of 256 levels, and of 8 significant bits.
+  (levels,) = eval_pass(dataset, **options)
+  np.testing.assert_array_equal(levels['image'], np.round(batch['image'] * 255))
+  (short,) = eval_pass(dataset, image_dtype='bfloat16', **options)
+  assert short['image'].dtype.name == 'bfloat16'
+  np.testing.assert_allclose(np.float32(short['image']), batch['image'], rtol=2**-8)
+
+
 @pytest.mark.parametrize('batch_size', [4, 12, 24])
 @pytest.mark.parametrize('num_examples', [1, 23, 24])
 @pytest.mark.parametrize('process_count', [1, 2, 4])
@@ -269,7 +321,7 @@ def test_batches_have_the_promised_shapes_and_types(digits):
   ]
   for batch in batches:
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
-      'image': ((3, 16, 16, 3), 'float32'),
+      'image': ((3, 16, 16, 3), 'uint8'),
       'label': ((3,), 'int32'),
       'mask': ((3,), 'bool'),
     }
@@ -308,9 +360,9 @@ def test_a_folder_of_images_is_a_data_set(folder):
   assert dataset.num_examples('train') == 24
   for batch in (take(dataset, 24), *eval_pass(dataset, split='val', batch_size=24)):
     assert np.bincount(batch['label']).tolist() == [12, 12]
-    expected = np.eye(3)[2 * batch['label']]  # Red cats, blue dogs.
+    expected = 255 * np.eye(3)[2 * batch['label']]  # Red cats, blue dogs.
     error = np.abs(batch['image'] - expected[:, np.newaxis, np.newaxis])
-    assert error.max() < 0.02  # JPEG.
+    assert error.max() <= 4  # JPEG.
 
 
 @pytest.mark.parametrize('mode', ['L', 'LA', 'P', 'RGB', 'RGBA', '1'])
@@ -321,8 +373,7 @@ def test_every_colour_model_becomes_rgb(tmp_path, mode):
   image.save(tmp_path / 'train' / 'a' / 'image.png')
   dataset = datasets.open_dataset(f'folder:{tmp_path}')
   (batch,) = eval_pass(dataset, batch_size=1)
-  expected = np.asarray(image.convert('RGB')).astype(np.float32) / np.float32(255)
-  np.testing.assert_array_equal(batch['image'][0], expected)
+  np.testing.assert_array_equal(batch['image'][0], np.asarray(image.convert('RGB')))
 
 
 def test_a_split_that_lacks_a_class_is_named_in_the_log(folder, caplog):
@@ -373,13 +424,38 @@ def test_an_unknown_name_is_an_error_that_lists_the_nearest(tmp_path, name, frag
   )
 
 
-def test_data_that_are_not_prepared_are_an_error_that_tells_the_command(tmp_path):
-  assert_user_error(
-    lambda: datasets.open_dataset('imagenet2012', data_dir=str(tmp_path)),
-    f"'imagenet2012' is not prepared in {tmp_path}",
-    f'tfds build imagenet2012 --data_dir={tmp_path}',
+@pytest.mark.parametrize('name', ['imagenet2012', 'mnist'])
+def test_data_that_are_not_prepared_are_an_error_that_tells_the_command(tmp_path, name):
+  with pytest.raises(errors.UserError) as raised:
+    datasets.open_dataset(name, data_dir=str(tmp_path))
+  message = str(raised.value)
+  assert '\n' not in message
+  assert message.startswith(f'data set {name!r} is not prepared in {tmp_path}; ')
+  archives = (
+    'put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into '
+    f'{tmp_path}/downloads/manual and prepare it with: python -c'
   )
+  assert (archives in message) == (name == 'imagenet2012')
+  assert f'tfds build {name} --data_dir={tmp_path})' in message
   assert not list(tmp_path.iterdir())  # Nothing was begun.
+
+
+def test_the_command_that_the_error_tells_prepares_imagenet(tmp_path):
+  tiny_imagenet.write_archives(tmp_path / 'downloads' / 'manual')
+  with pytest.raises(errors.UserError) as raised:
+    datasets.open_dataset('imagenet2012', data_dir=str(tmp_path))
+  command = re.search(r'python (-c) "(.*?)"', str(raised.value)).groups()
+  subprocess.run([sys.executable, *command], check=True, capture_output=True)
+  dataset = datasets.open_dataset('imagenet2012', data_dir=str(tmp_path))
+  assert dataset.num_classes == 1000
+  assert dataset.num_examples('train') == 8 * tiny_imagenet.TRAIN_IMAGES_PER_CLASS
+
+
+def test_a_data_dir_may_lie_in_the_home(digits_dir, monkeypatch):
+  monkeypatch.setenv('HOME', str(digits_dir.parent))
+  data_dir = f'~/{digits_dir.name}'
+  dataset = datasets.open_dataset('digits', data_dir=data_dir)
+  assert dataset.spans('test')[0].path.startswith(str(digits_dir))
 
 
 def test_a_data_dir_that_is_a_file_is_an_error_that_names_it(tmp_path):
@@ -423,7 +499,7 @@ def test_another_file_format_is_an_error_that_names_it(tmp_path):
   info.write_text(info.read_text().replace('tfrecord', 'array_record'))
   assert_user_error(
     lambda: datasets.open_dataset('digits', data_dir=str(tmp_path)),
-    'stored as array_record; allowed: tfrecord',
+    'stored as array_record; allowed: tfrecord, the default',
   )
 
 

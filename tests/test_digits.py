@@ -39,13 +39,13 @@ def test_images_and_labels_are_scikit_learns_through_the_whole_pipeline(digits_d
   )
   bundle = sklearn_datasets.load_digits()
   # Bit for bit what the stored PNGs mean ...
-  stored = np.round(bundle.images * 255 / 16).astype(np.float32) / np.float32(255)
+  stored = np.round(bundle.images * 255 / 16).astype(np.uint8)
   channels = np.repeat(stored[..., np.newaxis], 3, axis=-1)
   np.testing.assert_array_equal(
     sorted_rows(images, labels), sorted_rows(channels, bundle.target)
   )
   # ... and nothing of the original is lost in storing them.
-  counts = np.round(images[..., 0] * 16)
+  counts = np.round(images[..., 0] / 255 * 16)
   np.testing.assert_array_equal(
     sorted_rows(counts, labels), sorted_rows(bundle.images, bundle.target)
   )

@@ -10,17 +10,28 @@ import pytest
 LAYERS = [  # Lowest first. Modules of the second do not import each other.
   {'errors'},
   {
+    'augment_ops',
     'branches',
     'datasets',
+    'decode',
     'losses',
     'models',
     'optim',
     'parallel',
     'pictures',
+    'pixels',
     'preprocess',
   },
-  {'attacks', 'checkpoint', 'data', 'metrics', 'train_state'},
-  {'train_step', 'evaluate'},
+  {
+    'attacks',
+    'augment',
+    'bad_examples',
+    'checkpoint',
+    'metrics',
+    'records',
+    'train_state',
+  },
+  {'data', 'evaluate', 'train_step'},
   {'experiment'},
   {'train'},
 ]
@@ -31,10 +42,19 @@ CORE = [
   'models',
   'optim',
   'parallel',
+  'pixels',
   'train_state',
   'train_step',
 ]
-TENSORFLOW_USERS = {'data', 'datasets', 'preprocess'}
+TENSORFLOW_USERS = {
+  'augment',
+  'augment_ops',
+  'data',
+  'datasets',
+  'decode',
+  'preprocess',
+  'records',
+}
 MAY_IMPORT = {
   'clu': {'evaluate', 'metrics', 'train'},
   'ml_collections': set(),

@@ -36,6 +36,24 @@ def test_replicated_arrays_have_the_sharding_that_steps_return():
   assert y.shape == (3,)
 
 
+def test_batches_are_on_their_devices_before_they_are_asked_for():
+  taken = []
+
+  def batches():
+    for i in range(5):
+      taken.append(i)
+      yield {'image': np.full((8, 3), i, np.uint8), 'label': np.arange(8)}
+
+  stream = parallel.prefetch(batches(), size=2)
+  for i, batch in enumerate(stream):
+    assert len(taken) == min(i + 3, 5)
+    assert batch['image'].shape == (4, 2, 3) and batch['image'].dtype == np.uint8
+    assert set(batch['image'].devices()) == set(jax.local_devices())
+    np.testing.assert_array_equal(batch['image'], np.full((4, 2, 3), i))
+    np.testing.assert_array_equal(batch['label'], np.arange(8).reshape(4, 2))
+  assert i == 4
+
+
 def test_shard_keeps_the_order_of_examples():
   batch = {'image': np.arange(24).reshape(8, 3), 'label': np.arange(8)}
   sharded = parallel.shard(batch)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_imagenet
 from absl import logging as absl_logging
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
@@ -88,19 +89,18 @@ class Killed(BaseException):
   """Stands for a death that no handler sees."""
 
 
-def kill_before_step(monkeypatch, config, step):
-  """Makes the stream of batches die when that step asks for its batch."""
-  train_batches = experiment.train_batches
+def kill_before_step(monkeypatch, step):
+  """Makes a run that starts at step 1 die when that step asks for its batch."""
+  prefetch = parallel.prefetch
 
-  def dying(*args, examples_seen, **kwargs):
-    stream = train_batches(*args, examples_seen=examples_seen, **kwargs)
-    for i, batch in enumerate(stream, start=examples_seen // 8 + 1):
+  def dying(batches):
+    for i, batch in enumerate(prefetch(batches), start=1):
       if i == step:
         raise Killed
       yield batch
 
-  monkeypatch.setattr(experiment, 'train_batches', dying)
-  return lambda: monkeypatch.setattr(experiment, 'train_batches', train_batches)
+  monkeypatch.setattr(parallel, 'prefetch', dying)
+  return lambda: monkeypatch.setattr(parallel, 'prefetch', prefetch)
 
 
 def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
@@ -110,7 +110,7 @@ def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
   straight, broken = tmp_path / 'straight', tmp_path / 'broken'
   values = train.train_and_evaluate(config, str(straight))
 
-  revive = kill_before_step(monkeypatch, config, step=4)  # After the save of step 2.
+  revive = kill_before_step(monkeypatch, step=4)  # After the save of step 2.
   with pytest.raises(Killed):
     train.train_and_evaluate(config, str(broken))
   assert [step for step, _ in training_losses(broken)] == [1, 2, 3]
@@ -169,7 +169,7 @@ def test_evaluating_an_older_checkpoint_keeps_every_line(
   tmp_path, digits_dir, tiny_model, monkeypatch
 ):
   config = small_config(digits_dir)
-  kill_before_step(monkeypatch, config, step=4)  # One step after the last save.
+  kill_before_step(monkeypatch, step=4)  # One step after the last save.
   with pytest.raises(Killed):
     train.train_and_evaluate(config, str(tmp_path))
   before = results(tmp_path)
@@ -224,7 +224,7 @@ def test_a_changed_config_is_told_on_resume(
   tmp_path, digits_dir, tiny_model, monkeypatch, caplog
 ):
   config = small_config(digits_dir)
-  revive = kill_before_step(monkeypatch, config, step=4)
+  revive = kill_before_step(monkeypatch, step=4)
   with pytest.raises(Killed):
     train.train_and_evaluate(config, str(tmp_path))
   revive()
@@ -251,7 +251,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(
 ):
   config = small_config(digits_dir)
   config.checkpoint.keep_last = 1
-  revive = kill_before_step(monkeypatch, config, step=4)
+  revive = kill_before_step(monkeypatch, step=4)
   with pytest.raises(Killed):
     train.train_and_evaluate(config, str(tmp_path))
   revive()
@@ -261,6 +261,48 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(
     train.train_and_evaluate(config, str(tmp_path))
   assert_bit_identical(load(config, tmp_path, 2), good)
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['2']
+
+
+def test_bad_images_are_counted_in_the_metrics_and_passed_over(
+  tmp_path, tiny_model, caplog
+):
+  files = {
+    f'train/{name}/{i}.JPEG': tiny_imagenet.jpeg(40, 40, seed=i)
+    for name in 'ab'
+    for i in range(12)
+  }
+  files['train/a/12.JPEG'] = tiny_imagenet.corrupt_jpeg()
+  files['train/b/12.JPEG'] = b''
+  files['train/b/13.JPEG'] = tiny_imagenet.png()
+  for i in range(8):
+    files[f'val/{"ab"[i % 2]}/{i}.JPEG'] = tiny_imagenet.jpeg(40, 40, seed=i)
+  files['val/a/9.JPEG'] = tiny_imagenet.truncated_jpeg()
+  for path, encoded in files.items():
+    path = tmp_path / 'images' / path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded)
+
+  config = small_config('')
+  config.data.update(
+    name=f'folder:{tmp_path}/images',
+    train_split='train',
+    eval_split='val',
+    augmentation='autoaugment',
+  )
+  config.num_epochs = 32 / 27 * 2  # Eight steps: two epochs of 27, and a part.
+  config.eval.every_epochs = config.checkpoint.every_epochs = 10.0
+  values = train.train_and_evaluate(config, str(tmp_path / 'run'))
+  assert values['val/num_examples'] == 8
+  counts = [
+    x['data/bad_examples'] for x in results(tmp_path / 'run') if 'train/loss' in x
+  ]
+  assert counts == sorted(counts) and 4 <= counts[-1] <= 6
+  for path in ('train/a/12.JPEG', 'train/b/12.JPEG', 'val/a/9.JPEG'):
+    assert f'{path} cannot be decoded' in caplog.text
+
+  config.data.max_bad_share = 0.002
+  with pytest.raises(errors.UserError, match='^[34] of the first .* share of 0.002'):
+    train.train_and_evaluate(config, str(tmp_path / 'strict'))
 
 
 STREAM = dict(digits_advprop.get_config().streams[0])
@@ -281,6 +323,12 @@ STREAM = dict(digits_advprop.get_config().streams[0])
     ({'data.name': 'digitz'}, 'digitz'),
     ({'data.eval_split': 'validation'}, "'validation'.*allowed: test, train"),
     ({'data.resize_method': 'nearby'}, "'nearby'.*bicubic"),
+    ({'data.image_dtype': 'int8'}, "'int8'; allowed: bfloat16, float32, uint8"),
+    ({'data.augmentation': 'auto'}, "'auto'; allowed: autoaugment, none, randaugment"),
+    ({'data.max_bad_share': 2.0}, 'data.max_bad_share is 2.0; .* up to 1'),
+    ({'optim.name': 'adam'}, "'adam'; allowed: rmsprop, sgd"),
+    ({'optim.schedule': 'linear'}, "'linear'; allowed: cosine, staircase"),
+    ({'optim.decay_epochs': 0.0}, 'optim.decay_epochs is 0.0; allowed: more than 0'),
     ({'model.name': 'resnet_51'}, "'resnet_51'; allowed: efficientnet_b0"),
     ({'model.activation': 'gellu'}, "'gellu'; allowed: relu"),
     ({'model.dtype': 'float8'}, "'float8'; allowed: bfloat16, float32"),

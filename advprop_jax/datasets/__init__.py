@@ -31,6 +31,11 @@ from advprop_jax.datasets import digits  # Registers the builder.
 FOLDER_PREFIX = 'folder:'
 # Large pieces suit network storage; a record of ImageNet is about 0.1 MB.
 READ_BYTES = 8 << 20
+READ_FILES = 8  # At the same time, per host.
+# What must be fetched by hand, after registration at image-net.org.
+MANUAL_ARCHIVES = {
+  'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+}
 # What tfds.ImageFolder reads.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
@@ -53,16 +58,15 @@ class Dataset:
     spans_fn: split -> its records, as a list of Span.
     read_fn: tf.data.Dataset of Span -> tf.data.Dataset of records, each a scalar
       string; the records of one span follow those of the span before.
-    parse_fn: record -> encoded image (scalar string) and label (int64), as tf ops.
-    decode_fn: encoded image -> uint8[H, W, C], C = 1, 3 or 4, as tf ops.
+    parse_fn: record -> encoded image (scalar string), label (int64) and name (scalar
+      string, empty if it has none), as tf ops.
   """
 
   name: str
   class_names: tuple[str, ...]
   spans_fn: Callable[[str], list[Span]]
   read_fn: Callable[[tf.data.Dataset], tf.data.Dataset]
-  parse_fn: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-  decode_fn: Callable[[tf.Tensor], tf.Tensor]
+  parse_fn: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
   @property
   def num_classes(self) -> int:
@@ -98,6 +102,7 @@ def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
   if name.startswith(FOLDER_PREFIX):
     return _open_folder(name)
   try:
+    data_dir = None if data_dir is None else os.path.expanduser(data_dir)
     if data_dir is not None and tf.io.gfile.exists(data_dir):
       tf.io.gfile.listdir(data_dir)
   except tf.errors.OpError as e:
@@ -107,10 +112,7 @@ def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
     if isinstance(builder, digits.Digits):
       _prepare(builder)
   if not builder.info.splits:
-    raise errors.UserError(
-      f'data set {name!r} is not prepared in {builder.data_dir_root}; '
-      f'prepare it with: tfds build {name} --data_dir={builder.data_dir_root}'
-    )
+    raise _not_prepared(name, builder)
   return _open_tfds(name, builder)
 
 
@@ -133,6 +135,24 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
   except (ValueError, TypeError) as e:  # A malformed name, an unknown configuration.
     reason = ' '.join(str(e).split())[:600]
     raise errors.UserError(f'cannot open data set {name!r}: {reason}') from e
+
+
+def _not_prepared(name: str, builder: tfds.core.DatasetBuilder) -> errors.UserError:
+  """Returns the error that says how to prepare a data set.
+
+  The command is tensorflow-datasets' own as a line of Python: `tfds build` imports
+  packages, apache-beam and mlcroissant, that cannot be installed beside ours.
+  """
+  root = builder.data_dir_root
+  archives = ''
+  if files := MANUAL_ARCHIVES.get(builder.name):
+    archives = f'put {" and ".join(files)} into {root}/downloads/manual and '
+  call = f'tfds.builder({name!r}, data_dir={str(root)!r}).download_and_prepare()'
+  return errors.UserError(
+    f'data set {name!r} is not prepared in {root}; {archives}prepare it with: '
+    f'python -c "import tensorflow_datasets as tfds; {call}" (where apache-beam and '
+    f'mlcroissant are installed: tfds build {name} --data_dir={root})'
+  )
 
 
 def _prepare(builder: tfds.core.DatasetBuilder) -> None:
@@ -167,8 +187,8 @@ def _open_tfds(name: str, builder: tfds.core.DatasetBuilder) -> Dataset:
     )
   if info.file_format != tfds.core.FileFormat.TFRECORD:
     raise errors.UserError(
-      f'data set {name!r} is stored as {info.file_format.value}; allowed: tfrecord '
-      f'(prepare it again with: tfds build {name} --file_format=tfrecord)'
+      f'data set {name!r} is stored as {info.file_format.value}; allowed: tfrecord, '
+      'the default of tensorflow-datasets (prepare it again, in another data_dir)'
     )
 
   def spans_fn(split):
@@ -186,16 +206,23 @@ def _open_tfds(name: str, builder: tfds.core.DatasetBuilder) -> Dataset:
       records = tf.data.TFRecordDataset(span.path, buffer_size=READ_BYTES)
       return records.skip(span.skip).take(span.take)
 
-    return spans.flat_map(read_span)
+    # File after file, as if one by one, while the next ones are read ahead: a single
+    # stream from network storage is too slow.
+    return spans.interleave(
+      read_span,
+      cycle_length=READ_FILES,
+      block_length=np.iinfo(np.int32).max,
+      num_parallel_calls=READ_FILES,
+      deterministic=True,
+    )
 
   def parse_fn(record):
     undecoded = {'image': tfds.decode.SkipDecoding()}
     example = info.features.deserialize_example(record, decoders=undecoded)
-    return example['image'], example['label']
+    # What ImageNet and its relatives call the name; other data have none.
+    return example['image'], example['label'], example.get('file_name', '')
 
-  return Dataset(
-    name, tuple(label.names), spans_fn, read_fn, parse_fn, image.decode_example
-  )
+  return Dataset(name, tuple(label.names), spans_fn, read_fn, parse_fn)
 
 
 def _open_folder(name: str) -> Dataset:
@@ -238,10 +265,9 @@ def _open_folder(name: str) -> Dataset:
 
   def parse_fn(path):
     label = tf.argmax(tf.equal(class_names, tf.strings.split(path, '/')[-2]))
-    return tf.io.read_file(path), label
+    return tf.io.read_file(path), label, path
 
-  decode_fn = info.features['image'].decode_example
-  return Dataset(name, tuple(class_names), spans_fn, read_fn, parse_fn, decode_fn)
+  return Dataset(name, tuple(class_names), spans_fn, read_fn, parse_fn)
 
 
 def _list_images(root: str, split: str, folders: list[str]) -> list[str]:

@@ -1,0 +1,105 @@
+"""From the bytes of an image file to a crop of its pixels, as TensorFlow ops.
+
+JPEG, PNG and GIF (its first picture) are told apart by their first bytes, whatever the
+file is called: ImageNet holds a PNG named .JPEG. Grey, CMYK, palette and transparent
+images become RGB. Of a JPEG only what the crop needs is decoded.
+
+What cannot be decoded is no error here, since one bad file would end a run of days: it
+comes back as one black pixel with a number that says what is wrong. A JPEG that is cut
+off below the crop is not bad: the crop is whole.
+"""
+
+import tensorflow as tf
+
+# Above this an image would need gigabytes while it is decoded. Source: Pillow, which
+# warns of a decompression bomb from there on (Image.MAX_IMAGE_PIXELS).
+MAX_PIXELS = 89_478_485
+
+# What may be wrong with an image, by its number; 0 is a good one.
+PROBLEMS = (
+  '',
+  'cannot be decoded',
+  f'has more than {MAX_PIXELS:,} pixels',
+)
+GOOD, UNREADABLE, TOO_LARGE = range(3)
+
+
+def decode_crop(encoded: tf.Tensor, box_fn) -> tuple[tf.Tensor, tf.Tensor]:
+  """Decodes a rectangle of an image.
+
+  Args:
+    encoded: the file's bytes, a scalar string.
+    box_fn: the image's shape, int32 [3], to the rectangle: top, left, height and width,
+      int32 [4]. The shape is known before anything is decoded.
+
+  Returns:
+    The crop, uint8 [height, width, 3], RGB, or one black pixel; and the index of its
+    problem in PROBLEMS, int32 scalar.
+  """
+  black = tf.zeros([1, 1, 3], tf.uint8)
+
+  def decode(encoded):
+    shape = image_shape(encoded)
+    fits = tf.reduce_prod(tf.cast(shape[:2], tf.int64)) <= MAX_PIXELS
+    crop = tf.cond(fits, lambda: _decode_crop(encoded, box_fn(shape)), lambda: black)
+    return crop, tf.where(fits, GOOD, TOO_LARGE)
+
+  return _or_else(decode, encoded, (black, tf.constant(UNREADABLE)))
+
+
+def image_shape(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns height, width and 3, int32 [3], from the header alone.
+
+  Raises:
+    tf.errors.InvalidArgumentError: it is none of a JPEG, PNG or GIF.
+  """
+
+  def integers(position, dtype, **kwargs):
+    words = tf.io.decode_raw(tf.strings.substr(encoded, position, 8), dtype, **kwargs)
+    return tf.cast(words[:2], tf.int32)
+
+  def png_or_gif():
+    is_png = tf.equal(tf.strings.substr(encoded, 0, 4), b'\x89PNG')
+    # Width comes first in both. Source: the formats' specifications.
+    width_height = tf.cond(
+      is_png,
+      lambda: integers(16, tf.int32, little_endian=False),
+      lambda: integers(6, tf.uint16),
+    )
+    supported = is_png | tf.equal(tf.strings.substr(encoded, 0, 4), b'GIF8')
+    with tf.control_dependencies([tf.Assert(supported, ['no JPEG, PNG or GIF'])]):
+      return tf.concat([width_height[::-1], [3]], axis=0)
+
+  return tf.cond(
+    tf.image.is_jpeg(encoded),
+    lambda: tf.concat([tf.io.extract_jpeg_shape(encoded)[:2], [3]], axis=0),
+    png_or_gif,
+  )
+
+
+def _decode_crop(encoded, box):
+  """Returns the crop, uint8 [height, width, 3]; raises if it cannot be decoded."""
+
+  def other():
+    # A single op; tf.io.decode_image would look at the bytes once more.
+    image = tf.raw_ops.DecodeImage(
+      contents=encoded, channels=3, dtype=tf.uint8, expand_animations=False
+    )
+    return tf.slice(image, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [3]], 0))
+
+  crop = tf.cond(
+    tf.image.is_jpeg(encoded),
+    lambda: tf.image.decode_and_crop_jpeg(encoded, box, channels=3),
+    other,
+  )
+  return tf.ensure_shape(crop, [None, None, 3])
+
+
+def _or_else(fn, x, fallback):
+  """Returns fn(x), or `fallback` if that raises: what graphs lack.
+
+  A data set of one element drops it with its error; the fallback then comes first.
+  """
+  result = tf.data.Dataset.from_tensors(x).map(fn).ignore_errors()
+  result = result.concatenate(tf.data.Dataset.from_tensors(fallback))
+  return result.take(1).get_single_element()

@@ -1,0 +1,170 @@
+"""Tests what becomes of bad files: real ones, through the whole pipeline."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+import tiny_imagenet
+
+from advprop_jax import bad_examples, data, datasets, decode, errors
+
+BAD = {
+  'truncated.JPEG': tiny_imagenet.truncated_jpeg(),
+  'corrupt.JPEG': tiny_imagenet.corrupt_jpeg(),
+  'empty.JPEG': b'',
+  'huge.JPEG': tiny_imagenet.huge_jpeg(),
+}
+ODD = {
+  'a_png.JPEG': tiny_imagenet.png(),
+  'a_gif.JPEG': tiny_imagenet.gif(),
+  'cmyk.JPEG': tiny_imagenet.jpeg(50, 40, 'CMYK'),
+  'grey.JPEG': tiny_imagenet.jpeg(40, 50, 'L'),
+}
+NUM_GOOD = 12  # With the odd ones.
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+  """Two classes: good and odd images, all white bars; and bad ones."""
+  root = tmp_path_factory.mktemp('images')
+  for name in ('good', 'bad'):
+    (root / 'train' / name).mkdir(parents=True)
+  for i in range(NUM_GOOD - len(ODD)):
+    (root / 'train' / 'good' / f'{i}.JPEG').write_bytes(
+      tiny_imagenet.jpeg(60, 60, seed=i)
+    )
+  for name, encoded in ODD.items():
+    (root / 'train' / 'good' / name).write_bytes(encoded)
+  for name, encoded in BAD.items():
+    (root / 'train' / 'bad' / name).write_bytes(encoded)
+  dataset = datasets.open_dataset(f'folder:{root}')
+  assert dataset.class_names == ('bad', 'good')
+  return dataset
+
+
+def train_stream(dataset, **kwargs):
+  defaults = dict(
+    split='train',
+    batch_size=4,
+    image_size=16,
+    seed=0,
+    crop_padding=0,
+    crop_area=(1.0, 1.0),  # The whole image: what is half there is bad.
+    shuffle_buffer_size=100,
+  )
+  return data.train_batches(dataset, **{**defaults, **kwargs})
+
+
+def test_training_goes_on_without_bad_examples(dataset, caplog):
+  stream = train_stream(dataset)
+  batches = list(itertools.islice(stream, 8))  # Two epochs of 16 examples.
+  for batch in batches:
+    assert batch.keys() == {'image', 'label', 'mask'}
+    assert (batch['label'] == 1).all()  # Those of class 0 are all bad.
+    assert batch['mask'].all()
+    assert (batch['image'].std(axis=(1, 2, 3)) > 10).all()  # None is black.
+  assert stream.num_bad == 2 * len(BAD)
+  for name in BAD:
+    problem = decode.PROBLEMS[2 if name == 'huge.JPEG' else 1]
+    assert caplog.text.count(f'{name} {problem}') == 2
+  assert not any(name in caplog.text for name in ODD)
+
+
+def test_good_examples_keep_their_places(dataset):
+  def labels(batches):
+    return np.concatenate([x['image'] for x in itertools.islice(batches, 4)])
+
+  class Untouched(bad_examples.BadExamples):
+    def remove(self, batch, num_real, *, replace):
+      self.problems.append(batch['problem'])
+      return batch
+
+  stream = train_stream(dataset)
+  untouched = train_stream(dataset)
+  untouched._bad = Untouched('', 1.0)
+  untouched._bad.problems = []
+  ours, raw = labels(stream), labels(untouched)
+  good = np.concatenate(untouched._bad.problems) == decode.GOOD
+  assert np.count_nonzero(good) == NUM_GOOD
+  np.testing.assert_array_equal(ours[good], raw[good])
+  assert not raw[~good].any()
+
+
+def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
+  whole = list(itertools.islice(train_stream(dataset), 6))
+  rest = list(itertools.islice(train_stream(dataset, start_example=12), 3))
+  for left, right in zip(whole[3:], rest, strict=True):
+    np.testing.assert_array_equal(left['image'], right['image'])
+
+
+def test_evaluation_counts_good_examples_only(dataset):
+  batches = data.eval_batches(
+    dataset, split='train', batch_size=10, image_size=16, crop_padding=0
+  )
+  for _ in range(2):  # Every pass starts to count afresh.
+    mask = np.concatenate([batch['mask'] for batch in batches])
+    label = np.concatenate([batch['label'] for batch in batches])
+    assert len(mask) == 20 and np.count_nonzero(mask) == NUM_GOOD
+    assert (label[mask] == 1).all()
+
+
+def test_too_many_bad_examples_end_the_run_with_their_number(dataset):
+  with pytest.raises(errors.UserError, match='of the first .* allowed: a share of 0.0'):
+    list(itertools.islice(train_stream(dataset, max_bad_share=0.0), 8))
+  batches = data.eval_batches(
+    dataset,
+    split='train',
+    batch_size=16,
+    image_size=16,
+    crop_padding=0,
+    max_bad_share=0.001,
+  )
+  with pytest.raises(errors.UserError, match='^4 of the first 16 examples of split '):
+    list(batches)
+
+
+def batch(problems, start=0):
+  count = len(problems)
+  return {
+    'image': np.arange(start, start + count),
+    'label': -np.arange(start, start + count),
+    'mask': np.ones(count, bool),
+    'problem': np.array(problems, np.int32),
+    'name': np.array([b'file %d' % i for i in range(start, start + count)], object),
+  }
+
+
+def test_the_next_good_example_of_the_batch_stands_in():
+  bad = bad_examples.BadExamples('x', 1.0)
+  result = bad.remove(batch([0, 1, 1, 0, 2]), 5, replace=True)
+  np.testing.assert_array_equal(result['image'], [0, 3, 3, 3, 0])
+  np.testing.assert_array_equal(result['label'], [0, -3, -3, -3, 0])
+
+
+def test_a_batch_of_bad_examples_alone_ends_the_run():
+  bad = bad_examples.BadExamples("split 'train'", 1.0)
+  with pytest.raises(errors.UserError, match='none of the 2 examples of a batch'):
+    bad.remove(batch([1, 1]), 2, replace=True)
+
+
+def test_the_share_is_judged_over_a_thousand_examples_at_least():
+  bad = bad_examples.BadExamples('x', 0.01)
+  bad.remove(batch([1] * 10 + [0] * 40), 50, replace=True)
+  for i in range(1, 30):
+    bad.remove(batch([0] * 50, 50 * i), 50, replace=True)
+  bad.remove(batch([1] * 5 + [0] * 45), 50, replace=True)  # 15 of 1,550.
+  with pytest.raises(errors.UserError, match='^16 of the first 1551 .* 0.01'):
+    bad.remove(batch([1]), 1, replace=True)
+
+
+def test_only_the_first_bad_examples_are_named(caplog):
+  caplog.set_level(logging.WARNING)
+  bad = bad_examples.BadExamples("split 'train'", 1.0)
+  for i in range(5):
+    bad.remove(batch([1, 1, 1, 0], 4 * i), 4, replace=True)
+  named = [r.message for r in caplog.records if r.message.startswith('bad example in')]
+  assert len(named) == bad_examples.NUM_NAMED
+  assert named[3] == "bad example in split 'train': file 4 cannot be decoded"
+  assert caplog.text.count('counted, not named') == 1
+  assert bad.count == 15
