@@ -8,16 +8,28 @@ import jax
 import numpy as np
 import pytest
 
-from advprop_jax import models, train
-from configs import arguments, default
+from advprop_jax import experiment, models, train
+from configs import arguments, default, effnet_sizes
 
-HELPERS = {'default', 'arguments'}
+HELPERS = {'default', 'arguments', 'effnet_sizes'}
 FILES = (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*.py')
 NAMES = sorted({path.stem for path in FILES} - HELPERS)
+SIZES = tuple(f'b{i}' for i in range(9))
+ARGUMENTS = {
+  'effnet_vanilla': SIZES + tuple(f'{x},randaugment' for x in ('b5', 'b7', 'b8')),
+  'effnet_adversarial_training': SIZES,
+}
+ALL = [(name, argument) for name in NAMES for argument in ARGUMENTS.get(name, [''])]
+EFFNETS = [(name, argument) for name, argument in ALL if name.startswith('effnet')]
+ADVPROP = [f'effnet_{size}_advprop' for size in SIZES]
 
 
 def get_config(name, argument=None):
   return importlib.import_module(f'configs.{name}').get_config(argument)
+
+
+def get_smoke(name, argument):
+  return get_config(name, f'{argument},smoke')
 
 
 def leaves(config, prefix=''):
@@ -28,10 +40,10 @@ def leaves(config, prefix=''):
       yield prefix + key, value
 
 
-@pytest.mark.parametrize('argument', [None, 'smoke'])
-@pytest.mark.parametrize('name', NAMES)
-def test_has_exactly_the_default_keys_and_their_types(name, argument):
-  config, schema = get_config(name, argument), default.get_config()
+@pytest.mark.parametrize('get', [get_config, get_smoke])
+@pytest.mark.parametrize('name, argument', ALL)
+def test_has_exactly_the_default_keys_and_their_types(name, argument, get):
+  config, schema = get(name, argument), default.get_config()
   assert config.is_locked
   assert dict(leaves(config)).keys() == dict(leaves(schema)).keys()
   for key, value in leaves(schema):
@@ -39,14 +51,22 @@ def test_has_exactly_the_default_keys_and_their_types(name, argument):
       assert type(dict(leaves(config))[key]) is type(value), key
 
 
-@pytest.mark.parametrize('name', [n for n in NAMES if n.startswith('effnet_b')])
-def test_images_have_the_size_of_the_model(name):
-  config = get_config(name)
+def test_every_size_has_its_advprop_config():
+  assert set(ADVPROP) <= set(NAMES)
+  assert tuple(effnet_sizes.SIZES) == SIZES
+
+
+@pytest.mark.parametrize(
+  'name, argument', [x for x in ALL if x[0].startswith('effnet')]
+)
+def test_images_have_the_size_of_the_model(name, argument):
+  config = get_config(name, argument)
+  size = argument.split(',')[0] or name.split('_')[1]
+  assert config.model.name == f'efficientnet_{size}'
   assert config.data.image_size == models.MODELS[config.model.name].image_size
-  assert f'effnet_{config.model.name.removeprefix("efficientnet_")}_' in name
 
 
-@pytest.mark.parametrize('name', [n for n in NAMES if n.startswith('effnet_b')])
+@pytest.mark.parametrize('name', ADVPROP)
 def test_epsilon_and_steps_follow_the_rule_of_the_paper(name):
   attack = get_config(name).attack
   epsilon = round(attack.epsilon * 255)
@@ -54,9 +74,89 @@ def test_epsilon_and_steps_follow_the_rule_of_the_paper(name):
   assert attack.num_steps == (1 if epsilon == 1 else epsilon + 1)
 
 
-def test_an_unknown_argument_lists_the_known_ones():
-  with pytest.raises(ValueError, match="'smok'; allowed: smoke"):
-    get_config('effnet_b0_advprop', 'smok')
+def test_epsilon_is_the_best_published_one_of_each_size():
+  """AdvProp's table of attack strength: top-1 of epsilon 1, 2, 3 and 4, in %."""
+  table = {
+    'b0': [77.6, 77.4, 77.3, 77.1],
+    'b1': [79.6, 79.4, 79.4, 79.2],
+    'b2': [80.5, 80.4, 80.4, 80.3],
+    'b3': [81.8, 81.9, 81.9, 81.8],
+    'b4': [83.1, 83.1, 83.3, 83.3],
+    'b5': [84.3, 84.3, 84.3, 84.3],
+    'b6': [84.6, 84.7, 84.7, 84.8],
+    'b7': [85.0, 85.0, 85.1, 85.2],
+  }
+  for size, top1 in table.items():
+    config = get_config(f'effnet_{size}_advprop')
+    assert top1[round(config.attack.epsilon * 255) - 1] == max(top1), size
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_a_control_differs_from_advprop_in_nothing_else(size):
+  def difference(left, right):
+    left, right = dict(leaves(left)), dict(leaves(right))
+    return {key for key in left if left[key] != right[key]}
+
+  advprop = get_config(f'effnet_{size}_advprop')
+  vanilla = get_config('effnet_vanilla', size)
+  shared = get_config('effnet_adversarial_training', size)
+  assert difference(advprop, vanilla) == {'streams', 'model.mean', 'model.std'}
+  assert difference(advprop, shared) == {'streams'}
+
+
+def test_the_recipe_is_the_official_one():
+  """Its numbers, and those that follow: `main.py` of the official code."""
+  config = get_config('effnet_b7_advprop')
+  steps_per_epoch = 1281167 / config.data.batch_size
+  assert (config.data.batch_size, config.model.dtype) == (2048, 'bfloat16')
+  assert round(config.num_epochs * steps_per_epoch) == 218949
+  schedule, tx = experiment.create_optimizer(
+    config, steps_per_epoch=steps_per_epoch, total_steps=218949
+  )
+  np.testing.assert_allclose(schedule(3126), 0.128 * 3126 / 3127, rtol=1e-6)
+  np.testing.assert_allclose(schedule(3127), 0.12044, rtol=1e-4)
+  np.testing.assert_allclose(schedule(218948), 0.00155, rtol=3e-3)
+  # One step of it: gradient 2, weight 3, decay 1e-5, the mean square starts at 1.
+  weights = {'params': np.float32(3), 'norm': np.float32(3)}
+  state = tx.init(weights)
+  grads = {'params': np.float32(2), 'norm': np.float32(2)}
+  _, state = tx.update(grads, state, weights)  # The first step's rate is 0.
+  updates, _ = tx.update(grads, state, weights)
+  rate = 0.128 / 3127
+  for key, g in {'params': 2 + 3e-5, 'norm': 2}.items():
+    mean_square = 0.9 * (0.9 + 0.1 * g**2) + 0.1 * g**2
+    expected = -rate * g / np.sqrt(mean_square + 1e-3)
+    np.testing.assert_allclose(updates[key], expected, rtol=1e-6)
+  assert config.optim.label_smoothing == 0.1 and config.optim.ema_decay == 0.9999
+  # Scaled to [-1, 1]: x * 2 / 255 - 1.
+  assert config.model.mean == config.model.std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize('size, magnitude', [('b5', 17), ('b7', 28), ('b8', 28)])
+def test_randaugment_has_the_published_magnitudes(size, magnitude):
+  config = get_config('effnet_vanilla', f'{size},randaugment')
+  assert config.data.augmentation == 'randaugment'
+  assert config.data.randaugment_layers == 2
+  assert config.data.randaugment_magnitude == magnitude
+
+
+@pytest.mark.parametrize(
+  'name, argument, message',
+  [
+    ('effnet_b0_advprop', 'smok', "'smok'; allowed: smoke"),
+    ('effnet_vanilla', None, 'needs one size, but was given none; allowed: b0, b1'),
+    ('effnet_vanilla', 'b1,b2', 'given b1, b2; allowed'),
+    ('effnet_vanilla', 'b9', "unknown config argument 'b9'; allowed: b0, b1"),
+    ('effnet_vanilla', 'b0,randaugment', 'setting for b0; allowed: b5, b7, b8'),
+    ('effnet_adversarial_training', 'b5,randaugment', "'randaugment'; allowed: b0"),
+  ],
+)
+def test_a_wrong_argument_lists_the_right_ones(name, argument, message):
+  with pytest.raises(ValueError, match=message):
+    get_config(name, argument)
+
+
+def test_a_trailing_comma_is_no_argument():
   assert arguments.parse('smoke,') == {'smoke'}
 
 
@@ -68,12 +168,10 @@ def test_a_misspelt_key_or_a_wrong_type_is_refused():
     config.attack.num_steps = 'many'
 
 
-def shrink(config, data_dir):
+def shrink(config):
   """Leaves the code path whole and makes it as short as it can be: two steps."""
   config.data.update(
-    data_dir=str(data_dir),
     train_split='train[:64]',
-    eval_split='test[:12]',
     batch_size=32,  # Eight a device; the statistics of fewer make gradients explode.
     eval_batch_size=8,
   )
@@ -82,22 +180,68 @@ def shrink(config, data_dir):
   return config
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_runs_end_to_end(name, tmp_path, digits_dir):
-  config = shrink(get_config(name, 'smoke'), digits_dir)
-  values = train.train_and_evaluate(config, str(tmp_path))
-
-  norms = {stream['norm'] for stream in config.streams}
-  for norm in norms:
+def check_run(config, workdir):
+  """Trains, and looks at what a run leaves behind."""
+  values = train.train_and_evaluate(config, str(workdir))
+  for norm in {stream['norm'] for stream in config.streams}:
     assert 0 <= values[f'val/{norm}_pgd_top1'] <= 1
     assert np.isfinite(values[f'val/{norm}_loss'])
   assert values['val/num_examples'] == 12
-  text = (tmp_path / 'results.jsonl').read_text()
+  text = (workdir / 'results.jsonl').read_text()
   lines = [json.loads(line) for line in text.splitlines()]
   assert [x['step'] for x in lines if 'train/loss' in x] == [1, 2]
-  assert [x['step'] for x in lines if 'val/clean_top1' in x] == [1, 2]
-  assert json.loads((tmp_path / 'config.json').read_text())['seed'] == config.seed
-  assert len(list((tmp_path / 'tensorboard').iterdir())) == 1
-  assert len(list((tmp_path / 'pictures').iterdir())) == 2
-  assert (tmp_path / 'checkpoints' / '2').is_dir()
+  assert all(x['data/bad_examples'] == 0 for x in lines if 'train/loss' in x)
+  assert json.loads((workdir / 'config.json').read_text())['seed'] == config.seed
+  assert len(list((workdir / 'tensorboard').iterdir())) == 1
+  assert (workdir / 'checkpoints' / '2').is_dir()
   assert jax.device_count() == 4
+  return lines
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('digits')])
+def test_digits_run_end_to_end(name, tmp_path, digits_dir):
+  config = shrink(get_config(name, 'smoke'))
+  config.data.update(data_dir=str(digits_dir), eval_split='test[:12]')
+  lines = check_run(config, tmp_path)
+  assert [x['step'] for x in lines if 'val/clean_top1' in x] == [1, 2]
+  assert len(list((tmp_path / 'pictures').iterdir())) == 2
+
+
+def programs():
+  """Returns the ImageNet configs in smoke form, each of those that are the same once.
+
+  In smoke form all networks are one and the same; sizes whose attack and augmentation
+  agree are then one experiment.
+  """
+  distinct = {}
+  for name, argument in EFFNETS:
+    values = dict(leaves(get_smoke(name, argument)))
+    if all(stream['attack'] is None for stream in values['streams']):
+      values = {k: x for k, x in values.items() if not k.startswith('attack.')}
+    distinct.setdefault(repr(values), []).append((name, argument))
+  return list(distinct.values())
+
+
+@pytest.mark.parametrize('same', programs(), ids=lambda x: '-'.join(x[0]))
+def test_imagenet_runs_end_to_end(same, tmp_path, imagenet_dir):
+  config = shrink(get_smoke(*same[0]))
+  config.data.update(
+    name='imagenet2012', data_dir=str(imagenet_dir), eval_split='validation[:12]'
+  )
+  config.eval.every_epochs = config.checkpoint.every_epochs = 1.0
+  check_run(config, tmp_path)
+
+
+def test_b0_trains_at_its_real_size_with_the_real_recipe(tmp_path, imagenet_dir):
+  """All but the batch and the number of steps is as on a TPU."""
+  config = get_config('effnet_b0_advprop')
+  config.data.update(
+    data_dir=str(imagenet_dir),
+    train_split='train[:16]',
+    eval_split='validation[:12]',
+    batch_size=8,
+    eval_batch_size=4,
+  )
+  config.num_epochs = 1.0
+  config.eval.attack.num_steps = 1
+  check_run(config, tmp_path)
