@@ -115,11 +115,15 @@ def train_batches(
 
     def finish(crop):
       image = preprocess.resize(crop, image_size, resize_method)
-      if flip:
+      if augment_fn is not None:
+        image = preprocess.to_bytes(image)
+      else:
+        image = preprocess.finish(image, image_dtype)
+      if flip:  # Bytes, if it may be: the fewer the faster.
         image = preprocess.random_flip(image, flip_seed)
       if augment_fn is not None:
-        image = augment_fn(preprocess.to_bytes(image), augment_seed)
-      return preprocess.finish(image, image_dtype)
+        image = preprocess.finish(augment_fn(image, augment_seed), image_dtype)
+      return image
 
     return _example(dataset, record, box_fn, finish)
 

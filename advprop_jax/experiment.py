@@ -1,7 +1,8 @@
 """From a config to the objects it describes, built and checked before anything runs.
 
-This file and `train.py` are the last that see a config: below them, functions take
-named arguments. A config is anything with the keys of `configs/default.py`.
+This file, `check_config.py` and `train.py` are the last that see a config: below them,
+functions take named arguments. A config is anything with the keys of
+`configs/default.py`.
 """
 
 import functools
@@ -10,13 +11,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import numpy as np
 import optax
+from absl import logging
 
 from advprop_jax import (
   attacks,
   augment,
   branches,
+  check_config,
   data,
   datasets,
   errors,
@@ -55,7 +57,7 @@ def create_experiment(config) -> Experiment:
   """
   parallel.check_batch_size('data.batch_size', config.data.batch_size)
   parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
-  _check_ranges(config)
+  check_config.check_ranges(config)
 
   dataset = datasets.open_dataset(
     config.data.name, data_dir=config.data.data_dir or None
@@ -63,6 +65,13 @@ def create_experiment(config) -> Experiment:
   num_classes = dataset.num_classes
   num_examples = dataset.num_examples(config.data.train_split)
   steps_per_epoch = num_examples / config.data.batch_size
+  if steps_per_epoch < 1:
+    logging.warning(
+      'a step of %d images shows some of the %d of %r more than once',
+      config.data.batch_size,
+      num_examples,
+      config.data.train_split,
+    )
   total_steps = max(1, round(config.num_epochs * steps_per_epoch))
 
   model = create_model(config, num_classes=num_classes)
@@ -252,55 +261,3 @@ def _image_settings(config) -> dict:
     'process_index': jax.process_index(),
     'process_count': jax.process_count(),
   }
-
-
-def _check_ranges(config):
-  """Raises UserError for numbers that would fail late, or silently do nothing."""
-  positive = np.finfo(np.float32).tiny
-  for key, low, high in [
-    ('seed', 0, 2**31 - 1),
-    ('num_epochs', positive, None),
-    ('log_every_steps', 1, None),
-    ('data.image_size', 1, None),
-    ('data.crop_area', positive, 1),
-    ('data.crop_padding', 0, None),
-    ('data.randaugment_layers', 1, None),
-    ('data.randaugment_magnitude', 0, None),
-    ('data.max_bad_share', 0, 1),
-    ('model.drop_connect_rate', 0, 1),
-    ('model.mean', -math.inf, None),
-    ('model.std', positive, None),
-    ('model.bn_momentum', 0, 1),
-    ('model.bn_epsilon', positive, None),
-    ('optim.learning_rate', 0, None),
-    ('optim.momentum', 0, 1),
-    ('optim.rmsprop_decay', 0, 1),
-    ('optim.rmsprop_epsilon', positive, None),
-    ('optim.warmup_epochs', 0, None),
-    ('optim.decay_epochs', positive, None),
-    ('optim.decay_rate', 0, 1),
-    ('optim.weight_decay', 0, None),
-    ('optim.label_smoothing', 0, 1),
-    ('optim.ema_decay', 0, 1),
-    ('eval.every_epochs', positive, None),
-    ('eval.num_pictures', 1, None),
-    ('checkpoint.every_epochs', positive, None),
-    ('checkpoint.keep_last', 1, None),
-  ]:
-    value = functools.reduce(lambda node, name: node[name], key.split('.'), config)
-    for x in value if isinstance(value, tuple) else [value]:
-      if not (low <= x <= (high or math.inf) and math.isfinite(x)):
-        allowed = 'more than 0' if low == positive else f'{low} or more, finite'
-        allowed += '' if high is None else f', up to {high}'
-        raise errors.UserError(f'{key} is {value}; allowed: {allowed}')
-  for key, value, length in [
-    ('data.crop_area', config.data.crop_area, 2),
-    ('model.mean', config.model.mean, 3),
-    ('model.std', config.model.std, 3),
-  ]:
-    if len(value) != length:
-      raise errors.UserError(f'{key} is {value}; allowed: {length} numbers')
-  if config.data.crop_area[0] > config.data.crop_area[1]:
-    raise errors.UserError(
-      f'data.crop_area is {config.data.crop_area}; allowed: the smaller share first'
-    )

@@ -97,7 +97,7 @@ def test_of_a_gif_the_first_picture_is_decoded(decode_crop, animated):
   ],
 )
 def test_the_header_tells_the_shape(encoded, shape):
-  np.testing.assert_array_equal(decode.image_shape(encoded), [*shape, 3])
+  np.testing.assert_array_equal(decode.image_shape(encoded)[:2], shape)
 
 
 BAD = {

@@ -12,6 +12,7 @@ LAYERS = [  # Lowest first. Modules of the second do not import each other.
   {
     'augment_ops',
     'branches',
+    'check_config',
     'datasets',
     'decode',
     'losses',

@@ -192,7 +192,7 @@ def test_bytes_for_augmentation_are_cut_off_as_in_the_official_code():
 
 def test_finished_bytes_are_rounded_to_the_nearest():
   result = preprocess.finish(tf.constant(VALUES), 'uint8')
-  np.testing.assert_array_equal(result, [0, 0, 0, 2, 99, 100, 255, 255, 255])
+  np.testing.assert_array_equal(result, [0, 0, 1, 2, 99, 100, 255, 255, 255])
   assert result.dtype == tf.uint8
 
 

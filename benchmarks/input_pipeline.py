@@ -1,0 +1,284 @@
+r"""Times the host's part of training, on generated JPEGs; prints lines of JSON.
+
+  python benchmarks/input_pipeline.py              # all three, some minutes
+  python benchmarks/input_pipeline.py --measure=pipeline --sizes=224,600
+  python benchmarks/input_pipeline.py --measure=ops
+  python benchmarks/input_pipeline.py --measure=resume
+
+pipeline  images per second of one core, from JPEG bytes to batches, with and without
+          augmentation; beside it the floor: tf.io.decode_jpeg of the whole image and
+          the same resize, no crop, flip, shuffling, random numbers, care for bad files
+ops       microseconds per image of every augmentation op, one core
+resume    seconds from a data set of ImageNet's size to the first batch of a step
+"""
+
+import argparse
+import functools
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+from PIL import Image
+
+from advprop_jax import augment, augment_ops, data, datasets, preprocess
+
+# ImageNet's usual shape; quality and noise give its mean of about 110 KB.
+HEIGHT, WIDTH, QUALITY = 375, 500, 96
+NUM_IMAGES = 64
+BATCH_SIZE = 32
+# The published run: 1,281,167 images, 2,048 a step.
+TRAIN_IMAGES, NUM_SHARDS, TRAIN_BATCH = 1_281_167, 1024, 2048
+
+AUGMENTATIONS = {
+  'crop': None,
+  'autoaugment': augment.autoaugment,
+  # B7's and B8's setting.
+  'randaugment': functools.partial(augment.randaugment, num_layers=2, magnitude=28),
+}
+
+
+def create_jpegs(count: int) -> list[bytes]:
+  """Returns photo-like JPEGs: smooth at large, noisy at small scale."""
+  rng = np.random.default_rng(0)
+  jpegs = []
+  for _ in range(count):
+    image = np.zeros([HEIGHT, WIDTH, 3])
+    for cells, strength in ((4, 60), (16, 30), (64, 15), (WIDTH, 6)):
+      coarse = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+      image += tf.image.resize(coarse, [HEIGHT, WIDTH], 'bicubic').numpy()
+    buffer = io.BytesIO()
+    pixels = np.clip(image + 120, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(buffer, 'JPEG', quality=QUALITY)
+    jpegs.append(buffer.getvalue())
+  return jpegs
+
+
+def in_memory(jpegs: list[bytes]) -> datasets.Dataset:
+  """Returns a data set of these images, label 0."""
+  return datasets.Dataset(
+    name='generated',
+    class_names=('none',),
+    spans_fn={'train': [datasets.Span('', 0, len(jpegs))]}.get,
+    read_fn=lambda spans: spans.flat_map(
+      lambda span: tf.data.Dataset.from_tensor_slices(jpegs)
+    ),
+    parse_fn=lambda record: (record, tf.constant(0, tf.int64), tf.constant('')),
+  )
+
+
+def floor(jpegs: list[bytes], size: int):
+  """Returns batches of whole images, decoded and resized, by one thread."""
+
+  def example(encoded):
+    return preprocess.resize(tf.io.decode_jpeg(encoded, 3), size, 'bicubic_tf1')
+
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  options.threading.max_intra_op_parallelism = 1
+  batches = tf.data.Dataset.from_tensor_slices(jpegs).repeat().map(example, 1)
+  return batches.batch(BATCH_SIZE).prefetch(2).with_options(options).as_numpy_iterator()
+
+
+def measure_pipeline(args):
+  """Prints images per second of the floor and of each augmentation, at each size."""
+  use_one_core()
+  jpegs = create_jpegs(NUM_IMAGES)
+  print(f'{np.mean([len(x) for x in jpegs]):.0f} bytes an image', file=sys.stderr)
+  data.NUM_PARALLEL_EXAMPLES = 1
+  for size in args.sizes:
+    best = dict.fromkeys(['floor', *AUGMENTATIONS], 0.0)
+    for repeat in range(args.repeats):
+      for name in best:
+        rate = measure_stream(create_stream(name, jpegs, size), args.batches)
+        best[name] = max(best[name], rate)
+      print(f'{size} px, pass {repeat + 1} of {args.repeats}', file=sys.stderr)
+    for name, rate in best.items():
+      line = {'measure': 'pipeline', 'size': size, 'what': name}
+      line |= {'images_per_sec': rate, 'ratio_to_floor': rate / best['floor']}
+      if AUGMENTATIONS.get(name):
+        line['cost_on_top_of_crop'] = best['crop'] / rate - 1
+      print(json.dumps(line), flush=True)
+
+
+def create_stream(name: str, jpegs: list[bytes], size: int):
+  """Returns an iterator of batches; it computes ahead, so there should be only one."""
+  if name == 'floor':
+    return floor(jpegs, size)
+  return data.train_batches(
+    in_memory(jpegs),
+    split='train',
+    batch_size=BATCH_SIZE,
+    image_size=size,
+    seed=0,
+    shuffle_buffer_size=NUM_IMAGES,
+    crop_padding=32,
+    augment_fn=AUGMENTATIONS[name],
+  )
+
+
+def measure_stream(stream, num_batches: int) -> float:
+  """Returns images per second, once what was computed ahead has been used up."""
+  for _ in range(data.PREFETCHED_BATCHES + 2):
+    next(stream)
+  start = time.perf_counter()
+  for _ in range(num_batches):
+    next(stream)
+  return num_batches * BATCH_SIZE / (time.perf_counter() - start)
+
+
+def measure_ops(args):
+  """Prints the microseconds of every augmentation op, at each size."""
+  use_one_core()
+  (jpeg,) = create_jpegs(1)
+  for size in args.sizes:
+    image = preprocess.to_bytes(
+      preprocess.resize(tf.io.decode_jpeg(jpeg, 3), size, 'bicubic_tf1')
+    )
+    count = 400 * 224**2 // size**2
+    for name, op in augment_ops.OPS.items():
+      # A level that no op makes an exception of.
+      argument = augment.argument_of(name, 3.0, **augment.RANDAUGMENT_LENGTHS)
+      more = {'center': [0.5, 0.5]} if name == 'Cutout' else {}
+      call = functools.partial(op, **more)
+      none = time_map(lambda image, argument: image, image, argument, count, args)
+      secs = time_map(call, image, argument, count, args)
+      micros = (secs - none) / count * 1e6  # Without what tf.data itself takes.
+      print(json.dumps({'measure': 'ops', 'size': size, 'op': name, 'micros': micros}))
+
+
+def time_map(op, image, argument, count, args) -> float:
+  """Returns the seconds of the fastest pass over `count` calls."""
+  options = tf.data.Options()
+  options.threading.max_intra_op_parallelism = 1
+  # As elements, not as constants, which would be computed with once and for all.
+  elements = tf.data.Dataset.from_tensors((image, tf.constant(argument, tf.float32)))
+  results = elements.repeat(count).map(op, 1).with_options(options)
+  secs = []
+  for _ in range(args.repeats + 1):  # The first is a warm-up.
+    start = time.perf_counter()
+    for _ in results:
+      pass
+    secs.append(time.perf_counter() - start)
+  return min(secs[1:])
+
+
+def measure_resume(args):
+  """Prints the seconds to the first batch at step 0 and at a late one, all cores."""
+  with tempfile.TemporaryDirectory() as data_dir:
+    write_imagenet(data_dir)
+    for step in (0, args.step):
+      start = time.perf_counter()
+      dataset = datasets.open_dataset('imagenet2012', data_dir=data_dir)
+      batches = data.train_batches(
+        dataset,
+        split='train',
+        batch_size=TRAIN_BATCH,
+        image_size=224,
+        seed=0,
+        shuffle_buffer_size=16384,
+        crop_padding=32,
+        augment_fn=augment.autoaugment,
+        start_example=step * TRAIN_BATCH,
+      )
+      next(batches)
+      secs = time.perf_counter() - start
+      line = {'measure': 'resume', 'step': step, 'secs_to_first_batch': secs}
+      print(json.dumps({**line, 'batch_size': TRAIN_BATCH}), flush=True)
+      del batches
+
+
+def write_imagenet(data_dir: str):
+  """Writes an imagenet2012 of the real size, all of whose shards are two files."""
+  folder = pathlib.Path(data_dir, 'imagenet2012', '5.1.0')
+  folder.mkdir(parents=True)
+  builder = tfds.builder('imagenet2012', data_dir=data_dir)
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=folder,
+    dataset_name='imagenet2012',
+    split='train',
+    filetype_suffix='tfrecord',
+  )
+  short, extra = divmod(TRAIN_IMAGES, NUM_SHARDS)
+  lengths = [short + (i < extra) for i in range(NUM_SHARDS)]
+  jpegs = create_jpegs(NUM_IMAGES)
+  paths = {}
+  for i, length in enumerate(lengths):
+    path = template.sharded_filepath(shard_index=i, num_shards=NUM_SHARDS)
+    if length in paths:
+      os.link(paths[length], path)
+      continue
+    paths[length] = path
+    with tf.io.TFRecordWriter(str(path)) as writer:
+      for n in range(length):
+        writer.write(create_record(jpegs[n % NUM_IMAGES], n))
+  split = tfds.core.SplitInfo(
+    name='train', shard_lengths=lengths, num_bytes=0, filename_template=template
+  )
+  tfds.folder_dataset.write_metadata(
+    data_dir=folder,
+    features=builder.info.features,
+    split_infos=[split],
+    filename_template=template,
+  )
+
+
+def create_record(jpeg: bytes, n: int) -> bytes:
+  """Returns a record as tensorflow-datasets writes them for ImageNet."""
+
+  def feature(value):
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+  label = tf.train.Feature(int64_list=tf.train.Int64List(value=[n % 1000]))
+  features = {'image': feature(jpeg), 'file_name': feature(b'n_%d.JPEG' % n)}
+  features = tf.train.Features(feature=features | {'label': label})
+  return tf.train.Example(features=features).SerializeToString()
+
+
+def use_one_core():
+  """Keeps this process on one of its cores; to be called before TensorFlow computes."""
+  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+MEASURES = {
+  'resume': measure_resume,  # First: the others stay on one core.
+  'pipeline': measure_pipeline,
+  'ops': measure_ops,
+}
+
+
+def main():
+  parser = argparse.ArgumentParser(
+    description=__doc__.splitlines()[0],
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--measure', default='all', choices=['all', *MEASURES], help='what is timed')
+  add(
+    '--sizes',
+    default=[224, 600],
+    type=lambda text: [int(size) for size in text.split(',')],
+    help='of the images, pixels, with commas between',
+  )
+  add('--batches', type=int, default=8, help=f'of {BATCH_SIZE} images, in one pass')
+  add('--repeats', type=int, default=5, help='passes; the fastest counts')
+  add('--step', type=int, default=100_000, help='to resume at')
+  args = parser.parse_args()
+  logging.set_verbosity(logging.ERROR)
+  for name, measure in MEASURES.items():
+    if args.measure in ('all', name):
+      measure(args)
+
+
+if __name__ == '__main__':
+  main()
