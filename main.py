@@ -127,6 +127,10 @@ def main(argv):
   try:
     run[FLAGS.mode](FLAGS.config, workdir)
   except errors.UserError as e:
+    if jax.process_count() > 1:
+      # An ordinary exit waits for the other hosts, which wait for this one's batches.
+      print(f'error: {e}', file=sys.stderr, flush=True)
+      os._exit(1)
     sys.exit(f'error: {e}')
   except jax.errors.JaxRuntimeError as e:
     message = str(e).strip().splitlines()[0].rstrip('.')

@@ -11,26 +11,30 @@ from absl import logging
 
 from advprop_jax import decode, errors
 
-# So many are named in the log; the others are only counted.
+# So many are named in the log, once each; the others are only counted.
 NUM_NAMED = 10
-# The share of bad examples is judged as if at least so many had been seen: a single bad
-# one among the first ten says nothing about a data set.
+# Of a large split, the share is judged as if at least so many examples had been seen: a
+# single bad one among the first ten says nothing about it.
 MIN_SEEN = 1000
 
 
 class BadExamples:
   """Takes the bad examples out of the batches of one host, and counts them."""
 
-  def __init__(self, split: str, max_share: float):
+  def __init__(self, split: str, num_examples: int, max_share: float):
     """Starts to count.
 
     Args:
       split: what the batches are of, for the messages.
-      max_share: of bad examples that is put up with, 0 to 1.
+      num_examples: of one pass over the split, on this host.
+      max_share: of bad examples in a pass that is put up with, 0 to 1.
     """
-    self.count = 0
-    self._num_seen = 0
-    self._split, self._max_share = split, max_share
+    self.count = 0  # Since the start; every pass meets the same ones again.
+    self._named = set()
+    self._previous = None  # Batch, without bad examples.
+    self._bad_in_pass = self._seen_in_pass = 0
+    self._split, self._num_examples = split, num_examples
+    self._max_share = max_share
 
   def remove(self, batch: dict[str, np.ndarray], num_real: int, *, replace: bool):
     """Returns the batch without its bad examples and without the keys about them.
@@ -39,42 +43,56 @@ class BadExamples:
       batch: image, label and mask, and `problem` (int32 [b], an index of
         decode.PROBLEMS) and `name` (bytes [b]). Its arrays may be read-only.
       num_real: examples in the batch that are no padding.
-      replace: put copies of the following good examples in their places; otherwise set
-        their mask to False.
+      replace: put copies of the following good examples in their places, or, if there
+        is none in the batch, of the last one before it; otherwise set their mask to
+        False.
 
     Raises:
       UserError: too many bad examples so far, or nothing else in a batch.
     """
     problem, name = batch['problem'], batch['name']
     batch = {key: x for key, x in batch.items() if key not in ('problem', 'name')}
-    self._num_seen += num_real
+    if self._seen_in_pass >= self._num_examples:
+      self._bad_in_pass = self._seen_in_pass = 0
+    self._seen_in_pass += num_real
     bad = np.flatnonzero(problem)
     if not bad.size:
+      self._previous = batch
       return batch
-    for i in bad[: max(0, NUM_NAMED - self.count)]:
-      logging.warning(
-        'bad example in %s: %s %s',
-        self._split,
-        name[i].decode(errors='replace') or 'an image without a name',
-        decode.PROBLEMS[problem[i]],
-      )
+    for i in bad:
+      self._log(name[i], decode.PROBLEMS[problem[i]])
     self.count += bad.size
-    if self.count >= NUM_NAMED > self.count - bad.size:
-      logging.warning('further bad examples in %s are counted, not named', self._split)
-    if self.count > self._max_share * max(self._num_seen, MIN_SEEN):
+    self._bad_in_pass += bad.size
+    enough = min(MIN_SEEN, self._num_examples)
+    if self._bad_in_pass > self._max_share * max(self._seen_in_pass, enough):
       raise errors.UserError(
-        f'{self.count} of the first {self._num_seen} examples of {self._split} cannot '
+        f'{self._bad_in_pass} of {self._seen_in_pass} examples of {self._split} cannot '
         f'be decoded (the log names some); allowed: a share of {self._max_share}, '
         'data.max_bad_share'
       )
     if not replace:
       return {**batch, 'mask': batch['mask'] & (problem == decode.GOOD)}
     good = np.flatnonzero(problem == decode.GOOD)
-    if not good.size:
+    if good.size:
+      source = np.arange(len(problem))
+      source[bad] = good[np.searchsorted(good, bad) % good.size]
+      self._previous = {key: x[source] for key, x in batch.items()}
+    elif self._previous is None:
       raise errors.UserError(
-        f'none of the {len(problem)} examples of a batch of {self._split} can be '
-        'decoded; allowed: batches with one that can'
+        f'none of the first {len(problem)} examples of {self._split} can be decoded; '
+        'allowed: a batch with one that can'
       )
-    source = np.arange(len(problem))
-    source[bad] = good[np.searchsorted(good, bad) % good.size]
-    return {key: x[source] for key, x in batch.items()}
+    else:
+      last = np.full(len(problem), -1)
+      self._previous = {key: x[last] for key, x in self._previous.items()}
+    return self._previous
+
+  def _log(self, name: bytes, problem: str):
+    """Names a bad example, unless it or enough others have been named."""
+    if name in self._named or len(self._named) == NUM_NAMED:
+      return
+    shown = name.decode(errors='replace') or 'an image without a name'
+    logging.warning('bad example in %s: %s %s', self._split, shown, problem)
+    self._named.add(name)
+    if len(self._named) == NUM_NAMED:
+      logging.warning('further bad examples in %s are counted, not named', self._split)

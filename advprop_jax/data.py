@@ -16,6 +16,7 @@ tf.data, because it decodes on all cores outside of Python's lock, and its ops a
 that the published networks were trained with.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator
@@ -133,7 +134,8 @@ def train_batches(
   examples = shuffled.enumerate(start).map(example, NUM_PARALLEL_EXAMPLES)
   batches = examples.batch(local_batch_size, drop_remainder=True)
   return TrainBatches(
-    _with_options(batches), bad_examples.BadExamples(f'split {split!r}', max_bad_share)
+    _with_options(batches),
+    bad_examples.BadExamples(f'split {split!r}', share, max_bad_share),
   )
 
 
@@ -148,12 +150,13 @@ class TrainBatches:
     return self
 
   def __next__(self) -> Batch:
-    batch = next(self._batches)
+    with _told_in_one_line():
+      batch = next(self._batches)
     return self._bad.remove(batch, len(batch['label']), replace=True)
 
   @property
   def num_bad(self) -> int:
-    """Returns how many examples could not be decoded so far, in this process."""
+    """Returns how often this process has met an example that cannot be decoded."""
     return self._bad.count
 
 
@@ -214,7 +217,9 @@ def eval_batches(
   return EvalBatches(
     _with_options(batches),
     num_batches,
-    functools.partial(bad_examples.BadExamples, f'split {split!r}', max_bad_share),
+    functools.partial(
+      bad_examples.BadExamples, f'split {split!r}', end - begin, max_bad_share
+    ),
   )
 
 
@@ -237,7 +242,10 @@ class EvalBatches:
 
   def __iter__(self) -> Iterator[Batch]:
     bad = self._create_bad()
-    for batch in self._batches.as_numpy_iterator():
+    batches = self._batches.as_numpy_iterator()
+    for _ in range(self._num_batches):
+      with _told_in_one_line():
+        batch = next(batches)
       yield bad.remove(batch, np.count_nonzero(batch['mask']), replace=False)
 
 
@@ -252,6 +260,20 @@ def _example(dataset, record, box_fn, finish):
     'problem': problem,
     'name': name,
   }
+
+
+@contextlib.contextmanager
+def _told_in_one_line():
+  """Turns TensorFlow's error, of a shard that is broken or gone, into the user's."""
+  try:
+    yield
+  except tf.errors.OpError as e:
+    # Of the message, what stands before the place in the graph and its trace.
+    reason = ' '.join(e.message.split('\n')[0].split()).partition(' [Op:')[0]
+    raise errors.UserError(
+      f'cannot read the data: {type(e).__name__}: {reason}; allowed: files that stay '
+      'as they were when the data set was opened'
+    ) from e
 
 
 def _local_batch_size(batch_size: int, process_count: int) -> int:

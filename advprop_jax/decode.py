@@ -5,11 +5,16 @@ file is called: ImageNet holds a PNG named .JPEG. Grey, CMYK, palette and transp
 images become RGB. Of a JPEG only what the crop needs is decoded.
 
 What cannot be decoded is no error here, since one bad file would end a run of days: it
-comes back as one black pixel with a number that says what is wrong. A JPEG that is cut
-off below the crop is not bad: the crop is whole.
+comes back as one black pixel with a number that says what is wrong. Bad is what the
+decoder cannot decode: a JPEG that is cut off below the crop is not, since the crop is
+whole; nor is one with wrong bits in the middle, of which libjpeg makes some picture.
 """
 
+import io
+
+import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 # Above this an image would need gigabytes while it is decoded. Source: Pillow, which
 # warns of a decompression bomb from there on (Image.MAX_IMAGE_PIXELS).
@@ -22,6 +27,8 @@ PROBLEMS = (
   f'has more than {MAX_PIXELS:,} pixels',
 )
 GOOD, UNREADABLE, TOO_LARGE = range(3)
+
+_PNG = b'\x89PNG'  # The first bytes.
 
 
 def decode_crop(encoded: tf.Tensor, box_fn) -> tuple[tf.Tensor, tf.Tensor]:
@@ -38,14 +45,18 @@ def decode_crop(encoded: tf.Tensor, box_fn) -> tuple[tf.Tensor, tf.Tensor]:
   """
   failed = (tf.zeros([1, 1, 3], tf.uint8), tf.constant(False))
 
-  def attempt(decode, shape_fn):
-    def decode_crop(encoded):
-      shape = shape_fn(encoded)
-      # An empty box is an error, so that too large an image is not decoded.
-      box = box_fn(shape) * tf.cast(_fits(shape), tf.int32)
-      return tf.ensure_shape(decode(encoded, box), [None, None, 3]), tf.constant(True)
+  def jpeg(encoded):
+    shape = tf.io.extract_jpeg_shape(encoded)
+    # An empty box is an error, so that too large an image is not decoded.
+    box = box_fn(shape) * tf.cast(_fits(shape), tf.int32)
+    crop = tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
+    return tf.ensure_shape(crop, [None, None, 3]), tf.constant(True)
 
-    return lambda: _or_else(decode_crop, encoded, failed)
+  def other(encoded):
+    is_png = _starts_with(encoded, _PNG)
+    image = tf.cond(is_png, lambda: _decode_png(encoded), lambda: _decode_gif(encoded))
+    top, left, height, width = tf.unstack(box_fn(tf.shape(image)))
+    return tf.slice(image, [top, left, 0], [height, width, 3]), tf.constant(True)
 
   def diagnose():
     fits = _or_else(lambda x: _fits(image_shape(x)), encoded, tf.constant(True))
@@ -55,8 +66,8 @@ def decode_crop(encoded: tf.Tensor, box_fn) -> tuple[tf.Tensor, tf.Tensor]:
   # (`_or_else`) every op costs ten times what it costs elsewhere.
   crop, is_good = tf.cond(
     tf.image.is_jpeg(encoded),
-    attempt(_decode_jpeg, _jpeg_shape),
-    attempt(_decode_other, _other_shape),
+    lambda: _or_else(jpeg, encoded, failed),
+    lambda: _or_else(other, encoded, failed),
   )
   return crop, tf.cond(is_good, lambda: tf.constant(GOOD), diagnose)
 
@@ -65,12 +76,12 @@ def image_shape(encoded: tf.Tensor) -> tf.Tensor:
   """Returns height, width and number of channels, int32 [3], from the header alone.
 
   Raises:
-    tf.errors.InvalidArgumentError: it is none of a JPEG, PNG or GIF.
+    tf.errors.InvalidArgumentError: it is neither a JPEG nor a PNG.
   """
   return tf.cond(
     tf.image.is_jpeg(encoded),
-    lambda: _jpeg_shape(encoded),
-    lambda: _other_shape(encoded),
+    lambda: tf.io.extract_jpeg_shape(encoded),
+    lambda: _png_shape(encoded),
   )
 
 
@@ -78,40 +89,39 @@ def _fits(shape):
   return tf.reduce_prod(tf.cast(shape[:2], tf.int64)) <= MAX_PIXELS
 
 
-def _jpeg_shape(encoded):
-  return tf.io.extract_jpeg_shape(encoded)
+def _starts_with(encoded, prefix):
+  return tf.equal(tf.strings.substr(encoded, 0, len(prefix)), prefix)
 
 
-def _other_shape(encoded):
-  """Returns what the header of a PNG or GIF says."""
-
-  def integers(position, dtype, **kwargs):
-    words = tf.io.decode_raw(tf.strings.substr(encoded, position, 8), dtype, **kwargs)
-    return tf.cast(words[:2], tf.int32)
-
-  is_png = tf.equal(tf.strings.substr(encoded, 0, 4), b'\x89PNG')
-  # Width comes first in both. Source: the formats' specifications.
-  width_height = tf.cond(
-    is_png,
-    lambda: integers(16, tf.int32, little_endian=False),
-    lambda: integers(6, tf.uint16),
+def _png_shape(encoded):
+  # Width and height, big-endian. Source: the format's specification.
+  words = tf.io.decode_raw(
+    tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
   )
-  supported = is_png | tf.equal(tf.strings.substr(encoded, 0, 4), b'GIF8')
-  with tf.control_dependencies([tf.Assert(supported, ['no JPEG, PNG or GIF'])]):
-    return tf.concat([width_height[::-1], [3]], axis=0)
+  with tf.control_dependencies([tf.Assert(_starts_with(encoded, _PNG), ['no PNG'])]):
+    return tf.stack([words[1], words[0], 3])
 
 
-def _decode_jpeg(encoded, box):
-  return tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
+def _decode_png(encoded):
+  fits = _fits(_png_shape(encoded))
+  with tf.control_dependencies([tf.Assert(fits, ['too many pixels'])]):
+    return tf.io.decode_png(encoded, channels=3)
 
 
-def _decode_other(encoded, box):
-  # An empty box would be no error here.
-  with tf.control_dependencies([tf.Assert(box[2] > 0, ['empty box'])]):
-    image = tf.raw_ops.DecodeImage(
-      contents=encoded, channels=3, dtype=tf.uint8, expand_animations=False
-    )
-  return tf.slice(image, tf.concat([box[:2], [0]], 0), tf.concat([box[2:], [3]], 0))
+def _decode_gif(encoded):
+  """Returns the first picture of a GIF, by Pillow, on the size of the screen.
+
+  TensorFlow decodes all pictures first, each as large as it says it is.
+  """
+
+  def decode(encoded):
+    with Image.open(io.BytesIO(encoded), formats=['GIF']) as image:
+      if image.width * image.height > MAX_PIXELS:
+        raise ValueError('too many pixels')
+      return np.asarray(image.convert('RGB'))
+
+  image = tf.numpy_function(decode, [encoded], tf.uint8, stateful=False)
+  return tf.ensure_shape(image, [None, None, 3])
 
 
 def _or_else(fn, x, fallback):

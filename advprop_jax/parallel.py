@@ -9,6 +9,7 @@ array per leaf, without a leading device axis.
 import collections
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -137,6 +138,11 @@ def to_host_local(tree):
 
 def _replicated(devices) -> NamedSharding:
   return NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec())
+
+
+def sum_over_hosts(x: int) -> int:
+  """Returns the sum of a number that every host has; all of them have to call."""
+  return int(multihost_utils.process_allgather(np.asarray(x)).sum())
 
 
 def device_rng(rng: jax.Array, step) -> jax.Array:

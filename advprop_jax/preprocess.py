@@ -51,7 +51,8 @@ def random_crop_box(
   """Returns the box of a random rectangle of the image.
 
   A rectangle as large as the image means that none was found that satisfies the
-  ranges: the evaluation crop takes its place, as in the official code.
+  ranges: the evaluation crop takes its place, as in the official code (there, not for
+  JPEGs that are grey or CMYK: it compares the number of channels, too).
 
   Args:
     shape: of the image, int32 [3].
@@ -128,6 +129,10 @@ def _clip(image):
 def finish(image: tf.Tensor, dtype: str) -> tf.Tensor:
   """Converts an image to the type that goes to the devices; see `pixels.py`.
 
+  In evaluation the official code neither rounds nor cuts off what bicubic interpolation
+  overshoots. Here pixels stay in their range, which attacks need; 'float32' does not
+  round.
+
   Args:
     image: uint8, or float32 on the scale 0..255, of any shape.
     dtype: one of IMAGE_DTYPES: 'uint8' rounds to the nearest of 256 levels, the others
@@ -146,5 +151,5 @@ def finish(image: tf.Tensor, dtype: str) -> tf.Tensor:
 
 def check(resize_method: str, image_dtype: str) -> None:
   """Raises UserError unless both are known."""
-  errors.check_choice('resize method', resize_method, RESIZE_METHODS)
-  errors.check_choice('image dtype', image_dtype, IMAGE_DTYPES)
+  errors.check_choice('resize_method', resize_method, RESIZE_METHODS)
+  errors.check_choice('image_dtype', image_dtype, IMAGE_DTYPES)

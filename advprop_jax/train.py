@@ -94,7 +94,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
         if not np.isfinite(means['loss']):
           raise _diverged(step, checkpointer)
         scalars['train/learning_rate'] = float(exp.schedule(step - 1))
-        scalars['data/bad_examples'] = batches.num_bad
+        scalars['data/bad_examples'] = parallel.sum_over_hosts(batches.num_bad)
         if timed_images:
           secs = timer.secs['train'] - train_secs
           scalars['train/images_per_sec'] = timed_images / secs

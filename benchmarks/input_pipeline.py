@@ -145,7 +145,7 @@ def measure_ops(args):
     image = preprocess.to_bytes(
       preprocess.resize(tf.io.decode_jpeg(jpeg, 3), size, 'bicubic_tf1')
     )
-    count = 400 * 224**2 // size**2
+    count = 50 * args.batches * 224**2 // max(size, 224) ** 2
     for name, op in augment_ops.OPS.items():
       # A level that no op makes an exception of.
       argument = augment.argument_of(name, 3.0, **augment.RANDAUGMENT_LENGTHS)

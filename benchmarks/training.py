@@ -33,7 +33,9 @@ def create_training(model, streams, *, image_size: int):
     streams: of `create_streams`.
     image_size: pixels.
   """
-  tx = optim.sgd(lambda step: 0.01, momentum=0.9, weight_decay=1e-5)
+  tx = optim.rmsprop(
+    lambda step: 0.01, decay=0.9, momentum=0.9, epsilon=1e-3, weight_decay=1e-5
+  )
   step = train_step.make_train_step(
     model, tx, streams, label_smoothing=0.1, ema_decay=0.9999
   )

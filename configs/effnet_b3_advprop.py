@@ -16,10 +16,9 @@ The source is damaged for Stylized-ImageNet: it prints a gain of 1.7 beside thes
 Sources: top-1, tensorflow/tpu, README of models/official/efficientnet (in brackets its
 state at the time of the paper); the others, AdvProp, experiments on distorted sets.
 
-Attack: epsilon 2 of 255, 3 steps of 1; 2 and 3 are the best of the four that the paper
-tried on B3, and 2 the cheaper. Run: 448 million images (350 epochs) of 300 px in
-218,949 steps of 2,048; 2.1e19 operations, 4.0 times those of the control (counted by
-benchmarks/arithmetic.py).
+Attack: epsilon 2 of 255, 3 steps of 1; 2 and 3 are the best of 1, 2, 3 and 4 on B3, and
+2 costs less. Run: 448 million images (350 epochs) of 300 px in 218,949 steps of 2,048;
+2.1e19 operations, 4.0 times those of the control (counted by benchmarks/arithmetic.py).
 """
 
 from configs import arguments, default

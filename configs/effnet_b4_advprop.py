@@ -11,15 +11,15 @@ examples, `effnet_vanilla.py:b4`:
   ImageNet-A top-1    27.9 %  (26.4)
   Stylized-ImageNet   22.5 %  (20.2)
 
-The source is damaged here: it prints a change of -5.1 beside the two mCE, and repeats
-B3's Stylized-ImageNet.
+The source is damaged here: beside the two mCE it prints a change of -5.1, which is not
+their difference, and it repeats B3's Stylized-ImageNet.
 
 Sources: top-1, tensorflow/tpu, README of models/official/efficientnet (in brackets its
 state at the time of the paper); the others, AdvProp, experiments on distorted sets.
 
-Attack: epsilon 4 of 255, 5 steps of 1; 3 and 4 are the best of the four that the paper
-tried on B4; 4, as above B4. Run: 448 million images (350 epochs) of 380 px in 218,949
-steps of 2,048; 6.5e19 operations, 5.3 times those of the control (counted by
+Attack: epsilon 4 of 255, 5 steps of 1; 3 and 4 are the best of 1, 2, 3 and 4 on B4, and
+it takes 4, as the larger networks do. Run: 448 million images (350 epochs) of 380 px in
+218,949 steps of 2,048; 6.5e19 operations, 5.3 times those of the control (counted by
 benchmarks/arithmetic.py).
 """
 

@@ -16,9 +16,9 @@ The source prints a gain of 4.0 beside the two values of Stylized-ImageNet.
 Sources: top-1, tensorflow/tpu, README of models/official/efficientnet (in brackets its
 state at the time of the paper); the others, AdvProp, experiments on distorted sets.
 
-Attack: epsilon 4 of 255, 5 steps of 1; 4 is the best of the four that the paper tried
-on B6. Run: 448 million images (350 epochs) of 528 px in 218,949 steps of 2,048; 2.8e20
-operations, 5.3 times those of the control (counted by benchmarks/arithmetic.py).
+Attack: epsilon 4 of 255, 5 steps of 1; 4 is the best of 1, 2, 3 and 4 on B6. Run: 448
+million images (350 epochs) of 528 px in 218,949 steps of 2,048; 2.8e20 operations, 5.3
+times those of the control (counted by benchmarks/arithmetic.py).
 """
 
 from configs import arguments, default

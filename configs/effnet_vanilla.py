@@ -9,10 +9,14 @@ Published top-1 in %, not ours:
                   b0    b1    b2    b3    b4    b5    b6    b7    b8
   AutoAugment    77.3  79.2  80.3  81.7  83.0  83.7  84.2  84.5  84.8
   RandAugment                                  83.9        85.0  85.4
+  its magnitude                                 17          28    28
 
 Sources: tensorflow/tpu, README of models/official/efficientnet at the time of AdvProp;
 AutoAugment's B8, AdvProp. Those networks normalise with ImageNet's mean and standard
 deviation, AdvProp's with 0.5; everything else is the AdvProp config's of the same size.
+At magnitude 28 and in one sub-policy of AutoAugment, Posterize and Solarize have
+arguments outside of their range: what the official code makes of them, and what this
+one does, is in `augment_ops.py`.
 """
 
 from configs import arguments, default, effnet_sizes

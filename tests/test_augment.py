@@ -291,6 +291,48 @@ def test_cutout_fills_a_square_cut_off_at_the_border(half_side, center):
   np.testing.assert_array_equal(result, expected)
 
 
+# Transcribed from `policy_v0` of the official code, a second time and by other means.
+OFFICIAL_POLICY = """
+Equalize 0.8 1, ShearY 0.8 4
+Color 0.4 9, Equalize 0.6 3
+Color 0.4 1, Rotate 0.6 8
+Solarize 0.8 3, Equalize 0.4 7
+Solarize 0.4 2, Solarize 0.6 2
+Color 0.2 0, Equalize 0.8 8
+Equalize 0.4 8, SolarizeAdd 0.8 3
+ShearX 0.2 9, Rotate 0.6 8
+Color 0.6 1, Equalize 1 2
+Invert 0.4 9, Rotate 0.6 0
+Equalize 1 9, ShearY 0.6 3
+Color 0.4 7, Equalize 0.6 0
+Posterize 0.4 6, AutoContrast 0.4 7
+Solarize 0.6 8, Color 0.6 9
+Solarize 0.2 4, Rotate 0.8 9
+Rotate 1 7, TranslateY 0.8 9
+ShearX 0 0, Solarize 0.8 4
+ShearY 0.8 0, Color 0.6 4
+Color 1 0, Rotate 0.6 2
+Equalize 0.8 4, Equalize 0 8
+Equalize 1 4, AutoContrast 0.6 2
+ShearY 0.4 7, SolarizeAdd 0.6 7
+Posterize 0.8 2, Solarize 0.6 10
+Solarize 0.6 8, Equalize 0.6 1
+Color 0.8 6, Rotate 0.4 5
+"""
+
+
+def test_the_policy_is_the_official_one():
+  ours = [
+    ', '.join(f'{name} {probability} {level}' for name, probability, level in pair)
+    for pair in augment.AUTOAUGMENT_POLICY
+  ]
+  theirs = [
+    ', '.join(f'{n} {float(p)} {m}' for n, p, m in map(str.split, pair))
+    for pair in (line.split(', ') for line in OFFICIAL_POLICY.strip().splitlines())
+  ]
+  assert ours == theirs
+
+
 def test_the_policy_has_the_shape_and_the_counts_of_the_published_one():
   policy = augment.AUTOAUGMENT_POLICY
   assert np.shape(policy) == (25, 2, 3)

@@ -52,6 +52,7 @@ def train_stream(dataset, **kwargs):
     crop_padding=0,
     crop_area=(1.0, 1.0),  # The whole image: what is half there is bad.
     shuffle_buffer_size=100,
+    max_bad_share=0.25,  # 4 of 16.
   )
   return data.train_batches(dataset, **{**defaults, **kwargs})
 
@@ -67,7 +68,7 @@ def test_training_goes_on_without_bad_examples(dataset, caplog):
   assert stream.num_bad == 2 * len(BAD)
   for name in BAD:
     problem = decode.PROBLEMS[2 if name == 'huge.JPEG' else 1]
-    assert caplog.text.count(f'{name} {problem}') == 2
+    assert caplog.text.count(f'{name} {problem}') == 1  # Not in every epoch.
   assert not any(name in caplog.text for name in ODD)
 
 
@@ -82,7 +83,7 @@ def test_good_examples_keep_their_places(dataset):
 
   stream = train_stream(dataset)
   untouched = train_stream(dataset)
-  untouched._bad = Untouched('', 1.0)
+  untouched._bad = Untouched('', 16, 1.0)
   untouched._bad.problems = []
   ours, raw = labels(stream), labels(untouched)
   good = np.concatenate(untouched._bad.problems) == decode.GOOD
@@ -100,7 +101,12 @@ def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
 
 def test_evaluation_counts_good_examples_only(dataset):
   batches = data.eval_batches(
-    dataset, split='train', batch_size=10, image_size=16, crop_padding=0
+    dataset,
+    split='train',
+    batch_size=10,
+    image_size=16,
+    crop_padding=0,
+    max_bad_share=0.25,
   )
   for _ in range(2):  # Every pass starts to count afresh.
     mask = np.concatenate([batch['mask'] for batch in batches])
@@ -110,7 +116,7 @@ def test_evaluation_counts_good_examples_only(dataset):
 
 
 def test_too_many_bad_examples_end_the_run_with_their_number(dataset):
-  with pytest.raises(errors.UserError, match='of the first .* allowed: a share of 0.0'):
+  with pytest.raises(errors.UserError, match='examples of .* allowed: a share of 0.0'):
     list(itertools.islice(train_stream(dataset, max_bad_share=0.0), 8))
   batches = data.eval_batches(
     dataset,
@@ -118,9 +124,9 @@ def test_too_many_bad_examples_end_the_run_with_their_number(dataset):
     batch_size=16,
     image_size=16,
     crop_padding=0,
-    max_bad_share=0.001,
+    max_bad_share=0.24,
   )
-  with pytest.raises(errors.UserError, match='^4 of the first 16 examples of split '):
+  with pytest.raises(errors.UserError, match='^4 of 16 examples of split '):
     list(batches)
 
 
@@ -136,31 +142,46 @@ def batch(problems, start=0):
 
 
 def test_the_next_good_example_of_the_batch_stands_in():
-  bad = bad_examples.BadExamples('x', 1.0)
+  bad = bad_examples.BadExamples('x', 5, 1.0)
   result = bad.remove(batch([0, 1, 1, 0, 2]), 5, replace=True)
   np.testing.assert_array_equal(result['image'], [0, 3, 3, 3, 0])
   np.testing.assert_array_equal(result['label'], [0, -3, -3, -3, 0])
 
 
-def test_a_batch_of_bad_examples_alone_ends_the_run():
-  bad = bad_examples.BadExamples("split 'train'", 1.0)
-  with pytest.raises(errors.UserError, match='none of the 2 examples of a batch'):
+def test_for_a_batch_of_bad_examples_alone_one_of_the_batch_before_stands_in():
+  bad = bad_examples.BadExamples("split 'train'", 100, 1.0)
+  with pytest.raises(errors.UserError, match='none of the first 2 examples of split'):
     bad.remove(batch([1, 1]), 2, replace=True)
+  bad.remove(batch([1, 0, 0], 10), 3, replace=True)
+  for _ in range(2):
+    result = bad.remove(batch([1, 2], 20), 2, replace=True)
+    np.testing.assert_array_equal(result['image'], [12, 12])
+    np.testing.assert_array_equal(result['label'], [-12, -12])
 
 
-def test_the_share_is_judged_over_a_thousand_examples_at_least():
-  bad = bad_examples.BadExamples('x', 0.01)
+def test_of_a_large_split_the_share_is_judged_over_a_thousand_examples_at_least():
+  bad = bad_examples.BadExamples('x', 10_000, 0.01)
   bad.remove(batch([1] * 10 + [0] * 40), 50, replace=True)
   for i in range(1, 30):
     bad.remove(batch([0] * 50, 50 * i), 50, replace=True)
   bad.remove(batch([1] * 5 + [0] * 45), 50, replace=True)  # 15 of 1,550.
-  with pytest.raises(errors.UserError, match='^16 of the first 1551 .* 0.01'):
-    bad.remove(batch([1]), 1, replace=True)
+  with pytest.raises(errors.UserError, match='^16 of 1551 .* 0.01'):
+    bad.remove(batch([1, 0]), 1, replace=True)
+
+
+def test_the_same_bad_examples_in_every_epoch_do_not_add_up():
+  bad = bad_examples.BadExamples('x', 100, 0.02)
+  for _ in range(20):
+    bad.remove(batch([1, 1] + [0] * 48), 50, replace=True)
+    bad.remove(batch([0] * 50), 50, replace=True)
+  assert bad.count == 40
+  with pytest.raises(errors.UserError, match='^3 of 50 .* 0.02'):
+    bad.remove(batch([1, 1, 1] + [0] * 47), 50, replace=True)
 
 
 def test_only_the_first_bad_examples_are_named(caplog):
   caplog.set_level(logging.WARNING)
-  bad = bad_examples.BadExamples("split 'train'", 1.0)
+  bad = bad_examples.BadExamples("split 'train'", 100, 1.0)
   for i in range(5):
     bad.remove(batch([1, 1, 1, 0], 4 * i), 4, replace=True)
   named = [r.message for r in caplog.records if r.message.startswith('bad example in')]

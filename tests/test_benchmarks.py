@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 
-from advprop_jax import errors, models
-from benchmarks import arithmetic, attack_gradients, step_time
+from advprop_jax import augment_ops, data, errors, models
+from benchmarks import arithmetic, attack_gradients, input_pipeline, step_time
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -144,3 +144,51 @@ def test_attack_gradients_count_the_signs_that_agree():
 def test_step_time_needs_no_tensorflow():
   code = 'import benchmarks.step_time, sys; assert "tensorflow" not in sys.modules'
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+@pytest.fixture
+def measure(monkeypatch, capsys):
+  """Returns a function that runs one measure of input_pipeline.py, much shrunk."""
+  monkeypatch.setattr(input_pipeline, 'use_one_core', lambda: None)
+  monkeypatch.setattr(input_pipeline, 'BATCH_SIZE', 2)
+  monkeypatch.setattr(input_pipeline, 'NUM_IMAGES', 4)
+  monkeypatch.setattr(data, 'NUM_PARALLEL_EXAMPLES', data.NUM_PARALLEL_EXAMPLES)
+
+  def call(name, **kwargs):
+    args = argparse.Namespace(sizes=[32], batches=1, repeats=1, **kwargs)
+    input_pipeline.MEASURES[name](args)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+  return call
+
+
+def test_the_input_pipeline_is_compared_with_its_floor(measure):
+  floor, crop, *augmented = measure('pipeline')
+  assert floor['what'] == 'floor' and floor['ratio_to_floor'] == 1.0
+  assert crop['ratio_to_floor'] == crop['images_per_sec'] / floor['images_per_sec']
+  assert [x['what'] for x in augmented] == ['autoaugment', 'randaugment']
+  for x in augmented:
+    cost = 1 / x['images_per_sec'] / (1 / crop['images_per_sec']) - 1
+    assert x['cost_on_top_of_crop'] == pytest.approx(cost)
+
+
+def test_every_augmentation_op_is_timed(measure):
+  assert [x['op'] for x in measure('ops')] == list(augment_ops.OPS)
+
+
+def test_resuming_is_timed_on_a_data_set_of_imagenets_size(measure, monkeypatch):
+  """Its shards are links: the number of records is checked, not made up."""
+  monkeypatch.setattr(input_pipeline, 'TRAIN_IMAGES', 1001)
+  monkeypatch.setattr(input_pipeline, 'NUM_SHARDS', 10)
+  monkeypatch.setattr(input_pipeline, 'TRAIN_BATCH', 2)
+  sizes = []
+  train_batches = data.train_batches
+
+  def spy(dataset, **kwargs):
+    sizes.append((dataset.num_examples('train'), kwargs['start_example']))
+    return train_batches(dataset, **kwargs)
+
+  monkeypatch.setattr(data, 'train_batches', spy)
+  lines = measure('resume', step=7777)
+  assert [x['step'] for x in lines] == [0, 7777]
+  assert sizes == [(1001, 0), (1001, 2 * 7777)]

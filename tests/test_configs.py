@@ -132,6 +132,70 @@ def test_the_recipe_is_the_official_one():
   assert config.model.mean == config.model.std == (0.5, 0.5, 0.5)
 
 
+RECIPE = {
+  # Source, unless another is named: `main.py`, `preprocessing.py` and
+  # `efficientnet_builder.py` of tensorflow/tpu.
+  'num_epochs': 350.0,
+  'data.name': 'imagenet2012',
+  'data.batch_size': 2048,
+  'data.crop_area': (0.08, 1.0),
+  'data.crop_padding': 32,
+  'data.flip': True,
+  'data.augmentation': 'autoaugment',
+  'data.resize_method': 'bicubic_tf1',
+  'model.activation': 'swish',
+  'model.drop_connect_rate': 0.2,
+  'model.dtype': 'bfloat16',
+  'model.bn_epsilon': 1e-3,
+  'model.bn_momentum': 0.99,
+  'model.bn_scope': 'tpu_group',
+  'optim.name': 'rmsprop',
+  'optim.rmsprop_decay': 0.9,
+  'optim.rmsprop_epsilon': 1e-3,
+  'optim.momentum': 0.9,
+  'optim.learning_rate': 0.016,
+  'optim.warmup_epochs': 5.0,
+  'optim.schedule': 'staircase',
+  'optim.decay_epochs': 2.4,
+  'optim.decay_rate': 0.97,
+  'optim.weight_decay': 1e-5,
+  'optim.label_smoothing': 0.1,
+  'optim.ema_decay': 0.9999,
+  # Source: Fast AdvProp, section 3.2.2; the first author's released attack code.
+  'attack.targeted': True,
+  'attack.prob_start_from_clean': 0.2,
+  'attack.statistics': 'running',
+}
+
+
+@pytest.mark.parametrize('name, argument', EFFNETS)
+def test_every_size_and_control_has_the_recipe(name, argument):
+  values = dict(leaves(get_config(name, argument)))
+  recipe = dict(RECIPE)
+  if 'randaugment' in argument:
+    recipe['data.augmentation'] = 'randaugment'
+  assert {key: values[key] for key in recipe} == recipe
+  if name == 'effnet_vanilla':
+    assert values['model.mean'] == (0.485, 0.456, 0.406)
+    assert values['model.std'] == (0.229, 0.224, 0.225)
+  else:
+    assert values['model.mean'] == values['model.std'] == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize('name', ADVPROP)
+def test_every_size_can_be_built_as_it_is(name, imagenet_dir):
+  """With its real network, attack and batch; nothing is computed."""
+  config = get_config(name)
+  config.data.data_dir = str(imagenet_dir)
+  exp = experiment.create_experiment(config)
+  assert exp.total_steps == round(350 * 288 / 2048)
+  kernel = exp.abstract_state.params['classifier']['kernel']
+  width = {'b0': 1280, 'b1': 1280, 'b2': 1408, 'b3': 1536, 'b4': 1792, 'b5': 2048}
+  width |= {'b6': 2304, 'b7': 2560, 'b8': 2816}
+  assert kernel.shape == (width[name.split('_')[1]], 1000)
+  assert set(exp.abstract_state.norm) == {'clean', 'adv'}
+
+
 @pytest.mark.parametrize('size, magnitude', [('b5', 17), ('b7', 28), ('b8', 28)])
 def test_randaugment_has_the_published_magnitudes(size, magnitude):
   config = get_config('effnet_vanilla', f'{size},randaugment')

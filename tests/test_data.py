@@ -196,6 +196,80 @@ def test_examples_that_are_skipped_are_not_decoded(tmp_path):
   np.testing.assert_array_equal(rest, whole[6:])
 
 
+def test_training_images_are_made_by_the_official_code_s_ops(imagenet_dir):
+  """Crop, TensorFlow 1's resize, flip, bytes without fractions, AutoAugment."""
+  dataset = datasets.open_dataset('imagenet2012', data_dir=str(imagenet_dir))
+  options = dict(batch_size=24, image_size=96, seed=5, shuffle_buffer_size=24)
+  options |= dict(split='train[:24]', crop_padding=32, start_example=24)
+  batch = take(dataset, 1, augment_fn=augment.autoaugment, **options)
+  plain = take(dataset, 1, **options)
+  spans = dataset.spans('train[:24]')
+  stream = records.shuffled(dataset, spans, seed=5, start=24, window_size=24)
+  v1, flips = tf.compat.v1, 0
+  for i, record in enumerate(stream.take(24).as_numpy_iterator()):
+    example = tf.train.Example.FromString(record)
+    (jpeg,) = example.features.feature['image'].bytes_list.value
+    seed = tf.random.experimental.stateless_fold_in(
+      tf.constant([5, 1], tf.int64), tf.constant(24 + i, tf.int64)
+    )
+    seeds = tf.unstack(tf.random.split(seed, 3))
+    shape = tf.io.extract_jpeg_shape(jpeg)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+      shape,
+      tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+      seed=seeds[0],
+      min_object_covered=0.1,
+      aspect_ratio_range=(3 / 4, 4 / 3),
+      area_range=(0.08, 1.0),
+      max_attempts=10,
+    )
+    box = [*begin[:2].numpy(), *size[:2].numpy()]
+    height, width = shape.numpy()[:2]
+    if box[2:] == [height, width]:
+      side = int(96 / 128 * min(height, width))
+      box = [(height - side + 1) // 2, (width - side + 1) // 2, side, side]
+    crop = tf.image.decode_and_crop_jpeg(jpeg, box, channels=3)
+    resized = v1.image.resize_bicubic(crop[np.newaxis], [96, 96])[0]
+    flipped = tf.image.stateless_random_flip_left_right(resized, seeds[1])
+    flips += np.any(flipped != resized)
+    levels = np.clip(flipped, 0, 255)
+    np.testing.assert_allclose(plain['image'][i], levels, atol=0.5001)
+    augmented = augment.autoaugment(tf.constant(levels.astype(np.uint8)), seeds[2])
+    np.testing.assert_array_equal(batch['image'][i], augmented)
+    assert batch['label'][i] == example.features.feature['label'].int64_list.value[0]
+  assert 5 < flips < 19
+
+
+def test_a_shard_that_is_gone_or_broken_is_an_error_in_one_line(tmp_path):
+  """And the process can end: threads that read ahead must not outlive it."""
+  code = """
+import sys
+from advprop_jax import data, datasets, errors
+dataset = datasets.open_dataset('digits', data_dir=sys.argv[1])
+(span,) = dataset.spans('train')
+if sys.argv[2] == 'gone':
+  import os; os.remove(span.path)
+else:
+  with open(span.path, 'r+b') as f:
+    f.seek(500); f.write(b'wrong bytes')
+stream = data.train_batches(dataset, split='train', batch_size=4, image_size=8, seed=0,
+                            shuffle_buffer_size=50, crop_padding=0)
+try:
+  next(stream)
+except errors.UserError as e:
+  print(e)
+"""
+  for i, (what, name) in enumerate(
+    [('gone', 'NotFoundError'), ('broken', 'DataLossError')]
+  ):
+    command = [sys.executable, '-c', code, str(tmp_path / str(i)), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f'cannot read the data: {name}: '), line
+    assert 'digits-train.tfrecord' in line or what == 'broken'
+    assert done.returncode == 0
+
+
 def test_augmentation_is_drawn_anew_for_every_position():
   images = take(noisy(numbered(1)), 50)['image']
   assert len(np.unique(images.reshape(50, -1), axis=0)) > 45  # Whole images may repeat.
@@ -432,8 +506,8 @@ def test_data_that_are_not_prepared_are_an_error_that_tells_the_command(tmp_path
   assert '\n' not in message
   assert message.startswith(f'data set {name!r} is not prepared in {tmp_path}; ')
   archives = (
-    'put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into '
-    f'{tmp_path}/downloads/manual and prepare it with: python -c'
+    'put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org, after '
+    f'registration) into {tmp_path}/downloads/manual and prepare it with: '
   )
   assert (archives in message) == (name == 'imagenet2012')
   assert f'tfds build {name} --data_dir={tmp_path})' in message
@@ -444,8 +518,8 @@ def test_the_command_that_the_error_tells_prepares_imagenet(tmp_path):
   tiny_imagenet.write_archives(tmp_path / 'downloads' / 'manual')
   with pytest.raises(errors.UserError) as raised:
     datasets.open_dataset('imagenet2012', data_dir=str(tmp_path))
-  command = re.search(r'python (-c) "(.*?)"', str(raised.value)).groups()
-  subprocess.run([sys.executable, *command], check=True, capture_output=True)
+  command = re.search(r'with: (.* -c ".*?") ', str(raised.value)).group(1)
+  subprocess.run(command, shell=True, check=True, capture_output=True)
   dataset = datasets.open_dataset('imagenet2012', data_dir=str(tmp_path))
   assert dataset.num_classes == 1000
   assert dataset.num_examples('train') == 8 * tiny_imagenet.TRAIN_IMAGES_PER_CLASS

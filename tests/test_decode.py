@@ -93,7 +93,6 @@ def test_of_a_gif_the_first_picture_is_decoded(decode_crop, animated):
     (tiny_imagenet.jpeg(120, 161), (120, 161)),
     (tiny_imagenet.jpeg(33, 70, 'L'), (33, 70)),
     (encode(PIL.Image.new('RGB', (300, 70_000)), 'PNG'), (70_000, 300)),
-    (encode(PIL.Image.new('P', (300, 500)), 'GIF'), (500, 300)),
   ],
 )
 def test_the_header_tells_the_shape(encoded, shape):
@@ -119,6 +118,23 @@ def test_what_cannot_be_decoded_is_a_black_pixel_and_a_problem(decode_crop, kind
   crop, problem = decode_crop(BAD[kind], (0, 0, 120, 160))
   assert decode.PROBLEMS[problem] == 'cannot be decoded'
   np.testing.assert_array_equal(crop, np.zeros([1, 1, 3]))
+
+
+def test_of_a_gif_no_more_is_decoded_than_the_first_picture(decode_crop):
+  first = PIL.Image.fromarray(NOISE).quantize(16)
+  more = [PIL.Image.new('P', (60, 40), i) for i in range(3)]
+  encoded = encode(first, 'GIF', save_all=True, append_images=more)
+  half = encoded[: len(encode(first, 'GIF')) + 20]  # The second picture is cut off.
+  crop, problem = decode_crop(half, (0, 0, 40, 60))
+  assert problem == decode.GOOD
+  np.testing.assert_array_equal(crop, pillow_rgb(encoded))
+
+
+def test_a_gif_whose_picture_is_larger_than_it_says_is_bad(decode_crop):
+  encoded = bytearray(encode(PIL.Image.new('P', (60, 40)), 'GIF'))
+  start = encoded.index(b'\x2c' + bytes(4) + (60).to_bytes(2, 'little'))
+  encoded[start + 5 : start + 9] = b'\xff\xff\xff\xff'  # 65,535 pixels squared.
+  assert decode_crop(bytes(encoded), (0, 0, 40, 60))[1] == decode.UNREADABLE
 
 
 def test_a_box_that_leaves_the_image_is_a_problem(decode_crop):

@@ -5,7 +5,7 @@
   digits           embedded in scikit-learn; prepared on first use, no download
   folder:<path>    the user's own <path>/<split>/<class>/*.jpg, *.jpeg or *.png
   anything else    a tensorflow-datasets builder with `image` and `label` features,
-                   prepared beforehand by `tfds build`: nothing is ever downloaded here
+                   prepared beforehand, see `_not_prepared`: nothing is downloaded here
 
 A split is a list of `Span`s, runs of records in one file, so that `data.py` can share
 them among hosts, shuffle them and skip them without reading a byte.
@@ -17,6 +17,7 @@ import difflib
 import io
 import os
 import random
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,7 +32,6 @@ from advprop_jax.datasets import digits  # Registers the builder.
 FOLDER_PREFIX = 'folder:'
 # Large pieces suit network storage; a record of ImageNet is about 0.1 MB.
 READ_BYTES = 8 << 20
-READ_FILES = 8  # At the same time, per host.
 # What must be fetched by hand, after registration at image-net.org.
 MANUAL_ARCHIVES = {
   'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
@@ -146,12 +146,15 @@ def _not_prepared(name: str, builder: tfds.core.DatasetBuilder) -> errors.UserEr
   root = builder.data_dir_root
   archives = ''
   if files := MANUAL_ARCHIVES.get(builder.name):
-    archives = f'put {" and ".join(files)} into {root}/downloads/manual and '
+    archives = (
+      f'put {" and ".join(files)} (image-net.org, after registration) into '
+      f'{root}/downloads/manual and '
+    )
   call = f'tfds.builder({name!r}, data_dir={str(root)!r}).download_and_prepare()'
   return errors.UserError(
     f'data set {name!r} is not prepared in {root}; {archives}prepare it with: '
-    f'python -c "import tensorflow_datasets as tfds; {call}" (where apache-beam and '
-    f'mlcroissant are installed: tfds build {name} --data_dir={root})'
+    f'{sys.executable} -c "import tensorflow_datasets as tfds; {call}" (or, where '
+    f'apache-beam and mlcroissant are installed, tfds build {name} --data_dir={root})'
   )
 
 
@@ -206,15 +209,9 @@ def _open_tfds(name: str, builder: tfds.core.DatasetBuilder) -> Dataset:
       records = tf.data.TFRecordDataset(span.path, buffer_size=READ_BYTES)
       return records.skip(span.skip).take(span.take)
 
-    # File after file, as if one by one, while the next ones are read ahead: a single
-    # stream from network storage is too slow.
-    return spans.interleave(
-      read_span,
-      cycle_length=READ_FILES,
-      block_length=np.iinfo(np.int32).max,
-      num_parallel_calls=READ_FILES,
-      deterministic=True,
-    )
+    # One file at a time: `interleave` would keep whole files in memory to read the next
+    # ones ahead in this order.
+    return spans.flat_map(read_span)
 
   def parse_fn(record):
     undecoded = {'image': tfds.decode.SkipDecoding()}
