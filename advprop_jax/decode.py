@@ -37,7 +37,7 @@ def decode_crop(encoded: tf.Tensor, box_fn) -> tuple[tf.Tensor, tf.Tensor]:
   Args:
     encoded: the file's bytes, a scalar string.
     box_fn: the image's shape, int32 [3], to the rectangle: top, left, height and width,
-      int32 [4]. The shape is known before anything is decoded.
+      int32 [4]. Of a JPEG the shape is known before anything is decoded.
 
   Returns:
     The crop, uint8 [height, width, 3], RGB, or one black pixel; and the index of its

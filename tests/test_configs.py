@@ -282,8 +282,9 @@ def programs():
   for name, argument in EFFNETS:
     values = dict(leaves(get_smoke(name, argument)))
     if name not in ADVPROP:
-      tried = ('attack.epsilon', 'attack.num_steps', 'data.randaugment_magnitude')
-      values = {key: x for key, x in values.items() if key not in tried}
+      for key in ('attack.epsilon', 'attack.num_steps', 'model.remat_blocks'):
+        del values[key]
+      del values['data.randaugment_magnitude']
     distinct.setdefault(repr(values), []).append((name, argument))
   return list(distinct.values())
 
