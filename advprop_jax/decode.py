@@ -111,14 +111,18 @@ def _decode_png(encoded):
 def _decode_gif(encoded):
   """Returns the first picture of a GIF, by Pillow, on the size of the screen.
 
-  TensorFlow decodes all pictures first, each as large as it says it is.
+  TensorFlow decodes all pictures first, each as large as it says it is. What is bad, or
+  no GIF, becomes an image without pixels, of which no box can be cut.
   """
 
   def decode(encoded):
-    with Image.open(io.BytesIO(encoded), formats=['GIF']) as image:
-      if image.width * image.height > MAX_PIXELS:
-        raise ValueError('too many pixels')
-      return np.asarray(image.convert('RGB'))
+    nothing = np.zeros([0, 0, 3], np.uint8)
+    try:
+      with Image.open(io.BytesIO(encoded), formats=['GIF']) as image:
+        fits = image.width * image.height <= MAX_PIXELS
+        return np.asarray(image.convert('RGB')) if fits else nothing
+    except Exception:  # Whatever broken bytes make of it: TensorFlow would log a trace.
+      return nothing
 
   image = tf.numpy_function(decode, [encoded], tf.uint8, stateful=False)
   return tf.ensure_shape(image, [None, None, 3])

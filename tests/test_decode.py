@@ -114,8 +114,11 @@ BAD = {
 
 
 @pytest.mark.parametrize('kind', BAD)
-def test_what_cannot_be_decoded_is_a_black_pixel_and_a_problem(decode_crop, kind):
+def test_what_cannot_be_decoded_is_a_black_pixel_and_a_problem(
+  decode_crop, kind, capfd
+):
   crop, problem = decode_crop(BAD[kind], (0, 0, 120, 160))
+  assert 'Traceback' not in capfd.readouterr().err
   assert decode.PROBLEMS[problem] == 'cannot be decoded'
   np.testing.assert_array_equal(crop, np.zeros([1, 1, 3]))
 
