@@ -48,7 +48,7 @@ class BadExamples:
         False.
 
     Raises:
-      UserError: too many bad examples so far, or nothing else in a batch.
+      UserError: too many bad examples in this pass, or nothing else so far.
     """
     problem, name = batch['problem'], batch['name']
     batch = {key: x for key, x in batch.items() if key not in ('problem', 'name')}

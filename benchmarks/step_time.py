@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from advprop_jax import attacks, branches, errors, losses, models, parallel
 from benchmarks import arithmetic, training
@@ -39,12 +38,10 @@ PEER_KEYS = {
 def create_step(args, model):
   """Returns (step, arguments): a data-parallel function and what to call it with."""
   rng = np.random.default_rng(0)
-  batch = parallel.shard(
-    {
-      'image': rng.random((args.batch, args.size, args.size, 3), np.float32),
-      'label': np.arange(args.batch, dtype=np.int32) % training.NUM_CLASSES,
-    }
-  )
+  batch = {
+    'image': rng.random((args.batch, args.size, args.size, 3), np.float32),
+    'label': np.arange(args.batch, dtype=np.int32) % training.NUM_CLASSES,
+  }
   trains = args.method in ('vanilla', 'advprop')
   streams = training.create_streams(
     args.method if trains else 'vanilla', args.pgd_steps
@@ -52,8 +49,7 @@ def create_step(args, model):
   step, create_state = training.create_training(model, streams, image_size=args.size)
   state = jax.block_until_ready(parallel.replicate(create_state()))
   # What is timed is the step, not the way of the images to their devices.
-  mesh = Mesh(jax.local_devices(), (parallel.AXIS,))
-  batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(parallel.AXIS)))
+  batch = next(parallel.prefetch([batch]))
   if trains:
     mapped = parallel.data_parallel(step, split=(False, True), donate_state=True)
     return mapped, (state, batch)

@@ -57,6 +57,12 @@ def train_stream(dataset, **kwargs):
   return data.train_batches(dataset, **{**defaults, **kwargs})
 
 
+def eval_pass(dataset, **kwargs):
+  return data.eval_batches(
+    dataset, split='train', image_size=16, crop_padding=0, **kwargs
+  )
+
+
 def test_training_goes_on_without_bad_examples(dataset, caplog):
   stream = train_stream(dataset)
   batches = list(itertools.islice(stream, 8))  # Two epochs of 16 examples.
@@ -100,14 +106,7 @@ def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
 
 
 def test_evaluation_counts_good_examples_only(dataset):
-  batches = data.eval_batches(
-    dataset,
-    split='train',
-    batch_size=10,
-    image_size=16,
-    crop_padding=0,
-    max_bad_share=0.25,
-  )
+  batches = eval_pass(dataset, batch_size=10, max_bad_share=0.25)
   for _ in range(2):  # Every pass starts to count afresh.
     mask = np.concatenate([batch['mask'] for batch in batches])
     label = np.concatenate([batch['label'] for batch in batches])
@@ -118,14 +117,7 @@ def test_evaluation_counts_good_examples_only(dataset):
 def test_too_many_bad_examples_end_the_run_with_their_number(dataset):
   with pytest.raises(errors.UserError, match='examples of .* allowed: a share of 0.0'):
     list(itertools.islice(train_stream(dataset, max_bad_share=0.0), 8))
-  batches = data.eval_batches(
-    dataset,
-    split='train',
-    batch_size=16,
-    image_size=16,
-    crop_padding=0,
-    max_bad_share=0.24,
-  )
+  batches = eval_pass(dataset, batch_size=16, max_bad_share=0.24)
   with pytest.raises(errors.UserError, match='^4 of 16 examples of split '):
     list(batches)
 
