@@ -450,7 +450,16 @@ def test_every_colour_model_becomes_rgb(tmp_path, mode):
   np.testing.assert_array_equal(batch['image'][0], np.asarray(image.convert('RGB')))
 
 
+def test_files_that_are_no_images_by_name_are_counted_in_the_log(folder, caplog):
+  names = datasets.open_dataset(f'folder:{folder}').spans('train')
+  assert '*.png: 1 files, for example' in caplog.text
+  assert 'train/dog/notes.txt' in caplog.text
+  (folder / 'train' / 'dog' / 'notes.txt').unlink()
+  assert datasets.open_dataset(f'folder:{folder}').spans('train') == names
+
+
 def test_a_split_that_lacks_a_class_is_named_in_the_log(folder, caplog):
+  (folder / 'train' / 'dog' / 'notes.txt').unlink()
   datasets.open_dataset(f'folder:{folder}')
   assert not caplog.text
   shutil.rmtree(folder / 'val' / 'dog')

@@ -1,0 +1,159 @@
+"""Data that tensorflow-datasets has prepared; nothing is downloaded here."""
+
+import contextlib
+import difflib
+import io
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+
+from advprop_jax import errors
+from advprop_jax.datasets import digits  # Registers the builder.
+from advprop_jax.datasets.dataset import Dataset, Span, unknown_split
+
+# Large pieces suit network storage; a record of ImageNet is about 0.1 MB.
+READ_BYTES = 8 << 20
+# What must be fetched by hand, after registration at image-net.org.
+MANUAL_ARCHIVES = {
+  'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+}
+
+
+def open_prepared(name: str, data_dir: str | None) -> Dataset:
+  """Opens what a tensorflow-datasets builder has prepared; see `open_dataset`."""
+  try:
+    data_dir = None if data_dir is None else os.path.expanduser(data_dir)
+    if data_dir is not None and tf.io.gfile.exists(data_dir):
+      tf.io.gfile.listdir(data_dir)
+  except tf.errors.OpError as e:
+    raise errors.UserError(f'data_dir {data_dir!r} is not a readable folder') from e
+  with _quiet():
+    builder = _find_builder(name, data_dir)
+    if isinstance(builder, digits.Digits):
+      _prepare(builder)
+  if not builder.info.splits:
+    raise _not_prepared(name, builder)
+  return _open_builder(name, builder)
+
+
+def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+  first, _, rest = name.partition(':')
+  # 'huggingface:mnist' asks the network; 'mnist:3.0.1' is a version.
+  has_name_space = rest[:1].isalpha()
+  try:
+    if has_name_space:
+      raise tfds.core.DatasetNotFoundError(name)
+    return tfds.builder(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as e:
+    known = tfds.list_builders(with_community_datasets=False)
+    base = (rest if has_name_space else first).partition('/')[0]
+    nearest = difflib.get_close_matches(base, known)
+    raise errors.UserError(
+      f'unknown data set {name!r}; nearest names: {", ".join(nearest) or "none"}; '
+      f"allowed: 'folder:<path>' or a tensorflow-datasets name"
+    ) from e
+  except (ValueError, TypeError) as e:  # A malformed name, an unknown configuration.
+    reason = ' '.join(str(e).split())[:600]
+    raise errors.UserError(f'cannot open data set {name!r}: {reason}') from e
+
+
+def _not_prepared(name: str, builder: tfds.core.DatasetBuilder) -> errors.UserError:
+  """Returns the error that says how to prepare a data set.
+
+  The command is tensorflow-datasets' own as a line of Python: `tfds build` imports
+  packages, apache-beam and mlcroissant, that cannot be installed beside ours.
+  """
+  root = builder.data_dir_root
+  archives = ''
+  if files := MANUAL_ARCHIVES.get(builder.name):
+    archives = (
+      f'put {" and ".join(files)} (image-net.org, after registration) into '
+      f'{root}/downloads/manual and '
+    )
+  call = f'tfds.builder({name!r}, data_dir={str(root)!r}).download_and_prepare()'
+  return errors.UserError(
+    f'data set {name!r} is not prepared in {root}; {archives}prepare it with: '
+    f'{sys.executable} -c "import tensorflow_datasets as tfds; {call}" (or, where '
+    f'apache-beam and mlcroissant are installed, tfds build {name} --data_dir={root})'
+  )
+
+
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+  """Writes the embedded data set to its data_dir unless it is there."""
+  try:
+    # Without this tensorflow-datasets may ask Google Cloud for a prepared copy.
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    builder.download_and_prepare(download_config=offline)
+  except OSError as e:
+    # Another process that starts at the same time may have been faster.
+    if not builder.is_prepared():
+      raise errors.UserError(
+        f'cannot write data set {builder.name!r} to {builder.data_dir_root}: '
+        f'{e.strerror or e}; data_dir must be a writable folder'
+      ) from e
+    builder.info.read_from_directory(builder.data_dir)
+
+
+def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> Dataset:
+  """Returns the handle of a prepared tensorflow-datasets builder."""
+  info = builder.info
+  features = dict(info.features.items()) if hasattr(info.features, 'items') else {}
+  image, label = features.get('image'), features.get('label')
+  if (
+    not isinstance(image, tfds.features.Image)
+    or image.np_dtype != np.uint8
+    or not isinstance(label, tfds.features.ClassLabel)
+  ):
+    raise errors.UserError(
+      f'data set {name!r} needs the features image: Image(uint8) and label: '
+      f'ClassLabel, but has {" ".join(str(features or info.features).split())}'
+    )
+  if info.file_format != tfds.core.FileFormat.TFRECORD:
+    raise errors.UserError(
+      f'data set {name!r} is stored as {info.file_format.value}; allowed: tfrecord, '
+      'the default of tensorflow-datasets (prepare it again, in another data_dir)'
+    )
+
+  def spans_fn(split):
+    try:
+      files = info.splits[split].file_instructions
+    except (ValueError, KeyError) as e:
+      raise unknown_split(name, split, info.splits) from e
+    return [
+      Span(f.filename, f.skip, f.examples_in_shard - f.skip if f.takes_all else f.take)
+      for f in files
+    ]
+
+  def read_fn(spans):
+    def read_span(span):
+      records = tf.data.TFRecordDataset(span.path, buffer_size=READ_BYTES)
+      return records.skip(span.skip).take(span.take)
+
+    # One file at a time: `interleave` would keep whole files in memory to read the next
+    # ones ahead in this order.
+    return spans.flat_map(read_span)
+
+  def parse_fn(record):
+    undecoded = {'image': tfds.decode.SkipDecoding()}
+    example = info.features.deserialize_example(record, decoders=undecoded)
+    # What ImageNet and its relatives call the name; other data have none.
+    return example['image'], example['label'], example.get('file_name', '')
+
+  return Dataset(name, tuple(label.names), spans_fn, read_fn, parse_fn)
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Hides the progress bars and notes of tensorflow-datasets; errors still raise."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      with contextlib.redirect_stderr(io.StringIO()):
+        yield
+  finally:
+    logging.set_verbosity(verbosity)
