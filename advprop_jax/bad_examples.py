@@ -3,10 +3,14 @@
 A bad example keeps its place in the stream, so that positions stay what they are, and
 is taken out of its batch here: in training another image of the batch stands in for it,
 in evaluation its mask is False. Too many of them end the run: then something else is
-wrong than a few broken files.
+wrong than a few broken files. So does, in one line, a shard that cannot be read.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from advprop_jax import decode, errors
@@ -31,7 +35,7 @@ class BadExamples:
     """
     self.count = 0  # Since the start; every pass meets the same ones again.
     self._named = set()
-    self._previous = None  # Batch, without bad examples.
+    self._previous = None  # Training batch, without bad examples.
     self._bad_in_pass = self._seen_in_pass = 0
     self._split, self._num_examples = split, num_examples
     self._max_share = max_share
@@ -57,7 +61,7 @@ class BadExamples:
     self._seen_in_pass += num_real
     bad = np.flatnonzero(problem)
     if not bad.size:
-      self._previous = batch
+      self._previous = batch if replace else None
       return batch
     for i in bad:
       self._log(name[i], decode.PROBLEMS[problem[i]])
@@ -96,3 +100,85 @@ class BadExamples:
     self._named.add(name)
     if len(self._named) == NUM_NAMED:
       logging.warning('further bad examples in %s are counted, not named', self._split)
+
+
+class TrainBatches:
+  """The endless stream, as an iterator of batches; see `data.train_batches`.
+
+  Most data have no bad file, and to guard each decoding costs a tenth of the time. So
+  the first bad file ends a stream without guards, and one with them takes over.
+  """
+
+  def __init__(self, open_at: Callable[[int, bool], tf.data.Dataset], bad: BadExamples):
+    """Opens the stream; the first batch is begun at once.
+
+    Args:
+      open_at: (batches to leave out, whether to guard each decoding) -> batches.
+      bad: takes out the bad examples.
+    """
+    self._open_at, self._bad = open_at, bad
+    self._num_batches, self._is_guarded = 0, False
+    self._batches = open_at(0, False).as_numpy_iterator()
+
+  def __iter__(self) -> Iterator[dict]:
+    return self
+
+  def __next__(self) -> dict:
+    with _told_in_one_line():
+      try:
+        batch = next(self._batches)
+      except tf.errors.InvalidArgumentError:
+        if self._is_guarded:
+          raise
+        self._is_guarded, self._batches = True, None
+      if self._batches is None:  # After the error, which keeps the old one in memory.
+        logging.info('a file cannot be decoded: opening the data anew, with guards')
+        self._batches = self._open_at(self._num_batches, True).as_numpy_iterator()
+        batch = next(self._batches)
+    self._num_batches += 1
+    return self._bad.remove(batch, len(batch['label']), replace=True)
+
+  @property
+  def num_bad(self) -> int:
+    """Returns how often this process has met an example that cannot be decoded."""
+    return self._bad.count
+
+
+class EvalBatches:
+  """One pass over a split; every `iter()` starts afresh. See `data.eval_batches`."""
+
+  def __init__(
+    self,
+    batches: tf.data.Dataset,
+    num_batches: int,
+    create_bad: Callable[[], BadExamples],
+  ):
+    """Keeps what a pass is made of."""
+    self._batches, self._num_batches = batches, num_batches
+    self._create_bad = create_bad
+
+  def __len__(self) -> int:
+    """Returns the number of batches, the same on every process."""
+    return self._num_batches
+
+  def __iter__(self) -> Iterator[dict]:
+    bad = self._create_bad()
+    batches = self._batches.as_numpy_iterator()
+    for _ in range(self._num_batches):
+      with _told_in_one_line():
+        batch = next(batches)
+      yield bad.remove(batch, np.count_nonzero(batch['mask']), replace=False)
+
+
+@contextlib.contextmanager
+def _told_in_one_line():
+  """Turns TensorFlow's error, of a shard that is broken or gone, into the user's."""
+  try:
+    yield
+  except tf.errors.OpError as e:
+    # Of the message, what stands before the place in the graph and its trace.
+    reason = ' '.join(e.message.split('\n')[0].split()).partition(' [Op:')[0]
+    raise errors.UserError(
+      f'cannot read the data: {type(e).__name__}: {reason}; allowed: files that stay '
+      'as they were when the data set was opened'
+    ) from e

@@ -16,17 +16,13 @@ tf.data, because it decodes on all cores outside of Python's lock, and its ops a
 that the published networks were trained with.
 """
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from advprop_jax import bad_examples, datasets, decode, errors, preprocess, records
-
-Batch = dict[str, np.ndarray]
 
 # Fixed, see `_with_options`: a thread for every core, and two batches ahead.
 NUM_PARALLEL_EXAMPLES = os.cpu_count() or 1
@@ -54,7 +50,7 @@ def train_batches(
   max_bad_share: float = 0.01,
   process_index: int = 0,
   process_count: int = 1,
-) -> 'TrainBatches':
+) -> bad_examples.TrainBatches:
   """Returns the endless stream of augmented training batches.
 
   Every epoch shows each example once; batches run across the borders of epochs. With
@@ -100,7 +96,7 @@ def train_batches(
   spans = records.cut(spans, process_index * share, (process_index + 1) * share)
   start = start_example // process_count
 
-  def example(position, record):
+  def example(position, record, guard):
     position = position * process_count + process_index
     example_seed = tf.random.experimental.stateless_fold_in(
       tf.constant([seed, _AUGMENT], tf.int64), position
@@ -126,38 +122,20 @@ def train_batches(
         image = preprocess.finish(augment_fn(image, augment_seed), image_dtype)
       return image
 
-    return _example(dataset, record, box_fn, finish)
+    return _example(dataset, record, box_fn, finish, guard)
 
-  shuffled = records.shuffled(
-    dataset, spans, seed=seed, start=start, window_size=shuffle_buffer_size
+  def open_at(num_batches, guard):
+    first = start + num_batches * local_batch_size
+    shuffled = records.shuffled(
+      dataset, spans, seed=seed, start=first, window_size=shuffle_buffer_size
+    )
+    example_fn = functools.partial(example, guard=guard)
+    examples = shuffled.enumerate(first).map(example_fn, NUM_PARALLEL_EXAMPLES)
+    return _with_options(examples.batch(local_batch_size, drop_remainder=True))
+
+  return bad_examples.TrainBatches(
+    open_at, bad_examples.BadExamples(f'split {split!r}', share, max_bad_share)
   )
-  examples = shuffled.enumerate(start).map(example, NUM_PARALLEL_EXAMPLES)
-  batches = examples.batch(local_batch_size, drop_remainder=True)
-  return TrainBatches(
-    _with_options(batches),
-    bad_examples.BadExamples(f'split {split!r}', share, max_bad_share),
-  )
-
-
-class TrainBatches:
-  """The endless stream, as an iterator of batches; see `train_batches`."""
-
-  def __init__(self, batches: tf.data.Dataset, bad: bad_examples.BadExamples):
-    """Opens the stream; the first batch is begun at once."""
-    self._batches, self._bad = batches.as_numpy_iterator(), bad
-
-  def __iter__(self) -> Iterator[Batch]:
-    return self
-
-  def __next__(self) -> Batch:
-    with _told_in_one_line():
-      batch = next(self._batches)
-    return self._bad.remove(batch, len(batch['label']), replace=True)
-
-  @property
-  def num_bad(self) -> int:
-    """Returns how often this process has met an example that cannot be decoded."""
-    return self._bad.count
 
 
 def eval_batches(
@@ -172,7 +150,7 @@ def eval_batches(
   max_bad_share: float = 0.01,
   process_index: int = 0,
   process_count: int = 1,
-) -> 'EvalBatches':
+) -> bad_examples.EvalBatches:
   """Returns the batches of one pass over a split, in a fixed order.
 
   All processes together show each example once, and each has the same number of
@@ -214,7 +192,7 @@ def eval_batches(
   missing = num_batches * local_batch_size - (end - begin)
   padding = tf.data.Dataset.from_tensors(padding).repeat(missing)
   batches = examples.concatenate(padding).batch(local_batch_size, drop_remainder=True)
-  return EvalBatches(
+  return bad_examples.EvalBatches(
     _with_options(batches),
     num_batches,
     functools.partial(
@@ -223,36 +201,10 @@ def eval_batches(
   )
 
 
-class EvalBatches:
-  """One pass over a split; every `iter()` starts afresh. See `eval_batches`."""
-
-  def __init__(
-    self,
-    batches: tf.data.Dataset,
-    num_batches: int,
-    create_bad: Callable[[], bad_examples.BadExamples],
-  ):
-    """Keeps what a pass is made of."""
-    self._batches, self._num_batches = batches, num_batches
-    self._create_bad = create_bad
-
-  def __len__(self) -> int:
-    """Returns the number of batches, the same on every process."""
-    return self._num_batches
-
-  def __iter__(self) -> Iterator[Batch]:
-    bad = self._create_bad()
-    batches = self._batches.as_numpy_iterator()
-    for _ in range(self._num_batches):
-      with _told_in_one_line():
-        batch = next(batches)
-      yield bad.remove(batch, np.count_nonzero(batch['mask']), replace=False)
-
-
-def _example(dataset, record, box_fn, finish):
+def _example(dataset, record, box_fn, finish, guard=True):
   """Returns a record as an element of a batch, and what is wrong with it."""
   encoded, label, name = dataset.parse_fn(record)
-  crop, problem = decode.decode_crop(encoded, box_fn)
+  crop, problem = decode.decode_crop(encoded, box_fn, guard=guard)
   return {
     'image': finish(crop),
     'label': tf.cast(label, tf.int32),
@@ -260,20 +212,6 @@ def _example(dataset, record, box_fn, finish):
     'problem': problem,
     'name': name,
   }
-
-
-@contextlib.contextmanager
-def _told_in_one_line():
-  """Turns TensorFlow's error, of a shard that is broken or gone, into the user's."""
-  try:
-    yield
-  except tf.errors.OpError as e:
-    # Of the message, what stands before the place in the graph and its trace.
-    reason = ' '.join(e.message.split('\n')[0].split()).partition(' [Op:')[0]
-    raise errors.UserError(
-      f'cannot read the data: {type(e).__name__}: {reason}; allowed: files that stay '
-      'as they were when the data set was opened'
-    ) from e
 
 
 def _local_batch_size(batch_size: int, process_count: int) -> int:

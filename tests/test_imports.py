@@ -50,6 +50,7 @@ CORE = [
 TENSORFLOW_USERS = {
   'augment',
   'augment_ops',
+  'bad_examples',
   'data',
   'datasets',
   'decode',
