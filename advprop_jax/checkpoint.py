@@ -4,7 +4,8 @@ A checkpoint is `<directory>/<step>/` with the items
 
   state    the `TrainState`; arrays are whole, so any number of devices restores them
   config   the resolved config, JSON
-  data     {'examples_seen': N}: with the seed it determines every batch to come
+  data     {'examples_seen': N, 'process_count': P}: with the seed they determine every
+           batch to come
   metrics  those of an evaluation at that very step; empty if there was none
 """
 
@@ -71,9 +72,11 @@ class Checkpointer:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(parallel.to_global(state)),
+        state=ocp.args.StandardSave(parallel.to_saveable(state)),
         config=ocp.args.JsonSave(config),
-        data=ocp.args.JsonSave({'examples_seen': examples_seen}),
+        data=ocp.args.JsonSave(
+          {'examples_seen': examples_seen, 'process_count': jax.process_count()}
+        ),
       ),
       metrics=metrics or {},
     )
@@ -82,8 +85,8 @@ class Checkpointer:
     """Waits for the saves under way."""
     self._manager.wait_until_finished()
 
-  def restore(self, step: int, template) -> tuple[Any, dict, int]:
-    """Returns (state, config, examples seen) of a checkpoint.
+  def restore(self, step: int, template) -> tuple[Any, dict, dict]:
+    """Returns (state, config, data) of a checkpoint; see the items above.
 
     Args:
       step: one of `steps()`.
@@ -115,7 +118,7 @@ class Checkpointer:
       raise self._unreadable(step) from e
     logging.info('restored %s/%d', self._manager.directory, step)
     state = parallel.to_host_local(restored['state'])
-    return state, restored['config'], restored['data']['examples_seen']
+    return state, restored['config'], restored['data']
 
   def _unreadable(self, step: int) -> errors.UserError:
     others = [s for s in self.steps() if s != step]

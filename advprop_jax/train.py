@@ -4,7 +4,6 @@ import contextlib
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from clu import parameter_overview, periodic_actions
@@ -189,24 +188,30 @@ def _restore_or_create(config, exp, checkpointer):
   steps = checkpointer.steps()
   if not steps:
     return parallel.replicate(exp.create_state()), 0
-  restored = _restore(config, exp, checkpointer, steps[-1])
+  state, saved = _restore(config, exp, checkpointer, steps[-1])
   logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
-  return restored
+  if saved.get('process_count', jax.process_count()) != jax.process_count():
+    logging.warning(
+      'saved by %d hosts and resumed by %d: other images follow in another order',
+      saved['process_count'],
+      jax.process_count(),
+    )
+  return state, saved['examples_seen']
 
 
 def _restore(config, exp, checkpointer, step: int):
-  """Returns a checkpoint's state, on all devices, and the examples it has seen.
+  """Returns a checkpoint's state, on all devices, and its position in the data.
 
   Warns of every value of the config that was another one when it was saved.
   """
-  state, saved, examples_seen = checkpointer.restore(step, exp.abstract_state)
+  state, saved, position = checkpointer.restore(step, exp.abstract_state)
   old, new = _flatten(saved), _flatten(json.loads(json.dumps(config.to_dict())))
   for key in sorted(old.keys() | new.keys()):
     if old.get(key) != new.get(key):
       logging.warning(
         'config.%s was %s before and is %s now', key, old.get(key), new.get(key)
       )
-  return state, examples_seen
+  return state, position
 
 
 def _evaluate(config, exp, state, writer, workdir) -> dict[str, float]:
@@ -234,9 +239,10 @@ def _evaluate(config, exp, state, writer, workdir) -> dict[str, float]:
   return values
 
 
-@jax.jit
-def _all_finite(tree) -> jax.Array:
-  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+def _all_finite(tree) -> bool:
+  """Looks at one device's copy, on the host: to compile this takes half a minute."""
+  copies = (x.addressable_data(0) for x in jax.tree.leaves(tree))
+  return all(np.isfinite(x).all() for x in copies)
 
 
 def _diverged(step: int, checkpointer) -> errors.UserError:

@@ -52,7 +52,7 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
   save(tmp_path, state)
   with checkpoint.Checkpointer(tmp_path) as checkpointer:
     template = jax.eval_shape(lambda: create_state(seed=1))
-    restored, config, examples_seen = checkpointer.restore(3, template)
+    restored, config, data = checkpointer.restore(3, template)
   leaves, expected = jax.tree.leaves(restored), jax.tree.leaves(state)
   assert jax.tree.structure(restored) == jax.tree.structure(state)
   for x, y in zip(leaves, expected, strict=True):
@@ -61,7 +61,7 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(x, y)
     assert x.dtype == y.dtype and x.sharding.is_fully_replicated
   assert config == {'seed': 0, 'streams': [{'name': 'clean'}]}
-  assert examples_seen == 48
+  assert data == {'examples_seen': 48, 'process_count': 1}
 
 
 def test_keeps_the_last_and_the_best(tmp_path):
