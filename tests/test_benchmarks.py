@@ -51,6 +51,7 @@ def test_advprop_costs_what_the_paper_says():
 PEER = {'peer': 'x', 'model': 'efficientnet_tiny', 'batch': 8, 'size': 64}
 
 
+@pytest.mark.long
 def test_step_time_prints_one_line_with_the_ratio_to_a_peer():
   peer = PEER | {'pgd_steps': 2, 'advprop_step': 0.5}
   command = f'{sys.executable} benchmarks/step_time.py --model efficientnet_tiny '

@@ -262,6 +262,7 @@ def check_run(config, workdir):
   return lines
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('digits')])
 def test_digits_run_end_to_end(name, tmp_path, digits_dir):
   config = shrink(get_config(name, 'smoke'))
@@ -289,6 +290,7 @@ def programs():
   return list(distinct.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('same', programs(), ids=lambda x: '-'.join(x[0]))
 def test_imagenet_runs_end_to_end(same, tmp_path, imagenet_dir):
   config = shrink(get_smoke(*same[0]))
@@ -299,6 +301,7 @@ def test_imagenet_runs_end_to_end(same, tmp_path, imagenet_dir):
   check_run(config, tmp_path)
 
 
+@pytest.mark.long
 def test_b0_trains_at_its_real_size_with_the_real_recipe(tmp_path, imagenet_dir):
   """All but the batch and the number of steps is as on a TPU."""
   config = get_config('effnet_b0_advprop')

@@ -320,6 +320,7 @@ def test_computing_again_saves_less_for_the_backward_pass():
   assert saved_bytes(True) < 0.25 * saved_bytes(False)
 
 
+@pytest.mark.long
 def test_computing_again_changes_no_result():
   rng = np.random.default_rng(5)
   image = jnp.asarray(rng.uniform(size=(16, 64, 64, 3)), jnp.float32)

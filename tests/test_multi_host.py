@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 HERE = pathlib.Path(__file__).parent
 
@@ -43,6 +44,7 @@ def finish(processes):
   return results
 
 
+@pytest.mark.long
 def test_two_hosts_train_as_one_and_resume(tmp_path, digits_dir):
   one, two = tmp_path / 'one', tmp_path / 'two'
   finish([start(one, digits_dir, 1, 0)])
