@@ -98,6 +98,32 @@ def test_good_examples_keep_their_places(dataset):
   assert not raw[~good].any()
 
 
+@pytest.mark.parametrize('name', BAD)
+def test_one_bad_file_changes_no_other_example(tmp_path, name):
+  folder = tmp_path / 'train' / 'bars'
+  folder.mkdir(parents=True)
+  for i in range(11):
+    (folder / f'{i}.JPEG').write_bytes(tiny_imagenet.jpeg(60, 60, seed=i))
+
+  def epochs(encoded):
+    (folder / 'one.JPEG').write_bytes(encoded)
+    stream = train_stream(
+      datasets.open_dataset(f'folder:{tmp_path}'),
+      batch_size=2,
+      seed=3,
+      crop_area=(0.9, 1.0),
+    )
+    images = np.concatenate([x['image'] for x in itertools.islice(stream, 12)])
+    return images, stream.num_bad
+
+  expected, _ = epochs(tiny_imagenet.jpeg(60, 60, seed=11))
+  images, num_bad = epochs(BAD[name])
+  different = (images != expected).any(axis=(1, 2, 3))
+  assert np.count_nonzero(different) == num_bad == 2  # Two epochs.
+  # By then others have been decoded without a guard.
+  assert np.flatnonzero(different)[0] >= 2
+
+
 def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
   whole = list(itertools.islice(train_stream(dataset), 6))
   rest = list(itertools.islice(train_stream(dataset, start_example=12), 3))

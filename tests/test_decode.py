@@ -123,6 +123,17 @@ def test_what_cannot_be_decoded_is_a_black_pixel_and_a_problem(
   np.testing.assert_array_equal(crop, np.zeros([1, 1, 3]))
 
 
+@pytest.mark.parametrize('kind', BAD)
+def test_without_a_guard_the_same_is_an_error(kind, capfd):
+  box = tf.constant([0, 0, 120, 160])
+  crops = tf.data.Dataset.from_tensors(BAD[kind]).map(
+    lambda encoded: decode.decode_crop(encoded, lambda _: box, guard=False)
+  )
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    crops.get_single_element()
+  assert 'Traceback' not in capfd.readouterr().err
+
+
 def test_of_a_gif_no_more_is_decoded_than_the_first_picture(decode_crop):
   first = PIL.Image.fromarray(NOISE).quantize(16)
   more = [PIL.Image.new('P', (60, 40), i) for i in range(3)]
