@@ -7,6 +7,7 @@ wrong than a few broken files. So does, in one line, a shard that cannot be read
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -127,7 +128,7 @@ class TrainBatches:
     with _told_in_one_line():
       try:
         batch = next(self._batches)
-      except tf.errors.InvalidArgumentError:
+      except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
         if self._is_guarded:
           raise
         self._is_guarded, self._batches = True, None
@@ -175,10 +176,13 @@ def _told_in_one_line():
   """Turns TensorFlow's error, of a shard that is broken or gone, into the user's."""
   try:
     yield
-  except tf.errors.OpError as e:
-    # Of the message, what stands before the place in the graph and its trace.
-    reason = ' '.join(e.message.split('\n')[0].split()).partition(' [Op:')[0]
+  except (tf.errors.OpError, UnicodeDecodeError) as e:
+    # An error whose message quotes a record cannot become text: it comes as the second.
+    is_text = isinstance(e, tf.errors.OpError)
+    message = e.message if is_text else e.object.decode(errors='backslashreplace')
+    # Without the place in the graph, before and behind, and its trace.
+    reason = re.sub(r'{{.*?}}|\[Op:.*', '', message.split('\n')[0])
     raise errors.UserError(
-      f'cannot read the data: {type(e).__name__}: {reason}; allowed: files that stay '
-      'as they were when the data set was opened'
+      f'cannot read the data: {type(e).__name__}: {" ".join(reason.split())}; allowed: '
+      'files that can be read and stay as they were when the data set was opened'
     ) from e

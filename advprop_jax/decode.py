@@ -4,17 +4,14 @@ JPEG, PNG and GIF (its first picture) are told apart by their first bytes, whate
 file is called: ImageNet holds a PNG named .JPEG. Grey, CMYK, palette and transparent
 images become RGB. Of a JPEG only what the crop needs is decoded.
 
-What cannot be decoded is no error here, since one bad file would end a run of days: it
-comes back as one black pixel with a number that says what is wrong. Bad is what the
+What cannot be decoded is no error here if that is guarded, since one bad file would end
+a run of days: it comes back as one black pixel with a number that says what is wrong.
+`bad_examples.TrainBatches` decodes without a guard up to the first one. Bad is what the
 decoder cannot decode: a JPEG that is cut off below the crop is not, since the crop is
 whole; nor is one with wrong bits in the middle, of which libjpeg makes some picture.
 """
 
-import io
-
-import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 # Above this an image would need gigabytes while it is decoded. Source: Pillow, which
 # warns of a decompression bomb from there on (Image.MAX_IMAGE_PIXELS).
@@ -28,7 +25,7 @@ PROBLEMS = (
 )
 GOOD, UNREADABLE, TOO_LARGE = range(3)
 
-_PNG = b'\x89PNG'  # The first bytes.
+_PNG, _GIF = b'\x89PNG', b'GIF8'  # The first bytes.
 
 
 def decode_crop(
@@ -99,11 +96,12 @@ def _starts_with(encoded, prefix):
 
 
 def _png_shape(encoded):
-  # Width and height, big-endian. Source: the format's specification.
-  words = tf.io.decode_raw(
-    tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
-  )
-  with tf.control_dependencies([tf.Assert(_starts_with(encoded, _PNG), ['no PNG'])]):
+  is_png = _starts_with(encoded, _PNG) & (tf.strings.length(encoded) >= 24)
+  with tf.control_dependencies([tf.Assert(is_png, ['no PNG'])]):
+    # Width and height, big-endian. Source: the format's specification.
+    words = tf.io.decode_raw(
+      tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
+    )
     return tf.stack([words[1], words[0], 3])
 
 
@@ -114,23 +112,40 @@ def _decode_png(encoded):
 
 
 def _decode_gif(encoded):
-  """Returns the first picture of a GIF, by Pillow, on the size of the screen.
+  """Returns the first picture of a GIF.
 
-  TensorFlow decodes all pictures first, each as large as it says it is. What is bad, or
-  no GIF, becomes an image without pixels, of which no box can be cut.
+  TensorFlow decodes all pictures of a file, each as large as it says it is: here what
+  follows the first is cut off. No library does it, called from the graph: that needs
+  Python's lock, and who deletes a data set's iterator may hold it while waiting for the
+  end of what is computed.
   """
+  is_gif = _starts_with(encoded, _GIF)
+  with tf.control_dependencies([tf.Assert(is_gif, ['no JPEG, PNG or GIF'])]):
+    data = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
 
-  def decode(encoded):
-    nothing = np.zeros([0, 0, 3], np.uint8)
-    try:
-      with Image.open(io.BytesIO(encoded), formats=['GIF']) as image:
-        fits = image.width * image.height <= MAX_PIXELS
-        return np.asarray(image.convert('RGB')) if fits else nothing
-    except Exception:  # Whatever broken bytes make of it: TensorFlow would log a trace.
-      return nothing
+  # Source: the format's specification, GIF89a. What is cut off leads to a position
+  # outside of the data, which is TensorFlow's InvalidArgumentError.
+  def num_pixels(i):  # Width and height, two little-endian words.
+    width, height = data[i] + 256 * data[i + 1], data[i + 2] + 256 * data[i + 3]
+    return tf.cast(width, tf.int64) * tf.cast(height, tf.int64)
 
-  image = tf.numpy_function(decode, [encoded], tf.uint8, stateful=False)
-  return tf.ensure_shape(image, [None, None, 3])
+  def after_colors(i, flags):  # Three bytes for each color, if there is a table.
+    return i + tf.where(flags >= 128, tf.bitwise.left_shift(6, flags % 8), 0)
+
+  def after_blocks(i):  # Each begins with its length; the last is empty.
+    (i,) = tf.while_loop(lambda i: data[i] > 0, lambda i: [i + 1 + data[i]], [i])
+    return i + 1
+
+  (picture,) = tf.while_loop(
+    lambda i: tf.equal(data[i], 0x21),  # Extensions come first.
+    lambda i: [after_blocks(i + 2)],
+    [after_colors(13, data[10])],
+  )
+  end = after_blocks(after_colors(picture + 10, data[picture + 9]) + 1)
+  fits = tf.maximum(num_pixels(6), num_pixels(picture + 5)) <= MAX_PIXELS
+  is_good = tf.logical_and(fits, tf.equal(data[picture], 0x2C))
+  with tf.control_dependencies([tf.Assert(is_good, ['no picture, or too large'])]):
+    return tf.io.decode_gif(tf.strings.substr(encoded, 0, end) + b';')[0]
 
 
 def _or_else(fn, x, fallback):

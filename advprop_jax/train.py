@@ -188,15 +188,17 @@ def _restore_or_create(config, exp, checkpointer):
   steps = checkpointer.steps()
   if not steps:
     return parallel.replicate(exp.create_state()), 0
-  state, saved = _restore(config, exp, checkpointer, steps[-1])
+  state, position = _restore(config, exp, checkpointer, steps[-1])
   logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
-  if saved.get('process_count', jax.process_count()) != jax.process_count():
+  num_hosts = jax.process_count()
+  # Older checkpoints do not say by how many they were saved.
+  if (saved_by := position.get('process_count', num_hosts)) != num_hosts:
     logging.warning(
-      'saved by %d hosts and resumed by %d: other images follow in another order',
-      saved['process_count'],
-      jax.process_count(),
+      'saved by %d hosts and resumed by %d: the images come in another order from here',
+      saved_by,
+      num_hosts,
     )
-  return state, saved['examples_seen']
+  return state, position['examples_seen']
 
 
 def _restore(config, exp, checkpointer, step: int):

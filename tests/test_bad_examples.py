@@ -79,7 +79,7 @@ def test_training_goes_on_without_bad_examples(dataset, caplog):
 
 
 def test_good_examples_keep_their_places(dataset):
-  def labels(batches):
+  def images(batches):
     return np.concatenate([x['image'] for x in itertools.islice(batches, 4)])
 
   class Untouched(bad_examples.BadExamples):
@@ -91,37 +91,46 @@ def test_good_examples_keep_their_places(dataset):
   untouched = train_stream(dataset)
   untouched._bad = Untouched('', 16, 1.0)
   untouched._bad.problems = []
-  ours, raw = labels(stream), labels(untouched)
+  ours, raw = images(stream), images(untouched)
   good = np.concatenate(untouched._bad.problems) == decode.GOOD
   assert np.count_nonzero(good) == NUM_GOOD
   np.testing.assert_array_equal(ours[good], raw[good])
   assert not raw[~good].any()
 
 
-@pytest.mark.parametrize('name', BAD)
-def test_one_bad_file_changes_no_other_example(tmp_path, name):
+@pytest.mark.parametrize('process_count', [1, 2])
+@pytest.mark.parametrize(
+  'bad', [*BAD.values(), tiny_imagenet.png()[:8]], ids=[*BAD, 'a PNG without a header']
+)
+def test_one_bad_file_changes_no_other_example(tmp_path, bad, process_count):
   folder = tmp_path / 'train' / 'bars'
   folder.mkdir(parents=True)
   for i in range(11):
     (folder / f'{i}.JPEG').write_bytes(tiny_imagenet.jpeg(60, 60, seed=i))
 
-  def epochs(encoded):
+  def two_epochs(encoded):
     (folder / 'one.JPEG').write_bytes(encoded)
-    stream = train_stream(
-      datasets.open_dataset(f'folder:{tmp_path}'),
-      batch_size=2,
-      seed=3,
-      crop_area=(0.9, 1.0),
-    )
-    images = np.concatenate([x['image'] for x in itertools.islice(stream, 12)])
-    return images, stream.num_bad
+    dataset, images, num_bad = datasets.open_dataset(f'folder:{tmp_path}'), [], 0
+    for process_index in range(process_count):
+      stream = train_stream(
+        dataset,
+        batch_size=2 * process_count,
+        seed=3,
+        crop_area=(0.9, 1.0),
+        process_index=process_index,
+        process_count=process_count,
+      )
+      batches = itertools.islice(stream, 12 // process_count)
+      images.extend(batch['image'] for batch in batches)
+      num_bad += stream.num_bad
+    return np.concatenate(images), num_bad
 
-  expected, _ = epochs(tiny_imagenet.jpeg(60, 60, seed=11))
-  images, num_bad = epochs(BAD[name])
-  different = (images != expected).any(axis=(1, 2, 3))
-  assert np.count_nonzero(different) == num_bad == 2  # Two epochs.
-  # By then others have been decoded without a guard.
-  assert np.flatnonzero(different)[0] >= 2
+  expected, _ = two_epochs(tiny_imagenet.jpeg(60, 60, seed=11))
+  images, num_bad = two_epochs(bad)
+  different = np.flatnonzero((images != expected).any(axis=(1, 2, 3)))
+  assert len(different) == num_bad == 2
+  # The first batch of that process was decoded without a guard.
+  assert different[0] % (24 // process_count) >= 2
 
 
 def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -266,6 +267,7 @@ except errors.UserError as e:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     (line,) = done.stdout.splitlines()
     assert line.startswith(f'cannot read the data: {name}: '), line
+    assert '{{' not in line and '[Op' not in line
     assert 'digits-train.tfrecord' in line or what == 'broken'
     assert done.returncode == 0
 
@@ -634,6 +636,13 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, name):
   assert_user_error(
     lambda: datasets.open_dataset(f'folder:{tmp_path / name}'),
     f"cannot read folder '{tmp_path / name}'",
+  )
+
+
+def test_a_file_name_that_is_no_text_is_an_error(folder):
+  (folder / 'train' / 'cat' / os.fsdecode(b'caf\xe9.jpg')).touch()
+  assert_user_error(
+    lambda: datasets.open_dataset(f'folder:{folder}'), 'is not UTF-8', "b'caf\\xe9.jpg'"
   )
 
 

@@ -108,6 +108,7 @@ BAD = {
   'a JPEG without tables': tiny_imagenet.corrupt_jpeg(),
   'half a PNG': tiny_imagenet.png()[:3000],
   'the start of a PNG': tiny_imagenet.png()[:20],
+  'the signature of a PNG': tiny_imagenet.png()[:8],
   'the start of a GIF': tiny_imagenet.gif()[:9],
   'a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP'),
 }

@@ -233,6 +233,21 @@ def test_a_changed_config_is_told_on_resume(
   assert 'config.optim.learning_rate was 0.25 before and is 0.01 now' in caplog.text
 
 
+def test_another_number_of_hosts_is_told_on_resume(
+  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+):
+  revive = kill_before_step(monkeypatch, step=4)
+  with pytest.raises(Killed):
+    train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
+  revive()
+  (path,) = tmp_path.glob('checkpoints/2/data/metadata')
+  saved = json.loads(path.read_text())
+  assert saved == {'examples_seen': 16, 'process_count': 1}
+  path.write_text(json.dumps(saved | {'process_count': 2}))
+  train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
+  assert 'saved by 2 hosts and resumed by 1' in caplog.text
+
+
 def test_a_checkpoint_of_another_method_stays_untouched(
   tmp_path, digits_dir, tiny_model
 ):

@@ -11,9 +11,8 @@ A split is a list of `Span`s, runs of records in one file, so that `data.py` can
 them among hosts, shuffle them and skip them without reading a byte.
 """
 
+from advprop_jax.datasets import folder, prepared
 from advprop_jax.datasets.dataset import Dataset, Span
-from advprop_jax.datasets.folder import open_folder
-from advprop_jax.datasets.prepared import open_prepared
 
 __all__ = ['Dataset', 'Span', 'open_dataset']
 
@@ -37,5 +36,5 @@ def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
       something else than images with one label each.
   """
   if name.startswith(FOLDER_PREFIX):
-    return open_folder(name, name.removeprefix(FOLDER_PREFIX))
-  return open_prepared(name, data_dir)
+    return folder.open_folder(name, name.removeprefix(FOLDER_PREFIX))
+  return prepared.open_prepared(name, data_dir)

@@ -8,13 +8,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from advprop_jax import errors
-from advprop_jax.datasets.dataset import Dataset, Span, unknown_split
+from advprop_jax.datasets import dataset
 
 # What tfds.ImageFolder reads.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
-def open_folder(name: str, root: str) -> Dataset:
+def open_folder(name: str, root: str) -> dataset.Dataset:
   """Returns the handle of a folder of image files, read by tfds.ImageFolder's rules.
 
   Args:
@@ -33,6 +33,10 @@ def open_folder(name: str, root: str) -> Dataset:
     # files are listed here, to be shared and skipped by name.
     folders = info.features['label'].names
     files = {split: _list_files(root, split, folders) for split in info.splits}
+  except UnicodeDecodeError as e:
+    raise errors.UserError(
+      f'a name in folder {root!r} is not UTF-8: {e.object!r}; allowed: names that are'
+    ) from e
   except (OSError, tf.errors.OpError) as e:
     raise errors.UserError(f'cannot read folder {root!r}: {expected}') from e
   others = [p for paths in files.values() for p in paths if not _is_image(p)]
@@ -67,8 +71,8 @@ def open_folder(name: str, root: str) -> Dataset:
 
   def spans_fn(split):
     if split not in files:
-      raise unknown_split(name, split, files)
-    return [Span(path, 0, 1) for path in files[split]]
+      raise dataset.unknown_split(name, split, files)
+    return [dataset.Span(path, 0, 1) for path in files[split]]
 
   def read_fn(spans):
     return spans.map(lambda span: span.path)  # The record of a file: its path.
@@ -77,7 +81,7 @@ def open_folder(name: str, root: str) -> Dataset:
     label = tf.argmax(tf.equal(class_names, tf.strings.split(path, '/')[-2]))
     return tf.io.read_file(path), label, path
 
-  return Dataset(name, tuple(class_names), spans_fn, read_fn, parse_fn)
+  return dataset.Dataset(name, tuple(class_names), spans_fn, read_fn, parse_fn)
 
 
 def _is_image(path: str) -> bool:

@@ -12,8 +12,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from advprop_jax import errors
-from advprop_jax.datasets import digits  # Registers the builder.
-from advprop_jax.datasets.dataset import Dataset, Span, unknown_split
+from advprop_jax.datasets import (
+  dataset,
+  digits,  # Registers the builder.
+)
 
 # Large pieces suit network storage; a record of ImageNet is about 0.1 MB.
 READ_BYTES = 8 << 20
@@ -23,7 +25,7 @@ MANUAL_ARCHIVES = {
 }
 
 
-def open_prepared(name: str, data_dir: str | None) -> Dataset:
+def open_prepared(name: str, data_dir: str | None) -> dataset.Dataset:
   """Opens what a tensorflow-datasets builder has prepared; see `open_dataset`."""
   try:
     data_dir = None if data_dir is None else os.path.expanduser(data_dir)
@@ -98,7 +100,7 @@ def _prepare(builder: tfds.core.DatasetBuilder) -> None:
     builder.info.read_from_directory(builder.data_dir)
 
 
-def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> Dataset:
+def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Dataset:
   """Returns the handle of a prepared tensorflow-datasets builder."""
   info = builder.info
   features = dict(info.features.items()) if hasattr(info.features, 'items') else {}
@@ -122,9 +124,11 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> Dataset:
     try:
       files = info.splits[split].file_instructions
     except (ValueError, KeyError) as e:
-      raise unknown_split(name, split, info.splits) from e
+      raise dataset.unknown_split(name, split, info.splits) from e
     return [
-      Span(f.filename, f.skip, f.examples_in_shard - f.skip if f.takes_all else f.take)
+      dataset.Span(
+        f.filename, f.skip, f.examples_in_shard - f.skip if f.takes_all else f.take
+      )
       for f in files
     ]
 
@@ -143,7 +147,7 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> Dataset:
     # What ImageNet and its relatives call the name; other data have none.
     return example['image'], example['label'], example.get('file_name', '')
 
-  return Dataset(name, tuple(label.names), spans_fn, read_fn, parse_fn)
+  return dataset.Dataset(name, tuple(label.names), spans_fn, read_fn, parse_fn)
 
 
 @contextlib.contextmanager
