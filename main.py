@@ -76,6 +76,8 @@ def parse_flags(argv):
     message = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
     # Of a traceback in the message, the last line says what is wrong.
     message = (message or type(e).__name__).splitlines()[-1].strip()
+    if re.fullmatch(r"'\w*'", message):  # A key that resembles no other.
+      message = f'unknown config key {message}; allowed: those of configs/default.py'
     sys.exit(f'error: {message.removeprefix("ValueError: ")}')
 
 

@@ -59,7 +59,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
       batches = experiment.train_batches(config, exp, examples_seen=examples_seen)
       device_batches = parallel.prefetch(batches)
       _log_overview(config, exp, state)
-    logging.info('compiling the step ...')
+    logging.info('compiling the step: a minute or more, unless it is in the cache ...')
 
     # A short run is told about too: at least ten times.
     log_steps = min(config.log_every_steps, max(1, exp.total_steps // 10))

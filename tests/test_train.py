@@ -407,6 +407,7 @@ def test_default_workdirs_are_told_apart():
   'arguments, message',
   [
     (['--config=configs/digits_advprop.py', '--config.attack.epsilom=1'], '"epsilon"'),
+    (['--config=configs/digits_advprop.py', '--config.optim.lr=1'], "config key 'lr'"),
     (['--config.attack.num_steps=many'], "for int() with base 10: 'many'"),
     (['--config=configs/no_such.py'], 'no_such.py'),
     (['--config=configs/digits_advprop.py:smok'], "'smok'; allowed: smoke"),

@@ -59,8 +59,12 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
       f"allowed: 'folder:<path>' or a tensorflow-datasets name"
     ) from e
   except (ValueError, TypeError) as e:  # A malformed name, an unknown configuration.
-    reason = ' '.join(str(e).split())[:600]
-    raise errors.UserError(f'cannot open data set {name!r}: {reason}') from e
+    # Of a malformed name, without ten lines of grammar.
+    reason = ' '.join(str(e).split())[:600].partition(' The builder name string')[0]
+    raise errors.UserError(
+      f'cannot open data set {name!r}: {reason.rstrip(".")}; allowed: '
+      "'folder:<path>' or a tensorflow-datasets name"
+    ) from e
 
 
 def _not_prepared(name: str, builder: tfds.core.DatasetBuilder) -> errors.UserError:
