@@ -262,9 +262,17 @@ def check_run(config, workdir):
   return lines
 
 
+@pytest.fixture
+def fast_compilation():
+  """Leaves out XLA's optimizations: two steps take longer to compile than to make."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('digits')])
-def test_digits_run_end_to_end(name, tmp_path, digits_dir):
+def test_digits_run_end_to_end(name, tmp_path, digits_dir, fast_compilation):
   config = shrink(get_config(name, 'smoke'))
   config.data.update(data_dir=str(digits_dir), eval_split='test[:12]')
   lines = check_run(config, tmp_path)
@@ -292,7 +300,7 @@ def programs():
 
 @pytest.mark.long
 @pytest.mark.parametrize('same', programs(), ids=lambda x: '-'.join(x[0]))
-def test_imagenet_runs_end_to_end(same, tmp_path, imagenet_dir):
+def test_imagenet_runs_end_to_end(same, tmp_path, imagenet_dir, fast_compilation):
   config = shrink(get_smoke(*same[0]))
   config.data.update(
     name='imagenet2012', data_dir=str(imagenet_dir), eval_split='validation[:12]'
