@@ -116,8 +116,7 @@ def _decode_gif(encoded):
 
   TensorFlow decodes all pictures of a file, each as large as it says it is: here what
   follows the first is cut off. No library does it, called from the graph: that needs
-  Python's lock, and who deletes a data set's iterator may hold it while waiting for the
-  end of what is computed.
+  Python's lock, and a process that ends meanwhile holds it and waits, mostly for ever.
   """
   is_gif = _starts_with(encoded, _GIF)
   with tf.control_dependencies([tf.Assert(is_gif, ['no JPEG, PNG or GIF'])]):
