@@ -37,7 +37,7 @@ from advprop_jax import augment, augment_ops, data, datasets, preprocess
 HEIGHT, WIDTH, QUALITY = 375, 500, 96
 NUM_IMAGES = 64
 BATCH_SIZE = 32
-# Of the stream that is timed: with few records, beginning anew would be half of it.
+# Of the stream that is timed: NUM_IMAGES alone would be a new window every other batch.
 NUM_RECORDS, SHUFFLE_BUFFER_SIZE = 64 * NUM_IMAGES, 16 * NUM_IMAGES
 # The published run: 1,281,167 images, 2,048 a step.
 TRAIN_IMAGES, NUM_SHARDS, TRAIN_BATCH = 1_281_167, 1024, 2048
