@@ -4,7 +4,7 @@ Variables that differ between branches live in two collections, each keyed by br
 the top level; everything in 'params' is shared.
 
   params       {conv, dense, squeeze-excite ...}             trained, shared
-  norm         {'clean': {scale, bias}, 'adv': {...}, ...}   trained, per branch
+  norms        {'clean': {scale, bias}, 'adv': {...}, ...}   trained, per branch
   batch_stats  {'clean': {mean, var},   'adv': {...}, ...}   running, per branch
 
 A branch is a name and there may be any number of them. CLEAN is the main one: it is
@@ -28,12 +28,12 @@ def fork(collection, branches):
   return {branch: jax.tree.map(jnp.copy, collection) for branch in branches}
 
 
-def variables(params, norm, batch_stats, branch: str):
+def variables(params, norms, batch_stats, branch: str):
   """Returns the variables that `model.apply` expects, for one branch."""
-  return {'params': params, 'norm': norm[branch], 'batch_stats': batch_stats[branch]}
+  return {'params': params, 'norm': norms[branch], 'batch_stats': batch_stats[branch]}
 
 
-def sum_gradients(loss_fn, params, norm, inputs):
+def sum_gradients(loss_fn, params, norms, inputs):
   """Returns the gradients of the sum of all branches' losses, accumulated over them.
 
   Branches of equal shapes and types share one loop, compiled once, and what one keeps
@@ -44,11 +44,11 @@ def sum_gradients(loss_fn, params, norm, inputs):
   Args:
     loss_fn: (params, one branch's norm, one branch's input) -> (loss, auxiliary).
     params: shared by all branches.
-    norm: {branch: scale and bias}.
+    norms: {branch: scale and bias}.
     inputs: {branch: pytree of arrays}.
 
   Returns:
-    ({'params': ..., 'norm': {branch: ...}}, {branch: auxiliary}).
+    ({'params': ..., 'norms': {branch: ...}}, {branch: auxiliary}).
   """
 
   def add(param_grads, x):
@@ -56,7 +56,7 @@ def sum_gradients(loss_fn, params, norm, inputs):
     (more, norm_grads), aux = grad(params, *x)
     return jax.tree.map(jnp.add, param_grads, more), (norm_grads, aux)
 
-  xs = [(norm[branch], inputs[branch]) for branch in inputs]
+  xs = [(norms[branch], inputs[branch]) for branch in inputs]
   param_grads = jax.tree.map(jnp.zeros_like, params)
   types = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), x) for x in xs]
   if len(xs) > 1 and all(type_ == types[0] for type_ in types):
@@ -71,4 +71,4 @@ def sum_gradients(loss_fn, params, norm, inputs):
   norm_grads, aux = (
     dict(zip(inputs, parts, strict=True)) for parts in zip(*outputs, strict=True)
   )
-  return {'params': param_grads, 'norm': norm_grads}, aux
+  return {'params': param_grads, 'norms': norm_grads}, aux

@@ -1,4 +1,9 @@
-"""The one exception that means: the input is at fault, not the program."""
+"""The one exception that means: the input is at fault, not the program.
+
+And other libraries' errors in one line, where they come from the user's input.
+"""
+
+import re
 
 
 class UserError(ValueError):
@@ -20,3 +25,35 @@ def check_choice(what: str, given: str, allowed) -> None:
   allowed = sorted(allowed)
   if given not in allowed:
     raise UserError(f'unknown {what} {given!r}; allowed: {", ".join(allowed)}')
+
+
+def describe_flag_error(e: BaseException) -> str:
+  """Returns in one line what is wrong with a command line.
+
+  Args:
+    e: from parsing it. ml_collections raises whatever the lookup of a misspelt key or
+      the execution of a config file raised.
+  """
+  while e.args and isinstance(e.args[0], Exception):
+    e = e.args[0]
+  message = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
+  # Of a traceback in the message, the last line says what is wrong.
+  message = (message or type(e).__name__).splitlines()[-1].strip()
+  if re.fullmatch(r"'\w*'", message):  # A key that resembles no other.
+    message = f'unknown config key {message}; allowed: those of configs/default.py'
+  return message.removeprefix('ValueError: ')
+
+
+def describe_device_error(e: Exception) -> str | None:
+  """Returns in one line that a device has too little memory; None for other errors.
+
+  Args:
+    e: a `jax.errors.JaxRuntimeError`.
+  """
+  message = str(e).strip().splitlines()[0].rstrip('.')
+  if 'RESOURCE_EXHAUSTED' not in message:
+    return None
+  return (
+    f'the device has too little memory: {message}; allowed: a smaller '
+    'data.batch_size, eval_batch_size or image_size, a smaller model, or more devices'
+  )

@@ -1,7 +1,7 @@
 """From a config to the objects it describes, built and checked before anything runs.
 
-This file, `check_config.py` and `train.py` are the last that see a config: below them,
-functions take named arguments. A config is anything with the keys of
+This file, `schema.py`, `train.py` and `evaluate.py` are the last that see a config:
+below them, functions take named arguments. A config is anything with the keys of
 `configs/default.py`.
 """
 
@@ -15,20 +15,19 @@ import optax
 from absl import logging
 
 from advprop_jax import (
-  attacks,
-  augment,
   branches,
-  check_config,
-  data,
-  datasets,
   errors,
-  evaluate,
   models,
   optim,
   parallel,
+  schema,
   train_state,
   train_step,
 )
+from advprop_jax.attacks import gradient
+from advprop_jax.evaluation import runner
+from advprop_jax.input import augment, batches, datasets
+from advprop_jax.workdir import logs
 
 
 class Experiment(NamedTuple):
@@ -42,9 +41,9 @@ class Experiment(NamedTuple):
   create_state: Any  # () -> TrainState before the first step
   abstract_state: Any  # Its shapes and types, to restore into
   train_step: Any  # (state, batch split over devices) -> (state, metrics)
-  evaluator: evaluate.Evaluator
-  augment_fn: Any  # (uint8 image, seed) -> uint8 image; None: none
+  evaluate: Any  # TrainState -> (metrics, runner.Pictures), on the eval split
   eval_batches: Any
+  augment_fn: Any  # (uint8 image, seed) -> uint8 image; None: none
   steps_per_epoch: float
   total_steps: int
 
@@ -57,7 +56,7 @@ def create_experiment(config) -> Experiment:
   """
   parallel.check_batch_size('data.batch_size', config.data.batch_size)
   parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
-  check_config.check_ranges(config)
+  schema.check_ranges(config)
 
   dataset = datasets.open_dataset(
     config.data.name, data_dir=config.data.data_dir or None
@@ -83,12 +82,12 @@ def create_experiment(config) -> Experiment:
     train_state.create_train_state,
     model,
     tx,
-    branch_names=tuple(dict.fromkeys(stream.norm for stream in streams)),
+    branch_names=tuple(dict.fromkeys(stream.branch for stream in streams)),
     image_size=config.data.image_size,
     seed=config.seed,
     keep_ema=config.optim.ema_decay > 0,
   )
-  # An impossible model or image size is told here.
+  # An impossible model or image size is reported here.
   abstract_state = jax.eval_shape(create_state)
   step = train_step.make_train_step(
     model,
@@ -97,12 +96,29 @@ def create_experiment(config) -> Experiment:
     label_smoothing=config.optim.label_smoothing,
     ema_decay=config.optim.ema_decay,
   )
-  eval_attack = attacks.make_pgd(
+  eval_attack = gradient.make_pgd(
     num_classes=num_classes,
     targeted=False,
     prob_start_from_clean=0.0,
     **config.eval.attack,
   )
+  evaluator = runner.Evaluator(model, eval_attack, seed=config.seed)
+  eval_batches = batches.eval_batches(
+    dataset,
+    split=config.data.eval_split,
+    batch_size=config.data.eval_batch_size,
+    **_image_settings(config),
+  )
+
+  def evaluate(state):
+    return evaluator(
+      **state.eval_variables,
+      batches=eval_batches,
+      prefix='val',
+      num_pictures=config.eval.num_pictures,
+      progress=logs.create_progress(len(eval_batches), every_secs=10.0),
+    )
+
   return Experiment(
     dataset=dataset,
     model=model,
@@ -112,14 +128,9 @@ def create_experiment(config) -> Experiment:
     create_state=create_state,
     abstract_state=abstract_state,
     train_step=parallel.data_parallel(step, split=(False, True), donate_state=True),
-    evaluator=evaluate.Evaluator(model, eval_attack, seed=config.seed),
+    evaluate=evaluate,
+    eval_batches=eval_batches,
     augment_fn=create_augment_fn(config),
-    eval_batches=data.eval_batches(
-      dataset,
-      split=config.data.eval_split,
-      batch_size=config.data.eval_batch_size,
-      **_image_settings(config),
-    ),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
@@ -142,18 +153,18 @@ def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
   c = config.optim
   errors.check_choice('optim.schedule', c.schedule, ['staircase', 'cosine'])
   errors.check_choice('optim.name', c.name, ['rmsprop', 'sgd'])
-  climb = {
+  warmup = {
     'peak': c.learning_rate * config.data.batch_size / 256,
     'warmup_steps': int(c.warmup_epochs * steps_per_epoch),
   }
   if c.schedule == 'staircase':
     schedule = optim.warmup_staircase(
-      **climb,
+      **warmup,
       decay_steps=c.decay_epochs * steps_per_epoch,
       decay_rate=c.decay_rate,
     )
   else:
-    schedule = optim.warmup_cosine(**climb, total_steps=total_steps)
+    schedule = optim.warmup_cosine(**warmup, total_steps=total_steps)
   shared = {'momentum': c.momentum, 'weight_decay': c.weight_decay}
   if c.name == 'rmsprop':
     tx = optim.rmsprop(
@@ -184,8 +195,8 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
         f'a stream has the keys {sorted(map(str, stream))}; allowed: exactly '
         f'{sorted(expected)}, as in configs/default.py'
       )
-    errors.check_choice('source of a stream', stream['source'], ['image'])
-    errors.check_choice('label of a stream', stream['label'], ['label'])
+    errors.check_choice('image_key of a stream', stream['image_key'], ['image'])
+    errors.check_choice('label_key of a stream', stream['label_key'], ['label'])
     if not isinstance(stream['weight'], float) or not math.isfinite(stream['weight']):
       raise errors.UserError(
         f'weight of a stream is {stream["weight"]!r}; allowed: a finite float'
@@ -197,7 +208,7 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
   names = [stream.name for stream in streams]
   if len(set(names)) < len(names):
     raise errors.UserError(f'streams are named {names}; allowed: every name once')
-  norms = {stream.norm for stream in streams}
+  norms = {stream.branch for stream in streams}
   if branches.CLEAN not in norms:
     raise errors.UserError(
       f'the streams train the norms {sorted(norms)}; allowed: any that include '
@@ -216,12 +227,12 @@ def _create_attack(config, overrides: dict | None, num_classes: int):
   settings |= overrides
   statistics = settings.pop('statistics')
   errors.check_choice('attack.statistics', statistics, ['running', 'batch'])
-  return attacks.make_pgd(num_classes=num_classes, **settings), statistics
+  return gradient.make_pgd(num_classes=num_classes, **settings), statistics
 
 
-def train_batches(config, experiment: Experiment, *, examples_seen: int):
+def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
   """Returns the endless stream of training batches after `examples_seen` examples."""
-  return data.train_batches(
+  return batches.train_batches(
     experiment.dataset,
     split=config.data.train_split,
     batch_size=config.data.batch_size,
@@ -230,7 +241,7 @@ def train_batches(config, experiment: Experiment, *, examples_seen: int):
     crop_area=config.data.crop_area,
     flip=config.data.flip,
     augment_fn=experiment.augment_fn,
-    shuffle_buffer_size=config.data.shuffle_buffer_size,
+    shuffle_window=config.data.shuffle_window,
     **_image_settings(config),
   )
 

@@ -1,6 +1,6 @@
 """Schedules, optimizers and the moving average of weights, as optax transformations.
 
-What is trained is one pytree: {'params': ..., 'norm': {branch: {scale, bias}}}.
+What is trained is one pytree: {'params': ..., 'norms': {branch: {scale, bias}}}.
 """
 
 import jax
@@ -11,14 +11,14 @@ import optax
 def warmup_staircase(
   *, peak: float, warmup_steps: int, decay_steps: float, decay_rate: float
 ) -> optax.Schedule:
-  """Returns a linear climb from 0 to `peak` and steps down by `decay_rate`.
+  """Returns a linear warm-up from 0 to `peak` and steps down by `decay_rate`.
 
   The steps down are counted from step 0, not from the end of the warm-up: that ends
   below `peak` if it is longer than `decay_steps`.
 
   Args:
-    peak: of the climb.
-    warmup_steps: length of the climb; 0: none.
+    peak: value at the end of the warm-up.
+    warmup_steps: length of the warm-up; 0: none.
     decay_steps: length of one stair, need not be whole.
     decay_rate: factor between two stairs.
 
@@ -28,8 +28,8 @@ def warmup_staircase(
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
     decayed = peak * decay_rate ** jnp.floor(step / decay_steps)
-    climbed = peak * step / max(1, warmup_steps)
-    return jnp.where(step < warmup_steps, climbed, decayed)
+    warming = peak * step / max(1, warmup_steps)
+    return jnp.where(step < warmup_steps, warming, decayed)
 
   return schedule
 
@@ -37,7 +37,7 @@ def warmup_staircase(
 def warmup_cosine(
   *, peak: float, warmup_steps: int, total_steps: int
 ) -> optax.Schedule:
-  """Returns a linear climb from 0 to `peak`, then half a cosine down to 0.
+  """Returns a linear warm-up from 0 to `peak`, then half a cosine down to 0.
 
   Source: Goyal et al. 2017 (warm-up), Loshchilov & Hutter 2017 (cosine).
   """
@@ -99,7 +99,7 @@ def _coupled_weight_decay(weight_decay: float) -> optax.GradientTransformation:
   else. Source: the official code adds wd * tf.nn.l2_loss of all trained variables but
   those of batch norms.
   """
-  mask = {'params': True, 'norm': False}
+  mask = {'params': True, 'norms': False}
   return optax.add_decayed_weights(weight_decay, mask=mask)
 
 

@@ -7,6 +7,8 @@ array per leaf, without a leading device axis.
 """
 
 import collections
+import os
+import sys
 
 import jax
 import numpy as np
@@ -153,6 +155,11 @@ def sum_over_hosts(x: int) -> int:
   return int(multihost_utils.process_allgather(np.asarray(x)).sum())
 
 
+def mean(tree):
+  """Returns the means of all arrays over the devices; inside of a step."""
+  return jax.lax.pmean(tree, AXIS)
+
+
 def device_rng(rng: jax.Array, step) -> jax.Array:
   """Returns a key that differs between devices and between steps."""
   step_rng = jax.random.fold_in(rng, step)
@@ -193,3 +200,28 @@ def device_groups(num_devices: int) -> tuple[tuple[int, ...], ...] | None:
   return tuple(
     tuple(range(first, first + size)) for first in range(0, num_devices, size)
   )
+
+
+def join_hosts():
+  """Makes this process one of several hosts, as their environment describes it.
+
+  Raises:
+    UserError: there is no such environment, or another host does not answer.
+  """
+  try:
+    jax.distributed.initialize()
+  except (ValueError, RuntimeError) as e:
+    reason = str(e).splitlines()[0].rstrip('.')
+    raise errors.UserError(
+      f'--multi_host cannot join other hosts ({reason}); allowed: on a TPU pod, under '
+      'Slurm or Open MPI'
+    ) from e
+
+
+def exit_with(message: str):
+  """Ends the process with status 1 and the message; no host waits for it."""
+  if jax.process_count() > 1:
+    # An ordinary exit waits for the other hosts, which wait for this one's batches.
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+  sys.exit(message)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import branches
+from advprop_jax import branches, optim
 from advprop_jax.models import initializers
 
 
@@ -17,7 +17,7 @@ class TrainState:
 
   step: jax.Array  # int32 []: updates done.
   params: Any  # Shared by all branches.
-  norm: dict[str, Any]  # {branch: scale and bias}
+  norms: dict[str, Any]  # {branch: scale and bias}
   batch_stats: dict[str, Any]  # {branch: running mean and var}
   opt_state: optax.OptState
   ema: dict[str, Any] | None  # Averages of the three above; None: not kept.
@@ -25,12 +25,33 @@ class TrainState:
 
   @property
   def eval_variables(self) -> dict[str, Any]:
-    """Params, norm and batch_stats to evaluate: the averages, where they are kept."""
+    """Params, norms and batch_stats to evaluate: the averages, where they are kept."""
     return self.ema or {
       'params': self.params,
-      'norm': self.norm,
+      'norms': self.norms,
       'batch_stats': self.batch_stats,
     }
+
+  def variables(self, branch: str) -> dict[str, Any]:
+    """Returns what `model.apply` expects, for one branch."""
+    return branches.variables(self.params, self.norms, self.batch_stats, branch)
+
+  def update(self, tx, grads, batch_stats, *, ema_decay: float) -> 'TrainState':
+    """Returns the state after one update.
+
+    Args:
+      tx: optimizer of {'params': ..., 'norms': {branch: ...}}.
+      grads: like what `tx` updates.
+      batch_stats: {branch: new running statistics}.
+      ema_decay: see `optim.ema_update`.
+    """
+    trained = {'params': self.params, 'norms': self.norms}
+    updates, opt_state = tx.update(grads, self.opt_state, trained)
+    new = {**optax.apply_updates(trained, updates), 'batch_stats': batch_stats}
+    step, ema = self.step + 1, self.ema
+    if ema is not None:
+      ema = optim.ema_update(ema, new, step=step, decay=ema_decay)
+    return self.replace(step=step, opt_state=opt_state, ema=ema, **new)
 
 
 def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
@@ -38,7 +59,7 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
 
   Args:
     model: maps float32 [B, image_size, image_size, 3] to logits.
-    tx: optimizer of {'params': ..., 'norm': {branch: ...}}.
+    tx: optimizer of {'params': ..., 'norms': {branch: ...}}.
     branch_names: the branches of norms, in any order, each once.
     image_size: side of the square images, in pixels.
     seed: of the initial weights and of the run's random numbers, int.
@@ -56,7 +77,7 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
     variables = model.init(initializers.host_key(init_rng), image, train=False)
     trained = {
       'params': variables['params'],
-      'norm': branches.fork(variables['norm'], branch_names),
+      'norms': branches.fork(variables['norm'], branch_names),
     }
     batch_stats = branches.fork(variables['batch_stats'], branch_names)
     ema = None

@@ -11,24 +11,26 @@ A training method is a list of streams, and the step is the same for all of them
 Source: Xie et al. 2020 (AdvProp), algorithm 1.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import attacks, branches, losses, optim, parallel, pixels, train_state
+from advprop_jax import branches, losses, parallel, pixels, train_state
+from advprop_jax.attacks import gradient
 
 
 class Stream(NamedTuple):
   """One kind of image to learn from."""
 
   name: str  # In the names of metrics.
-  source: str  # The batch's key that holds the images, ...
-  label: str  # ... and that of their labels; streams may differ in number.
-  attack: attacks.Attack | None  # What is done to the images first, ...
+  image_key: str  # The batch's key that holds the images, ...
+  label_key: str  # ... and that of their labels; streams may differ in number.
+  attack: gradient.Attack | None  # What is done to the images first, ...
   attack_statistics: str  # ... through 'running' or 'batch' statistics of ...
-  norm: str  # ... the branch that they are attacked and trained through.
+  branch: str  # ... the branch that they are attacked and trained through.
   weight: float  # Of their mean loss in the sum.
 
 
@@ -47,34 +49,32 @@ def make_train_step(
 
   Args:
     model: maps images to logits, float32 [B, K]; see `models.create_model`.
-    tx: optimizer of {'params': ..., 'norm': {branch: ...}}.
+    tx: optimizer of {'params': ..., 'norms': {branch: ...}}.
     streams: what is trained on; every norm of the state has one or more.
     label_smoothing: see `losses.cross_entropy`; the attacks' own losses have none.
     ema_decay: see `optim.ema_update`.
   """
-
-  groups = {x.norm: [y for y in streams if y.norm == x.norm] for x in streams}
+  groups = {x.branch: [y for y in streams if y.branch == x.branch] for x in streams}
 
   def step(state: train_state.TrainState, batch):
-    rng = parallel.device_rng(state.rng, state.step)
-    attack_rng, dropout_rng = jax.random.split(rng)
+    step_rng = parallel.device_rng(state.rng, state.step)
+    attack_rng, dropout_rng = jax.random.split(step_rng)
 
     # 1. Attack, each stream through its own norm, and leave that norm as it is.
     def logits_fn(stream):
-      variables = branches.variables(
-        state.params, state.norm, state.batch_stats, stream.norm
-      )
-      running = stream.attack_statistics == 'running'
-      return lambda image: model.apply(
-        variables, image, train=False, use_running_average=running
+      return functools.partial(
+        model.apply,
+        state.variables(stream.branch),
+        train=False,
+        use_running_average=stream.attack_statistics == 'running',
       )
 
     images = {}
     for i, stream in enumerate(streams):
-      image = pixels.to_unit(batch[stream.source])
-      rng = jax.random.fold_in(attack_rng, i)
+      image, label = pixels.to_unit(batch[stream.image_key]), batch[stream.label_key]
       if stream.attack is not None:
-        image = stream.attack(logits_fn(stream), image, batch[stream.label], rng)
+        rng = jax.random.fold_in(attack_rng, i)
+        image = stream.attack(logits_fn(stream), image, label, rng)
       images[stream.name] = image
 
     # 2. The joint loss's gradient, norm by norm: each sees its own streams only, as one
@@ -95,15 +95,14 @@ def make_train_step(
     inputs = {
       branch: {
         'images': [images[stream.name] for stream in group],
-        'labels': [batch[stream.label] for stream in group],
+        'labels': [batch[stream.label_key] for stream in group],
         'weights': [jnp.float32(stream.weight) for stream in group],
         'batch_stats': state.batch_stats[branch],
         'rng': jax.random.fold_in(dropout_rng, i),
       }
       for i, (branch, group) in enumerate(groups.items())
     }
-    trained = {'params': state.params, 'norm': state.norm}
-    grads, aux = branches.sum_gradients(loss_fn, **trained, inputs=inputs)
+    grads, aux = branches.sum_gradients(loss_fn, state.params, state.norms, inputs)
     batch_stats = {branch: aux[branch][0] for branch in groups}
     metrics = {
       f'{stream.name}_{name}': value
@@ -112,19 +111,10 @@ def make_train_step(
       for name, value in values.items()
     }
     metrics['loss'] = sum(s.weight * metrics[f'{s.name}_loss'] for s in streams)
-    # The gradients' mean, not the loss's: under pmap a collective inside `loss_fn`
-    # would be differentiated as well.
-    grads, batch_stats, metrics = jax.lax.pmean(
-      (grads, batch_stats, metrics), parallel.AXIS
-    )
+    # Not inside `loss_fn`: under pmap a collective there would be differentiated, too.
+    grads, batch_stats, metrics = parallel.mean((grads, batch_stats, metrics))
 
     # 3. Update the shared weights and all norms together.
-    updates, opt_state = tx.update(grads, state.opt_state, trained)
-    new = {**optax.apply_updates(trained, updates), 'batch_stats': batch_stats}
-    ema = state.ema
-    if ema is not None:
-      ema = optim.ema_update(ema, new, step=state.step + 1, decay=ema_decay)
-    state = state.replace(step=state.step + 1, opt_state=opt_state, ema=ema, **new)
-    return state, metrics
+    return state.update(tx, grads, batch_stats, ema_decay=ema_decay), metrics
 
   return step

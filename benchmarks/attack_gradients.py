@@ -20,7 +20,9 @@ import jax.numpy as jnp
 from absl import app, logging
 
 import main
-from advprop_jax import attacks, branches, checkpoint, errors, experiment, losses
+from advprop_jax import branches, errors, experiment, losses
+from advprop_jax.attacks import gradient
+from advprop_jax.workdir import checkpoint, directory
 
 
 def compare(model, variables, image, label, attack: dict) -> dict:
@@ -46,7 +48,7 @@ def compare(model, variables, image, label, attack: dict) -> dict:
 
     loss_fns = [loss_of(dtype) for dtype in (jnp.float32, jnp.bfloat16)]
     grads = [jax.grad(lambda x, f=f: f(x).sum())(image) for f in loss_fns]
-    attacked = [attacks.pgd_linf(f, image, image, **attack) for f in loss_fns]
+    attacked = [gradient.pgd_linf(f, image, image, **attack) for f in loss_fns]
     top1 = [
       (model.clone(dtype=jnp.float32).apply(variables, x, train=False).argmax(-1))
       == label
@@ -70,7 +72,7 @@ def compare_branches(argv):
   """Prints one line for each branch of the newest checkpoint of --workdir."""
   logging.set_verbosity(logging.ERROR)
   config = main.FLAGS.config
-  workdir = main.FLAGS.workdir or main.default_workdir(
+  workdir = main.FLAGS.workdir or directory.default_workdir(
     main.FLAGS['config'].config_filename
   )
   exp = experiment.create_experiment(config)
@@ -81,7 +83,7 @@ def compare_branches(argv):
     state, _, _ = checkpointer.restore(steps[-1], exp.abstract_state)
   batch = next(iter(exp.eval_batches))
   image, label = (batch[key][batch['mask']] for key in ('image', 'label'))
-  for branch in state.norm:
+  for branch in state.norms:
     variables = branches.variables(**state.eval_variables, branch=branch)
     result = compare(exp.model, variables, image, label, dict(config.eval.attack))
     print(json.dumps({'step': steps[-1], 'branch': branch, **result}))

@@ -31,7 +31,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
-from advprop_jax import augment, augment_ops, data, datasets, preprocess
+from advprop_jax.input import augment, augment_ops, batches, datasets, preprocess
 
 # ImageNet's usual shape; with this quality and noise 97 KB a file on average.
 HEIGHT, WIDTH, QUALITY = 375, 500, 96
@@ -97,7 +97,7 @@ def measure_pipeline(args):
   use_one_core()
   jpegs = create_jpegs(NUM_IMAGES)
   print(f'{np.mean([len(x) for x in jpegs]):.0f} bytes an image', file=sys.stderr)
-  data.NUM_PARALLEL_EXAMPLES = 1
+  batches.NUM_PARALLEL_EXAMPLES = 1
   for size in args.sizes:
     best = dict.fromkeys(['floor', *AUGMENTATIONS], 0.0)
     for repeat in range(args.repeats):
@@ -117,13 +117,13 @@ def create_stream(name: str, jpegs: list[bytes], size: int):
   """Returns an iterator of batches; it computes ahead, so there should be only one."""
   if name == 'floor':
     return floor(jpegs, size)
-  return data.train_batches(
+  return batches.train_batches(
     in_memory(jpegs),
     split='train',
     batch_size=BATCH_SIZE,
     image_size=size,
     seed=0,
-    shuffle_buffer_size=SHUFFLE_BUFFER_SIZE,
+    shuffle_window=SHUFFLE_BUFFER_SIZE,
     crop_padding=32,
     augment_fn=AUGMENTATIONS[name],
   )
@@ -131,7 +131,7 @@ def create_stream(name: str, jpegs: list[bytes], size: int):
 
 def measure_stream(stream, num_batches: int) -> float:
   """Returns images per second, once what was computed ahead has been used up."""
-  for _ in range(data.PREFETCHED_BATCHES + 2):
+  for _ in range(batches.PREFETCHED_BATCHES + 2):
     next(stream)
   start = time.perf_counter()
   for _ in range(num_batches):
@@ -182,22 +182,22 @@ def measure_resume(args):
     for step in (0, args.step):
       start = time.perf_counter()
       dataset = datasets.open_dataset('imagenet2012', data_dir=data_dir)
-      batches = data.train_batches(
+      stream = batches.train_batches(
         dataset,
         split='train',
         batch_size=TRAIN_BATCH,
         image_size=224,
         seed=0,
-        shuffle_buffer_size=16384,
+        shuffle_window=16384,
         crop_padding=32,
         augment_fn=augment.autoaugment,
         start_example=step * TRAIN_BATCH,
       )
-      next(batches)
+      next(stream)
       secs = time.perf_counter() - start
       line = {'measure': 'resume', 'step': step, 'secs_to_first_batch': secs}
       print(json.dumps({**line, 'batch_size': TRAIN_BATCH}), flush=True)
-      del batches
+      del stream
 
 
 def write_imagenet(data_dir: str):

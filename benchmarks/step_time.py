@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from advprop_jax import attacks, branches, errors, losses, models, parallel
-from benchmarks import arithmetic, training
+from advprop_jax import branches, errors, losses, models, parallel
+from advprop_jax.attacks import gradient
+from advprop_jax.models import arithmetic
+from benchmarks import training
 
 # Our methods, and what the peer calls the same computation.
 PEER_KEYS = {
@@ -61,7 +63,7 @@ def create_step(args, model):
 
   def measured(state, batch):
     variables = branches.variables(
-      state.params, state.norm, state.batch_stats, branches.CLEAN
+      state.params, state.norms, state.batch_stats, branches.CLEAN
     )
     function = jax.grad(loss) if args.method == 'image_grad' else loss
     # Outputs come back stacked over the devices.
@@ -107,7 +109,7 @@ def compiled_flops(args, model, compiled) -> float:
       logits = model.apply(variables, image, train=False)
       return losses.cross_entropy(logits, label)
 
-    return attacks.pgd_linf(
+    return gradient.pgd_linf(
       loss,
       image,
       image,

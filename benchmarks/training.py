@@ -4,7 +4,8 @@ import argparse
 import functools
 import sys
 
-from advprop_jax import attacks, models, optim, train_state, train_step
+from advprop_jax import models, optim, train_state, train_step
+from advprop_jax.attacks import gradient
 
 NUM_CLASSES = 1000
 EPSILON = 4 / 255
@@ -13,7 +14,7 @@ EPSILON = 4 / 255
 def create_streams(method: str, pgd_steps: int):
   """Returns the streams of a training method."""
   clean = train_step.Stream('clean', 'image', 'label', None, 'running', 'clean', 1.0)
-  attack = attacks.make_pgd(
+  attack = gradient.make_pgd(
     num_classes=NUM_CLASSES,
     epsilon=EPSILON,
     step_size=max(1 / 255, EPSILON / pgd_steps),
@@ -21,7 +22,7 @@ def create_streams(method: str, pgd_steps: int):
     targeted=True,
     prob_start_from_clean=0.2,
   )
-  adv = clean._replace(name='adv', attack=attack, norm='adv')
+  adv = clean._replace(name='adv', attack=attack, branch='adv')
   return {'vanilla': (clean,), 'advprop': (clean, adv)}[method]
 
 
@@ -43,7 +44,7 @@ def create_training(model, streams, *, image_size: int):
     train_state.create_train_state,
     model,
     tx,
-    branch_names=tuple(dict.fromkeys(stream.norm for stream in streams)),
+    branch_names=tuple(dict.fromkeys(stream.branch for stream in streams)),
     image_size=image_size,
     seed=0,
     keep_ema=True,

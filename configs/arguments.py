@@ -29,7 +29,7 @@ def smoke(config):
     image_size=32,
     batch_size=64,
     eval_batch_size=120,
-    shuffle_buffer_size=2048,
+    shuffle_window=2048,
     crop_padding=0,  # A padding of 32 would leave 4 of a digit's 8 pixels.
   )
   # Statistics and averages that have settled after twenty steps.

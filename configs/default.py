@@ -8,20 +8,25 @@ import ml_collections
 
 # What is trained on, as data: every stream is a source of images, what is done to them,
 # the branch of batch norms they go through, and the weight of their loss.
-#   source  the batch's key of the images: 'image'
-#   label   the batch's key of their labels: 'label'
-#   attack  None, or {}: the values of `config.attack`, through `norm`; what stands in
+#   image_key  the batch's key of the images: 'image'
+#   label_key  the batch's key of their labels: 'label'
+#   attack  None, or {}: the values of `config.attack`, through `branch`; what stands in
 #           the braces replaces them: {'epsilon': 2 / 255, 'num_steps': 3}
-#   norm    name of a branch; 'clean' is the one that is evaluated and released
+#   branch  name of a branch; 'clean' is the one that is evaluated and released
 #   weight  of the stream's mean loss in the sum
 CLEAN = dict(
-  name='clean', source='image', label='label', attack=None, norm='clean', weight=1.0
+  name='clean',
+  image_key='image',
+  label_key='label',
+  attack=None,
+  branch='clean',
+  weight=1.0,
 )
-ADV = dict(CLEAN, name='adv', attack={}, norm='adv')
+ADV = dict(CLEAN, name='adv', attack={}, branch='adv')
 
 VANILLA = (CLEAN,)
 ADVPROP = (CLEAN, ADV)  # Source: AdvProp, algorithm 1: the losses are summed, 1 : 1.
-ADVERSARIAL_TRAINING = (CLEAN, dict(ADV, norm='clean'))  # Source: AdvProp, fig. 5.
+ADVERSARIAL_TRAINING = (CLEAN, dict(ADV, branch='clean'))  # Source: AdvProp, fig. 5.
 
 
 def get_config():
@@ -40,7 +45,7 @@ def get_config():
   data.image_size = 224  # Pixels, square.
   data.batch_size = 2048
   data.eval_batch_size = 1024
-  data.shuffle_buffer_size = 16384  # Undecoded examples per host.
+  data.shuffle_window = 16384  # Undecoded examples per host.
   # Share of the image's area that a random crop covers; the official recipe's.
   data.crop_area = (0.08, 1.0)
   data.flip = True  # Mirror half of the training images.

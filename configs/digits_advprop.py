@@ -22,7 +22,7 @@ def get_config(argument=None):
     image_size=32,
     batch_size=64,
     eval_batch_size=360,
-    shuffle_buffer_size=2048,
+    shuffle_window=2048,
     # A mirrored or strongly cropped digit may be another digit.
     crop_area=(0.8, 1.0),
     flip=False,

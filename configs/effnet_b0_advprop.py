@@ -16,7 +16,7 @@ state at the time of the paper); the others, AdvProp, experiments on distorted s
 
 Attack: epsilon 1 of 255, 1 step of 1; 1 is the best of 1, 2, 3 and 4 on B0. Run: 448
 million images (350 epochs) of 224 px in 218,949 steps of 2,048; 2.9e18 operations, 2.7
-times those of the control (counted by benchmarks/arithmetic.py).
+times those of the control (counted by advprop_jax/models/arithmetic.py).
 """
 
 from configs import arguments, default

@@ -18,7 +18,7 @@ state at the time of the paper); the others, AdvProp, experiments on distorted s
 
 Attack: epsilon 2 of 255, 3 steps of 1; 2 and 3 are the best of 1, 2, 3 and 4 on B3, and
 2 costs less. Run: 448 million images (350 epochs) of 300 px in 218,949 steps of 2,048;
-2.1e19 operations, 4.0 times those of the control (counted by benchmarks/arithmetic.py).
+2.1e19 operations, 4.0 times those of the control (counted by models/arithmetic.py).
 """
 
 from configs import arguments, default

@@ -20,7 +20,7 @@ state at the time of the paper); the others, AdvProp, experiments on distorted s
 Attack: epsilon 4 of 255, 5 steps of 1; 3 and 4 are the best of 1, 2, 3 and 4 on B4, and
 it takes 4, as the larger networks do. Run: 448 million images (350 epochs) of 380 px in
 218,949 steps of 2,048; 6.5e19 operations, 5.3 times those of the control (counted by
-benchmarks/arithmetic.py).
+advprop_jax/models/arithmetic.py).
 """
 
 from configs import arguments, default

@@ -17,7 +17,7 @@ state at the time of the paper); the others, AdvProp, experiments on distorted s
 Attack: epsilon 4 of 255, 5 steps of 1; 1, 2, 3 and 4 are equal on B5, and it takes 4,
 as B4 and B6 do. Run: 448 million images (350 epochs) of 456 px in 218,949 steps of
 2,048; 1.5e20 operations, 5.3 times those of the control (counted by
-benchmarks/arithmetic.py).
+advprop_jax/models/arithmetic.py).
 """
 
 from configs import arguments, default

@@ -16,7 +16,7 @@ state at the time of the paper); the others, AdvProp, experiments on distorted s
 
 Attack: epsilon 4 of 255, 5 steps of 1; 4 is the best of 1, 2, 3 and 4 on B7. Run: 448
 million images (350 epochs) of 600 px in 218,949 steps of 2,048; 5.6e20 operations, 5.3
-times those of the control (counted by benchmarks/arithmetic.py).
+times those of the control (counted by advprop_jax/models/arithmetic.py).
 """
 
 from configs import arguments, default

@@ -13,7 +13,7 @@ Source: tensorflow/tpu, README of models/official/efficientnet; in brackets AdvP
 
 Attack: epsilon 4 of 255, 5 steps of 1; no strength is published for B8, and it takes 4,
 as B7 does. Run: 448 million images (350 epochs) of 672 px in 218,949 steps of 2,048;
-9.2e20 operations, 5.3 times those of the control (counted by benchmarks/arithmetic.py).
+9.2e20 operations, 5.3 times those of the control (counted by models/arithmetic.py).
 """
 
 from configs import arguments, default

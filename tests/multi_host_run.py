@@ -35,7 +35,7 @@ for i in range(3):
   part = len(batch['label']) // num_hosts
   batch = {k: x[index * part : (index + 1) * part] for k, x in batch.items()}
   state, _ = step(state, parallel.shard(batch))
-leaves = jax.tree.leaves((state.params, state.norm, state.batch_stats))
+leaves = jax.tree.leaves((state.params, state.norms, state.batch_stats))
 np.savez(f'{workdir}_step_{index}.npz', *leaves)
 
 

@@ -11,8 +11,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 
-from advprop_jax import augment_ops, data, errors, models
-from benchmarks import arithmetic, attack_gradients, input_pipeline, step_time
+from advprop_jax import errors, models
+from advprop_jax.input import augment_ops, batches
+from advprop_jax.models import arithmetic
+from benchmarks import attack_gradients, input_pipeline, step_time
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -153,7 +155,7 @@ def measure(monkeypatch, capsys):
   monkeypatch.setattr(input_pipeline, 'use_one_core', lambda: None)
   monkeypatch.setattr(input_pipeline, 'BATCH_SIZE', 2)
   monkeypatch.setattr(input_pipeline, 'NUM_IMAGES', 4)
-  monkeypatch.setattr(data, 'NUM_PARALLEL_EXAMPLES', data.NUM_PARALLEL_EXAMPLES)
+  monkeypatch.setattr(batches, 'NUM_PARALLEL_EXAMPLES', batches.NUM_PARALLEL_EXAMPLES)
 
   def call(name, **kwargs):
     args = argparse.Namespace(sizes=[32], batches=1, repeats=1, **kwargs)
@@ -183,13 +185,13 @@ def test_resuming_is_timed_on_a_data_set_of_imagenets_size(measure, monkeypatch)
   monkeypatch.setattr(input_pipeline, 'NUM_SHARDS', 10)
   monkeypatch.setattr(input_pipeline, 'TRAIN_BATCH', 2)
   sizes = []
-  train_batches = data.train_batches
+  train_batches = batches.train_batches
 
   def spy(dataset, **kwargs):
     sizes.append((dataset.num_examples('train'), kwargs['start_example']))
     return train_batches(dataset, **kwargs)
 
-  monkeypatch.setattr(data, 'train_batches', spy)
+  monkeypatch.setattr(batches, 'train_batches', spy)
   lines = measure('resume', step=7777)
   assert [x['step'] for x in lines] == [0, 7777]
   assert sizes == [(1001, 0), (1001, 2 * 7777)]

@@ -26,27 +26,27 @@ def arguments(sizes):
 
   names = ('clean', 'adv', 'strong')[: len(sizes)]
   params = {'kernels': [0.3 * draw(CHANNELS, CHANNELS) for _ in range(LAYERS)]}
-  norm = {name: {'scale': draw(CHANNELS)} for name in names}
+  norms = {name: {'scale': draw(CHANNELS)} for name in names}
   inputs = {
     name: {'image': draw(size, CHANNELS), 'weight': jnp.float32(1 + i)}
     for i, (name, size) in enumerate(zip(names, sizes, strict=True))
   }
-  return params, norm, inputs
+  return params, norms, inputs
 
 
-def of_the_sum(params, norm, inputs):
+def of_the_sum(params, norms, inputs):
   def joint(trained):
     losses = {
-      name: loss_fn(trained['params'], trained['norm'][name], x)
+      name: loss_fn(trained['params'], trained['norms'][name], x)
       for name, x in inputs.items()
     }
     return sum(x[0] for x in losses.values()), {k: v[1] for k, v in losses.items()}
 
-  return jax.grad(joint, has_aux=True)({'params': params, 'norm': norm})
+  return jax.grad(joint, has_aux=True)({'params': params, 'norms': norms})
 
 
-def one_by_one(params, norm, inputs):
-  return branches.sum_gradients(loss_fn, params, norm, inputs)
+def one_by_one(params, norms, inputs):
+  return branches.sum_gradients(loss_fn, params, norms, inputs)
 
 
 @pytest.mark.parametrize('sizes', [(5,), (5, 5), (4, 4, 4), (5, 3), (4, 4, 2)])
@@ -63,15 +63,15 @@ def test_gradients_are_those_of_the_sum(sizes):
 
 
 def test_branches_may_differ_in_type():
-  params, norm, inputs = arguments((5, 5))
+  params, norms, inputs = arguments((5, 5))
   inputs['adv'] = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs['adv'])
 
   def in_float32(params, norm, x):
     return loss_fn(params, norm, jax.tree.map(lambda y: y.astype(jnp.float32), x))
 
-  actual, _ = branches.sum_gradients(in_float32, params, norm, inputs)
+  actual, _ = branches.sum_gradients(in_float32, params, norms, inputs)
   rounded = jax.tree.map(lambda x: x.astype(jnp.float32), inputs)
-  expected, _ = of_the_sum(params, norm, rounded)
+  expected, _ = of_the_sum(params, norms, rounded)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
     actual,

@@ -117,13 +117,13 @@ def test_the_recipe_is_the_official_one():
   np.testing.assert_allclose(schedule(3127), 0.12044, rtol=1e-4)
   np.testing.assert_allclose(schedule(218948), 0.00155, rtol=3e-3)
   # One step of it: gradient 2, weight 3, decay 1e-5, the mean square starts at 1.
-  weights = {'params': np.float32(3), 'norm': np.float32(3)}
+  weights = {'params': np.float32(3), 'norms': np.float32(3)}
   state = tx.init(weights)
-  grads = {'params': np.float32(2), 'norm': np.float32(2)}
+  grads = {'params': np.float32(2), 'norms': np.float32(2)}
   _, state = tx.update(grads, state, weights)  # The first step's rate is 0.
   updates, _ = tx.update(grads, state, weights)
   rate = 0.128 / 3127
-  for key, g in {'params': 2 + 3e-5, 'norm': 2}.items():
+  for key, g in {'params': 2 + 3e-5, 'norms': 2}.items():
     mean_square = 0.9 * (0.9 + 0.1 * g**2) + 0.1 * g**2
     expected = -rate * g / np.sqrt(mean_square + 1e-3)
     np.testing.assert_allclose(updates[key], expected, rtol=1e-6)
@@ -193,7 +193,7 @@ def test_every_size_can_be_built_as_it_is(name, imagenet_dir):
   width = {'b0': 1280, 'b1': 1280, 'b2': 1408, 'b3': 1536, 'b4': 1792, 'b5': 2048}
   width |= {'b6': 2304, 'b7': 2560, 'b8': 2816}
   assert kernel.shape == (width[name.split('_')[1]], 1000)
-  assert set(exp.abstract_state.norm) == {'clean', 'adv'}
+  assert set(exp.abstract_state.norms) == {'clean', 'adv'}
 
 
 @pytest.mark.parametrize('size, magnitude', [('b5', 17), ('b7', 28), ('b8', 28)])
@@ -247,9 +247,9 @@ def shrink(config):
 def check_run(config, workdir):
   """Trains, and looks at what a run leaves behind."""
   values = train.train_and_evaluate(config, str(workdir))
-  for norm in {stream['norm'] for stream in config.streams}:
-    assert 0 <= values[f'val/{norm}_pgd_top1'] <= 1
-    assert np.isfinite(values[f'val/{norm}_loss'])
+  for branch in {stream['branch'] for stream in config.streams}:
+    assert 0 <= values[f'val/{branch}_pgd_top1'] <= 1
+    assert np.isfinite(values[f'val/{branch}_loss'])
   assert values['val/num_examples'] == 12
   text = (workdir / 'results.jsonl').read_text()
   lines = [json.loads(line) for line in text.splitlines()]

@@ -31,7 +31,7 @@ def test_schedule_is_finite_for_short_runs(warmup_steps, total_steps):
 
 
 def test_sgd_equals_keras_with_the_decay_in_the_loss_and_none_on_norms():
-  weights = {'params': {'w': jnp.array([1.0, -2.0])}, 'norm': {'s': jnp.array([3.0])}}
+  weights = {'params': {'w': jnp.array([1.0, -2.0])}, 'norms': {'s': jnp.array([3.0])}}
   tx = optim.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=0.05)
   opt_state = tx.init(weights)
   w, s = tf.Variable([1.0, -2.0]), tf.Variable([3.0])
@@ -39,7 +39,7 @@ def test_sgd_equals_keras_with_the_decay_in_the_loss_and_none_on_norms():
 
   for _ in range(10):
     grads = jax.grad(
-      lambda t: (jnp.sin(t['params']['w']) + t['norm']['s'] * t['params']['w']).sum()
+      lambda t: (jnp.sin(t['params']['w']) + t['norms']['s'] * t['params']['w']).sum()
     )(weights)
     updates, opt_state = tx.update(grads, opt_state, weights)
     weights = optax.apply_updates(weights, updates)
@@ -48,7 +48,7 @@ def test_sgd_equals_keras_with_the_decay_in_the_loss_and_none_on_norms():
     sgd.apply_gradients(zip(tape.gradient(value, [w, s]), [w, s], strict=True))
 
   np.testing.assert_allclose(weights['params']['w'], w, rtol=1e-5)
-  np.testing.assert_allclose(weights['norm']['s'], s, rtol=1e-5)
+  np.testing.assert_allclose(weights['norms']['s'], s, rtol=1e-5)
 
 
 # The official recipe, at the official batch of 2048.
@@ -121,7 +121,7 @@ def test_rmsprop_and_averages_equal_tensorflow_1():
       session.run(train_op, {grad: g, rate: r})
       expected.append(session.run([w, s, average.average(w), average.average(s)]))
 
-  weights = {'params': jnp.asarray(start[0]), 'norm': jnp.asarray(start[1])}
+  weights = {'params': jnp.asarray(start[0]), 'norms': jnp.asarray(start[1])}
   tx = optim.rmsprop(
     lambda step: jnp.asarray(rates)[step],
     decay=0.9,
@@ -131,10 +131,10 @@ def test_rmsprop_and_averages_equal_tensorflow_1():
   )
   opt_state, ema, found = tx.init(weights), weights, []
   for i, g in enumerate(grads):
-    updates, opt_state = tx.update({'params': g[0], 'norm': g[1]}, opt_state, weights)
+    updates, opt_state = tx.update({'params': g[0], 'norms': g[1]}, opt_state, weights)
     weights = optax.apply_updates(weights, updates)
     ema = optim.ema_update(ema, weights, step=i + 1, decay=0.5)
-    found.append([weights['params'], weights['norm'], ema['params'], ema['norm']])
+    found.append([weights['params'], weights['norms'], ema['params'], ema['norms']])
 
   # Of the largest weight so far: a weight that passes zero has no relative error.
   scale = np.maximum.accumulate(np.abs(expected).max(axis=-1), axis=0)
@@ -157,7 +157,7 @@ def test_weight_decay_reaches_the_official_variables_and_no_others():
   )
   weights = {
     'params': variables['params'],
-    'norm': {'clean': variables['norm'], 'adv': variables['norm']},
+    'norms': {'clean': variables['norm'], 'adv': variables['norm']},
   }
   # A single number stands for each array.
   sizes = jax.tree.map(lambda x: x.size, weights)
@@ -168,4 +168,4 @@ def test_weight_decay_reaches_the_official_variables_and_no_others():
   updates, _ = tx.update(zeros, tx.init(ones), ones)
   moved = jax.tree.map(lambda update, size: size * bool(update), updates, sizes)
   assert sum(jax.tree.leaves(moved['params'])) == 5_288_548 - 42_016
-  assert not any(jax.tree.leaves(moved['norm']))
+  assert not any(jax.tree.leaves(moved['norms']))

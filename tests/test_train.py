@@ -18,8 +18,8 @@ from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 from tiny_model import TinyModel
 
-import main
-from advprop_jax import checkpoint, errors, experiment, parallel, train
+from advprop_jax import errors, evaluate, experiment, parallel, train
+from advprop_jax.workdir import checkpoint, directory
 from configs import (
   default,
   digits_adversarial_training,
@@ -150,7 +150,7 @@ def test_evaluate_repeats_the_numbers_of_training(tmp_path, digits_dir, tiny_mod
   config = small_config(digits_dir)
   values = train.train_and_evaluate(config, str(tmp_path))
   saved = sorted((tmp_path / 'checkpoints').rglob('*'))
-  assert train.evaluate_checkpoint(config, str(tmp_path)) == values
+  assert evaluate.evaluate_checkpoint(config, str(tmp_path)) == values
   assert sorted((tmp_path / 'checkpoints').rglob('*')) == saved
   assert results(tmp_path)[-1] == {'step': 6, **values}
 
@@ -159,9 +159,8 @@ def test_the_averaged_weights_are_evaluated(tmp_path, digits_dir, tiny_model):
   config = small_config(digits_dir)
   values = train.train_and_evaluate(config, str(tmp_path))
   state, exp = load(config, tmp_path, 6), experiment.create_experiment(config)
-  settings = {'batches': exp.eval_batches, 'prefix': 'val', 'num_pictures': 1}
-  averaged, _ = exp.evaluator(**state.ema, **settings)
-  plain, _ = exp.evaluator(state.params, state.norm, state.batch_stats, **settings)
+  averaged, _ = exp.evaluate(state)
+  plain, _ = exp.evaluate(state.replace(ema=None))
   assert values == averaged != plain
 
 
@@ -173,14 +172,14 @@ def test_evaluating_an_older_checkpoint_keeps_every_line(
   with pytest.raises(Killed):
     train.train_and_evaluate(config, str(tmp_path))
   before = results(tmp_path)
-  train.evaluate_checkpoint(config, str(tmp_path))
+  evaluate.evaluate_checkpoint(config, str(tmp_path))
   assert results(tmp_path)[:-1] == before and before[-1]['step'] == 3
 
 
 def test_a_stream_may_have_an_attack_of_its_own():
   config = digits_advprop.get_config()
   strong = dict(
-    default.ADV, name='strong', norm='strong', attack={'epsilon': 0.2, 'num_steps': 9}
+    default.ADV, name='strong', branch='strong', attack={'epsilon': 0.2, 'num_steps': 9}
   )
   config.streams = (default.CLEAN, default.ADV, strong)
   streams = experiment.create_streams(config, num_classes=3)
@@ -201,7 +200,7 @@ def test_a_stream_may_have_an_attack_of_its_own():
     for stream in streams[1:]
   ]
   assert radii[0] <= config.attack.epsilon + 1e-6 < 0.1 < radii[1] <= 0.2 + 1e-6
-  assert [stream.norm for stream in streams] == ['clean', 'adv', 'strong']
+  assert [stream.branch for stream in streams] == ['clean', 'adv', 'strong']
 
 
 def test_tensorboard_has_scalars_hparams_and_pictures(tmp_path, digits_dir, tiny_model):
@@ -254,7 +253,7 @@ def test_a_checkpoint_of_another_method_stays_untouched(
   train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
   before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
   other = small_config(digits_dir, digits_adversarial_training)
-  for run in (train.train_and_evaluate, train.evaluate_checkpoint):
+  for run in (train.train_and_evaluate, evaluate.evaluate_checkpoint):
     with pytest.raises(errors.UserError, match='of another model: .*adv'):
       run(other, str(tmp_path))
   after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
@@ -373,8 +372,8 @@ STREAM = dict(digits_advprop.get_config().streams[0])
     ({'num_epochs': float('inf')}, 'num_epochs is inf'),
     ({'num_epochs': 0.0}, 'num_epochs is 0.0; allowed: more than 0'),
     ({'eval.every_epochs': 0.0}, 'eval.every_epochs is 0.0; allowed: more than 0'),
-    ({'streams': ({**STREAM, 'source': 'video'},)}, "'video'; allowed: image"),
-    ({'streams': ({**STREAM, 'norm': 'adv'},)}, "norms .*'adv'.*'clean'"),
+    ({'streams': ({**STREAM, 'image_key': 'video'},)}, "'video'; allowed: image"),
+    ({'streams': ({**STREAM, 'branch': 'adv'},)}, "norms .*'adv'.*'clean'"),
     ({'streams': (STREAM, STREAM)}, 'every name once'),
     ({'streams': ({'weigth': 1.0},)}, "keys .*'weigth'.*'weight'"),
   ],
@@ -395,12 +394,12 @@ def test_bad_input_is_one_line_before_anything_is_written(
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(errors.UserError, match='cannot write to --workdir .*file/run'):
-    train.open_workdir(str(tmp_path / 'file' / 'run'))
+    directory.open_workdir(str(tmp_path / 'file' / 'run'))
 
 
 def test_default_workdirs_are_told_apart():
-  assert main.default_workdir('configs/a.py') == 'runs/a'
-  assert main.default_workdir('/x/configs/a.py:b0,smoke') == 'runs/a_b0_smoke'
+  assert directory.default_workdir('configs/a.py') == 'runs/a'
+  assert directory.default_workdir('/x/configs/a.py:b0,smoke') == 'runs/a_b0_smoke'
 
 
 @pytest.mark.parametrize(

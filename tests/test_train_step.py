@@ -7,7 +7,8 @@ import optax
 import pytest
 from tiny_model import TinyModel
 
-from advprop_jax import attacks, branches, losses, optim, parallel, train_state
+from advprop_jax import branches, losses, optim, parallel, train_state
+from advprop_jax.attacks import gradient
 from advprop_jax.train_step import Stream, make_train_step
 
 IMAGE_SIZE, NUM_CLASSES, BATCH_SIZE = 8, 5, 16
@@ -22,15 +23,15 @@ def pgd(**changes):
     'targeted': False,
     'prob_start_from_clean': 1.0,
   }
-  return attacks.make_pgd(**{**settings, **changes})
+  return gradient.make_pgd(**{**settings, **changes})
 
 
 def clean():
   return Stream('clean', 'image', 'label', None, 'running', 'clean', 1.0)
 
 
-def adv(norm='adv', weight=1.0, statistics='running', **changes):
-  return Stream('adv', 'image', 'label', pgd(**changes), statistics, norm, weight)
+def adv(branch='adv', weight=1.0, statistics='running', **changes):
+  return Stream('adv', 'image', 'label', pgd(**changes), statistics, branch, weight)
 
 
 def batch(seed=0):
@@ -47,7 +48,7 @@ def create_state(model, tx, streams):
     train_state.create_train_state(
       model,
       tx,
-      branch_names=tuple(dict.fromkeys(s.norm for s in streams)),
+      branch_names=tuple(dict.fromkeys(s.branch for s in streams)),
       image_size=IMAGE_SIZE,
       seed=0,
       keep_ema=True,
@@ -87,11 +88,11 @@ def by_hand(streams, num_steps):
   """
   model = TinyModel()
   tx = optax.chain(
-    optax.add_decayed_weights(1e-3, mask={'params': True, 'norm': False}),
+    optax.add_decayed_weights(1e-3, mask={'params': True, 'norms': False}),
     optax.sgd(0.1, momentum=0.9, nesterov=True),
   )
   first = create_state(model, tx, streams)
-  trained = {'params': first.params, 'norm': first.norm}
+  trained = {'params': first.params, 'norms': first.norms}
   stats, opt_state = first.batch_stats, first.opt_state
   for i in range(num_steps):
     x, y = jnp.asarray(batch(i)['image']), batch(i)['label']
@@ -100,7 +101,7 @@ def by_hand(streams, num_steps):
       return model.apply(
         {
           'params': trained['params'],
-          'norm': trained['norm'][branch],
+          'norm': trained['norms'][branch],
           'batch_stats': stats[branch],
         },
         x,
@@ -131,15 +132,15 @@ def by_hand(streams, num_steps):
     grads, stats = jax.grad(joint, has_aux=True)(trained)
     updates, opt_state = tx.update(grads, opt_state, trained)
     trained = optax.apply_updates(trained, updates)
-  return trained['params'], trained['norm'], stats
+  return trained['params'], trained['norms'], stats
 
 
 def test_four_devices_equal_one_large_batch_written_out_by_hand():
   streams = (clean(), adv())
   state, _ = run(streams, num_steps=3)
-  params, norm, stats = by_hand(streams, num_steps=3)
+  params, norms, stats = by_hand(streams, num_steps=3)
   assert_trees_close(
-    (state.params, state.norm, state.batch_stats), (params, norm, stats), atol=1e-5
+    (state.params, state.norms, state.batch_stats), (params, norms, stats), atol=1e-5
   )
   assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
 
@@ -159,7 +160,7 @@ def test_clean_statistics_do_not_depend_on_the_attack():
 def test_without_an_attack_both_branches_agree():
   state, metrics = run((clean(), adv(epsilon=0.0)), num_steps=2)
   assert_trees_equal(state.batch_stats['clean'], state.batch_stats['adv'])
-  assert_trees_equal(state.norm['clean'], state.norm['adv'])
+  assert_trees_equal(state.norms['clean'], state.norms['adv'])
   assert metrics['clean_loss'] == metrics['adv_loss']
 
 
@@ -175,10 +176,10 @@ def test_the_attack_goes_through_the_norm_of_its_stream():
   model = TinyModel(**parallel.statistics_scope('all'))
   tx = optim.sgd(optax.constant_schedule(0.0), momentum=0.0, weight_decay=0.0)
   state = create_state(model, tx, streams)
-  blind = jax.tree.map(jnp.zeros_like, state.norm['clean'])
-  state = state.replace(norm={'clean': blind, 'adv': state.norm['adv']})
+  blind = jax.tree.map(jnp.zeros_like, state.norms['clean'])
+  state = state.replace(norms={'clean': blind, 'adv': state.norms['adv']})
   logits = TinyModel().apply(
-    branches.variables(state.params, state.norm, state.batch_stats, 'adv'),
+    branches.variables(state.params, state.norms, state.batch_stats, 'adv'),
     batch()['image'],
     train=False,
     use_running_average=False,
@@ -202,21 +203,21 @@ def test_a_stream_of_weight_zero_changes_no_shared_weight(statistics):
 
 def test_streams_of_one_norm_are_normalised_as_one_batch():
   # The baseline of the paper: the shared norm sees the mixture, once per step.
-  state, _ = run((clean(), adv(norm='clean', epsilon=0.0)))
+  state, _ = run((clean(), adv(branch='clean', epsilon=0.0)))
   alone, _ = run((clean(),))
   # The mixture of a batch with itself has the statistics of the batch.
   assert list(state.batch_stats) == ['clean']
   assert_trees_close(state.batch_stats, alone.batch_stats, atol=1e-6)
-  mixed, _ = run((clean(), adv(norm='clean', epsilon=64 / 255, step_size=64 / 255)))
+  mixed, _ = run((clean(), adv(branch='clean', epsilon=64 / 255, step_size=64 / 255)))
   assert not np.allclose(
     mixed.batch_stats['clean']['bn']['mean'], state.batch_stats['clean']['bn']['mean']
   )
 
 
 def test_any_number_of_branches_can_be_trained():
-  third = adv(norm='strong', weight=0.5, epsilon=32 / 255)._replace(name='strong')
+  third = adv(branch='strong', weight=0.5, epsilon=32 / 255)._replace(name='strong')
   state, metrics = run((clean(), adv(), third), num_steps=2)
-  assert set(state.batch_stats) == set(state.norm) == {'clean', 'adv', 'strong'}
+  assert set(state.batch_stats) == set(state.norms) == {'clean', 'adv', 'strong'}
   assert metrics['loss'] == pytest.approx(
     metrics['clean_loss'] + metrics['adv_loss'] + 0.5 * metrics['strong_loss'], rel=1e-5
   )
@@ -238,7 +239,7 @@ def test_moving_average_covers_weights_norms_and_statistics():
   state, _ = run((clean(), adv()), ema_decay=0.0)
   assert_trees_equal(
     state.ema,
-    {'params': state.params, 'norm': state.norm, 'batch_stats': state.batch_stats},
+    {'params': state.params, 'norms': state.norms, 'batch_stats': state.batch_stats},
   )
   slow, _ = run((clean(), adv()), ema_decay=0.9)
   # With the first step the weight of the old value is (1 + 1) / (10 + 1).
@@ -279,7 +280,7 @@ def test_state_is_donated():
   state = create_state(model, tx, streams)
   step = create_step(model, tx, streams)
   step(state, parallel.shard(batch()))
-  donated = [x.is_deleted() for x in jax.tree.leaves((state.params, state.norm))]
+  donated = [x.is_deleted() for x in jax.tree.leaves((state.params, state.norms))]
   assert all(donated)
 
 
@@ -311,7 +312,7 @@ def test_metrics_are_those_of_the_whole_batch():
   model = TinyModel()
   state = create_state(model, optax.identity(), (clean(),))
   logits = model.apply(
-    branches.variables(state.params, state.norm, state.batch_stats, 'clean'),
+    branches.variables(state.params, state.norms, state.batch_stats, 'clean'),
     batch(0)['image'],
     train=False,
     use_running_average=False,
@@ -324,7 +325,7 @@ def test_metrics_are_those_of_the_whole_batch():
 
 def test_streams_may_have_images_and_labels_of_their_own():
   other = {'few': batch(5)['image'][:8], 'few_label': batch(5)['label'][:8]}
-  second = clean()._replace(name='few', source='few', label='few_label')
+  second = clean()._replace(name='few', image_key='few', label_key='few_label')
   model = TinyModel(**parallel.statistics_scope('all'))
   tx = optax.sgd(0.1)
   state = create_state(model, tx, (clean(), second))

@@ -2,19 +2,107 @@
 
 Images are [B, H, W, C], kernels [k, k, in, out] (depthwise: [k, k, 1, C]), padding is
 TensorFlow's 'SAME'. Parameters are called 'kernel' and 'bias', as in flax's `nn.Conv`,
-whose result this is; how it is computed is the business of `cpu_conv.py`.
+whose result this is. On the CPU the functions of `cpu/conv.py` compute it, elsewhere
+XLA's own convolution. All have reverse-mode derivatives of any order and no
+forward-mode ones.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from advprop_jax.models import cpu_conv, initializers
+from advprop_jax.models import initializers
+from advprop_jax.models.cpu import conv as cpu_conv
 
 # With more input channels than this, k * k copies of them cost more than they save.
 MAX_PATCH_CHANNELS = 4
+
+
+def native_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+  """Returns the convolution as XLA has it; the number of groups follows from shapes."""
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    window_strides=(stride, stride),
+    padding='SAME',
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1] // kernel.shape[2],
+  )
+
+
+def _with_cpu_version(forward, image_grad, kernel_grad):
+  """Returns `conv(x, kernel, stride)`: these three on the CPU, else XLA's own.
+
+  The choice is made when the program is lowered, so a program lowered for a TPU has
+  native convolutions wherever it is lowered.
+
+  Args:
+    forward: (x, kernel, stride) -> y.
+    image_grad: (kernel, g, x, stride) -> gradient like x, of which only the shape is
+      read; g is the gradient of y.
+    kernel_grad: (x, g, kernel, stride) -> gradient like the kernel, of which only the
+      shape is read.
+  """
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+  def conv(x, kernel, stride):
+    return lax.platform_dependent(
+      x,
+      kernel,
+      cpu=functools.partial(forward, stride=stride),
+      default=functools.partial(native_conv, stride=stride),
+    )
+
+  def conv_forward(x, kernel, stride):
+    return conv(x, kernel, stride), (x, kernel)
+
+  def conv_backward(stride, residuals, g):
+    x, kernel = residuals
+
+    def native_image_grad(kernel, g):
+      transpose = jax.linear_transpose(lambda x: native_conv(x, kernel, stride), x)
+      return transpose(g)[0]
+
+    def native_kernel_grad(x, g):
+      transpose = jax.linear_transpose(lambda w: native_conv(x, w, stride), kernel)
+      return transpose(g)[0]
+
+    return (
+      lax.platform_dependent(
+        kernel,
+        g,
+        cpu=functools.partial(image_grad, x=x, stride=stride),
+        default=native_image_grad,
+      ),
+      lax.platform_dependent(
+        x,
+        g,
+        cpu=functools.partial(kernel_grad, kernel=kernel, stride=stride),
+        default=native_kernel_grad,
+      ),
+    )
+
+  conv.defvjp(conv_forward, conv_backward)
+  return conv
+
+
+depthwise_conv = _with_cpu_version(
+  cpu_conv.depthwise_forward,
+  cpu_conv.depthwise_image_grad,
+  cpu_conv.depthwise_kernel_grad,
+)
+pointwise_conv = _with_cpu_version(
+  cpu_conv.pointwise_forward,
+  cpu_conv.pointwise_image_grad,
+  cpu_conv.pointwise_kernel_grad,
+)
+patches_conv = _with_cpu_version(
+  cpu_conv.patches_forward, cpu_conv.patches_image_grad, cpu_conv.patches_kernel_grad
+)
 
 
 class Conv(nn.Module):
@@ -54,9 +142,9 @@ class Conv(nn.Module):
 
   def _convolve(self, x, kernel):
     if self.depthwise:
-      return cpu_conv.depthwise_conv(x, kernel, self.stride)
+      return depthwise_conv(x, kernel, self.stride)
     if self.kernel_size == self.stride == 1:
-      return cpu_conv.pointwise_conv(x, kernel, self.stride)
+      return pointwise_conv(x, kernel, self.stride)
     if x.shape[-1] <= MAX_PATCH_CHANNELS:
-      return cpu_conv.patches_conv(x, kernel, self.stride)
-    return cpu_conv.native_conv(x, kernel, self.stride)
+      return patches_conv(x, kernel, self.stride)
+    return native_conv(x, kernel, self.stride)

@@ -17,11 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from advprop_jax.models.no_inline import no_inline
-
-# Pixels that one loop sums in registers; LLVM unrolls, and so vectorises, up to some
-# more. Measured on the CPU, see benchmarks/README.md.
-MAX_RUN = 14
+from advprop_jax.models.cpu import norm as cpu_norm
+from advprop_jax.models.cpu.no_inline import no_inline
 
 
 class BatchNorm(nn.Module):
@@ -90,6 +87,7 @@ def _activation_gradient(activation, x, multiplier, offset, g):
   return jax.vjp(activation, x * multiplier + offset)[1](g)[0]
 
 
+# Called, not fused: XLA:CPU would compute the activation anew for each of its readers.
 _activation_gradient_on_cpu = no_inline(
   _activation_gradient, static_argnames=('activation',)
 )
@@ -128,7 +126,7 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   Float32 [C] each, whatever the type of x; for the backward pass only x is kept.
   """
   return lax.platform_dependent(
-    x.astype(jnp.float32), cpu=_moments_in_one_pass, default=_plain_moments
+    x.astype(jnp.float32), cpu=cpu_norm.moments, default=_plain_moments
   )
 
 
@@ -143,24 +141,3 @@ _moments.defvjp(lambda x: (_moments(x), x), _moments_backward)
 def _plain_moments(x):
   axes = tuple(range(x.ndim - 1))
   return x.mean(axes), jnp.square(x).mean(axes)
-
-
-def _add_both(a, b):
-  return a[0] + b[0], a[1] + b[1]
-
-
-def _moments_in_one_pass(x):
-  """Sums runs of pixels for both means in one loop, then the few sums of runs.
-
-  XLA's CPU backend reads the images once for each mean, and one loop for both over all
-  pixels is not vectorised.
-  """
-  channels = x.shape[-1]
-  pixels = x.size // channels
-  run = max(n for n in range(1, MAX_RUN + 1) if pixels % n == 0)
-  if run < MAX_RUN // 2:
-    return _plain_moments(x)
-  x = x.reshape(pixels // run, run, channels)
-  zero = jnp.zeros((), x.dtype)
-  sums = lax.reduce((x, jnp.square(x)), (zero, zero), _add_both, dimensions=(1,))
-  return tuple(part.sum(0) / pixels for part in sums)

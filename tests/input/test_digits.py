@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn import datasets as sklearn_datasets
 
-from advprop_jax import data, datasets, errors
-from advprop_jax.datasets import digits
+from advprop_jax import errors
+from advprop_jax.input import batches, datasets
+from advprop_jax.input.datasets import digits
 
 SIZES = {'train': 1437, 'test': 360}
 
@@ -16,13 +17,13 @@ SIZES = {'train': 1437, 'test': 360}
 def read(digits_dir, split):
   """Returns all images and labels of a split, as they leave the pipeline."""
   dataset = datasets.open_dataset('digits', data_dir=str(digits_dir))
-  batches = list(
-    data.eval_batches(
+  found = list(
+    batches.eval_batches(
       dataset, split=split, batch_size=100, image_size=8, crop_padding=0
     )
   )
   images, labels, mask = (
-    np.concatenate([batch[key] for batch in batches])
+    np.concatenate([batch[key] for batch in found])
     for key in ('image', 'label', 'mask')
   )
   return images[mask], labels[mask]

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 from tiny_model import TinyModel
 
-from advprop_jax import attacks, branches, evaluate, pictures
+from advprop_jax import branches
+from advprop_jax.attacks import gradient
+from advprop_jax.evaluation import pictures, runner
 
 NUM_CLASSES = 7
 
@@ -15,11 +17,11 @@ NUM_CLASSES = 7
 def weights():
   image = np.zeros((1, 8, 8, 3), np.float32)
   variables = TinyModel(NUM_CLASSES).init(jax.random.key(0), image, train=False)
-  norm = branches.fork(variables['norm'], ('clean', 'adv'))
-  norm['adv']['bn']['scale'] = -norm['adv']['bn']['scale']
+  norms = branches.fork(variables['norm'], ('clean', 'adv'))
+  norms['adv']['bn']['scale'] = -norms['adv']['bn']['scale']
   return {
     'params': variables['params'],
-    'norm': norm,
+    'norms': norms,
     'batch_stats': branches.fork(variables['batch_stats'], ('clean', 'adv')),
   }
 
@@ -55,8 +57,8 @@ def make_evaluator(**changes):
     'targeted': False,
     'prob_start_from_clean': 0.0,
   }
-  attack = attacks.make_pgd(**{**settings, **changes})
-  return evaluate.Evaluator(TinyModel(NUM_CLASSES), attack, seed=0)
+  attack = gradient.make_pgd(**{**settings, **changes})
+  return runner.Evaluator(TinyModel(NUM_CLASSES), attack, seed=0)
 
 
 @pytest.mark.parametrize('n', [1, 8, 13, 37])

@@ -5,7 +5,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from advprop_jax import errors, preprocess
+from advprop_jax import errors
+from advprop_jax.input import preprocess
 
 v1 = tf.compat.v1
 
@@ -191,18 +192,18 @@ def test_bytes_for_augmentation_are_cut_off_as_in_the_official_code():
 
 
 def test_finished_bytes_are_rounded_to_the_nearest():
-  result = preprocess.finish(tf.constant(VALUES), 'uint8')
+  result = preprocess.to_dtype(tf.constant(VALUES), 'uint8')
   np.testing.assert_array_equal(result, [0, 0, 1, 2, 99, 100, 255, 255, 255])
   assert result.dtype == tf.uint8
 
 
 @pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-7), ('bfloat16', 2**-8)])
 def test_finished_floats_are_in_pixel_units(dtype, tolerance):
-  result = preprocess.finish(tf.constant(VALUES), dtype)
+  result = preprocess.to_dtype(tf.constant(VALUES), dtype)
   assert result.dtype == dtype
   expected = np.clip(VALUES, 0, 255) / 255
   np.testing.assert_allclose(tf.cast(result, tf.float32), expected, rtol=tolerance)
-  same = preprocess.finish(tf.constant([7, 255], tf.uint8), dtype)
+  same = preprocess.to_dtype(tf.constant([7, 255], tf.uint8), dtype)
   np.testing.assert_allclose(tf.cast(same, tf.float32), [7 / 255, 1], rtol=tolerance)
 
 
@@ -217,4 +218,4 @@ def test_an_unknown_choice_is_an_error_that_lists_the_known(
   resize_method, image_dtype, message
 ):
   with pytest.raises(errors.UserError, match=message):
-    preprocess.check(resize_method, image_dtype)
+    preprocess.check_options(resize_method, image_dtype)

@@ -13,7 +13,8 @@ import optax
 import pytest
 from tiny_model import TinyModel
 
-from advprop_jax import checkpoint, errors, optim, parallel, train_state
+from advprop_jax import errors, optim, parallel, train_state
+from advprop_jax.workdir import checkpoint
 
 
 def create_state(seed=0, branch_names=('clean', 'adv'), **model_attributes):
@@ -76,7 +77,7 @@ def test_restores_on_another_number_of_devices(tmp_path):
 import jax
 jax.config.update('jax_num_cpu_devices', 2)
 import test_checkpoint
-from advprop_jax import checkpoint
+from advprop_jax.workdir import checkpoint
 with checkpoint.Checkpointer({str(tmp_path)!r}) as checkpointer:
   template = jax.eval_shape(test_checkpoint.create_state)
   state, *_ = checkpointer.restore(3, template)
@@ -85,10 +86,11 @@ assert len(kernel.sharding.device_set) == 2 and kernel.sharding.is_fully_replica
 print(float(kernel.sum()))
 """
   here = pathlib.Path(__file__).parent
+  tests = here.parent
   result = subprocess.run(
     [sys.executable, '-c', code],
-    cwd=here.parent,
-    env={**os.environ, 'PYTHONPATH': f'{here}:{here.parent}'},
+    cwd=tests.parent,
+    env={**os.environ, 'PYTHONPATH': f'{here}:{tests}:{tests.parent}'},
     capture_output=True,
     text=True,
   )
@@ -105,7 +107,7 @@ print(float(kernel.sum()))
     ({'branch_names': ('clean',)}, 'adv.* absent in this config'),
     (
       {'branch_names': ('clean', 'adv', 'strong')},
-      'norm/strong/bn/bias is absent there',
+      'norms/strong/bn/bias is absent there',
     ),
   ],
 )

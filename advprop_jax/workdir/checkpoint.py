@@ -9,6 +9,7 @@ A checkpoint is `<directory>/<step>/` with the items
   metrics  those of an evaluation at that very step; empty if there was none
 """
 
+import json
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ from absl import logging
 from etils import epath
 
 from advprop_jax import errors, parallel
+from advprop_jax.workdir import directory
 
 BEST_METRIC = 'val/clean_top1'
 
@@ -126,6 +128,17 @@ class Checkpointer:
       f'the checkpoint {self._manager.directory}/{step} is damaged; allowed: a whole '
       f'one; move it away to go on from step {others[-1] if others else 0}'
     )
+
+
+def warn_of_changes(saved: dict, config: dict):
+  """Logs every value of a config that was another one when a checkpoint was saved."""
+  old = directory.flatten(saved)
+  new = directory.flatten(json.loads(json.dumps(config)))
+  for key in sorted(old.keys() | new.keys()):
+    if old.get(key) != new.get(key):
+      logging.warning(
+        'config.%s was %s before and is %s now', key, old.get(key), new.get(key)
+      )
 
 
 def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:

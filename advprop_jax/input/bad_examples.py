@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from advprop_jax import decode, errors
+from advprop_jax import errors
+from advprop_jax.input import decode
 
 # So many are named in the log, once each; the others are only counted.
 NUM_NAMED = 10
@@ -104,7 +105,7 @@ class BadExamples:
 
 
 class TrainBatches:
-  """The endless stream, as an iterator of batches; see `data.train_batches`.
+  """The endless stream, as an iterator of batches; see `batches.train_batches`.
 
   Most data have no bad file, and to guard each decoding costs a tenth of the time. So
   the first bad file ends a stream without guards, and one with them takes over.
@@ -146,7 +147,7 @@ class TrainBatches:
 
 
 class EvalBatches:
-  """One pass over a split; every `iter()` starts afresh. See `data.eval_batches`."""
+  """One pass over a split; every `iter()` starts afresh. See `batches.eval_batches`."""
 
   def __init__(
     self,

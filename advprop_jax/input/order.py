@@ -17,12 +17,12 @@ large files wants a window of the size of the split.
 import numpy as np
 import tensorflow as tf
 
-from advprop_jax import datasets
+from advprop_jax.input import datasets
 
 _fold_in = tf.random.experimental.stateless_fold_in
 _permute = tf.random.experimental.stateless_shuffle
 
-# Second half of the run's seed; `data.py` draws augmentations with another.
+# Second half of the run's seed; `batches.py` draws augmentations with another.
 _SHUFFLE = 0
 
 

@@ -7,12 +7,12 @@
   anything else    a tensorflow-datasets builder with `image` and `label` features,
                    prepared beforehand: nothing is downloaded here
 
-A split is a list of `Span`s, runs of records in one file, so that `data.py` can share
-them among hosts, shuffle them and skip them without reading a byte.
+A split is a list of `Span`s, runs of records in one file, so that `batches.py` can
+share them among hosts, shuffle them and skip them without reading a byte.
 """
 
-from advprop_jax.datasets import folder, prepared
-from advprop_jax.datasets.dataset import Dataset, Span
+from advprop_jax.input.datasets import folder, prepared
+from advprop_jax.input.datasets.dataset import Dataset, Span
 
 __all__ = ['Dataset', 'Span', 'open_dataset']
 

@@ -20,7 +20,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from advprop_jax import augment_ops
+from advprop_jax.input import augment_ops
 
 # Ops whose argument is negated with probability 1/2.
 SIGNED_OPS = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')

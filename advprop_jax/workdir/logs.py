@@ -5,12 +5,61 @@ Names are `{split}/{stream or branch}_{quantity}`: train/adv_loss, val/clean_top
 
 import contextlib
 import json
+import logging as std_logging
 import math
+import os
 import time
 
+import clu
 import jax
-from clu import metric_writers
+import numpy as np
+from absl import logging
+from clu import metric_writers, parameter_overview, periodic_actions
 from etils import epath
+from PIL import Image
+
+# What CLU logs beside the metrics: the whole config in one line, shapes of pictures;
+# what Orbax says of a directory that is opened to be read.
+NOISE = (
+  '[Hyperparameters]',
+  '[%d]%s Got',
+  'CheckpointManagerOptions.read_only=True',
+  'Given directory is read only',
+)
+
+
+def log_for_people(*sources: str):
+  """Logs what these sources and CLU say, and everybody's warnings, with the time.
+
+  Orbax alone would say fifty lines about each checkpoint.
+
+  Args:
+    *sources: beginnings of the paths of source files.
+  """
+  logging.set_verbosity(logging.INFO)
+  handler = logging.get_absl_handler()
+  handler.setFormatter(std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  shown = (*sources, os.path.dirname(clu.__file__))
+  handler.addFilter(
+    lambda record: (
+      (record.levelno > std_logging.INFO or record.pathname.startswith(shown))
+      and not str(record.msg).startswith(NOISE)
+    )
+  )
+
+
+def create_progress(
+  num_steps: int, *, every_steps: int | None = None, every_secs: float | None = None
+):
+  """Returns `report(step)`, which logs the progress with the time left, by CLU."""
+  return periodic_actions.ReportProgress(
+    num_train_steps=num_steps, every_steps=every_steps, every_secs=every_secs
+  )
+
+
+def log_parameters(params):
+  """Logs a table of the weights: name, shape, size, mean, standard deviation."""
+  parameter_overview.log_parameter_overview(params, msg='shared weights:')
 
 
 class MetricWriter:
@@ -18,7 +67,7 @@ class MetricWriter:
 
   TensorBoard files lie in `<workdir>/tensorboard`, written by CLU in the background;
   `<workdir>/results.jsonl` has one object a line, {'step': 3, 'val/clean_top1': 0.9};
-  null stands for what is not finite.
+  null stands for what is not finite; pictures lie in `<workdir>/pictures` as well.
   Only the first of several hosts writes files; all of them log.
   """
 
@@ -36,6 +85,7 @@ class MetricWriter:
       workdir / 'tensorboard', just_logging=not self._is_first_host
     )
     self._results = workdir / 'results.jsonl'
+    self._pictures = workdir / 'pictures'
     if self._is_first_host and resume_step is not None and self._results.exists():
       lines = self._results.read_text().splitlines()
       kept = [line for line in lines if _step(line) <= resume_step]
@@ -58,9 +108,13 @@ class MetricWriter:
         finite = {k: x if math.isfinite(x) else None for k, x in scalars.items()}
         f.write(json.dumps({'step': step, **finite}) + '\n')
 
-  def write_image(self, step: int, name: str, image):
-    """Writes uint8 [H, W, 3] to TensorBoard."""
+  def write_image(self, step: int, name: str, image: np.ndarray):
+    """Writes uint8 [H, W, 3] to TensorBoard and `pictures/step_<step>.png`."""
     self._clu.write_images(step, {name: image[None]})
+    if self._is_first_host:
+      self._pictures.mkdir(exist_ok=True)
+      with (self._pictures / f'step_{step:07d}.png').open('wb') as f:
+        Image.fromarray(image).save(f, format='PNG')
 
   def write_hparams(self, hparams: dict):
     """Writes the flat config to TensorBoard's table of hyper-parameters."""

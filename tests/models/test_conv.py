@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advprop_jax.models import activations, conv, cpu_conv, norm
+from advprop_jax.models import activations, conv, norm
 
 # Height and width: even, odd, not square, smaller than the kernel, with rows that make
 # whole runs of the weight gradient and rows that do not.
@@ -102,8 +102,8 @@ def test_bfloat16_image_gradient_of_the_stem_is_rounded_once(kernel_size, stride
     g = np.random.default_rng(2).normal(size=y.shape)
     return np.asarray(vjp(jnp.asarray(g, jnp.bfloat16).astype(dtype))[0], np.float64)
 
-  exact = image_grad(cpu_conv.native_conv, jnp.float32)
-  error = image_grad(cpu_conv.patches_conv, jnp.bfloat16) - exact
+  exact = image_grad(conv.native_conv, jnp.float32)
+  error = image_grad(conv.patches_conv, jnp.bfloat16) - exact
   once = np.asarray(jnp.asarray(exact, jnp.bfloat16), np.float64) - exact
   # When the sums were rounded tap by tap they were off by 1.6 and 3.8 times that.
   assert np.square(error).mean() < 1.05**2 * np.square(once).mean()
@@ -113,7 +113,7 @@ def test_bfloat16_sums_are_float32():
   # 0.01 vanishes beside 4 in bfloat16, and 24 times 0.01 does not.
   x = jnp.full((1, 5, 5, 1), 0.01, jnp.bfloat16).at[0, 0, 0, 0].set(4)
   kernel = jnp.ones((5, 5, 1, 1), jnp.bfloat16)
-  y = cpu_conv.depthwise_conv(x, kernel, 1)[0, 2, 2, 0]
+  y = conv.depthwise_conv(x, kernel, 1)[0, 2, 2, 0]
   np.testing.assert_allclose(np.float32(y), 4.24, atol=0.02)
 
 
@@ -129,7 +129,7 @@ def test_native_convolutions_equal_flax(
 ):
   """The path of TPU and GPU, gradients included, here on the CPU."""
   monkeypatch.setattr(
-    cpu_conv.lax, 'platform_dependent', lambda *args, cpu, default: default(*args)
+    conv.lax, 'platform_dependent', lambda *args, cpu, default: default(*args)
   )
   assert_same((9, 8), channels, features, kernel_size, stride, depthwise, 'float32')
 

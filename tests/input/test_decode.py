@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tiny_imagenet
 
-from advprop_jax import decode
+from advprop_jax.input import decode
 
 
 @pytest.fixture(scope='module')

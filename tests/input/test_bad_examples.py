@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tiny_imagenet
 
-from advprop_jax import bad_examples, data, datasets, decode, errors
+from advprop_jax import errors
+from advprop_jax.input import bad_examples, batches, datasets, decode
 
 BAD = {
   'truncated.JPEG': tiny_imagenet.truncated_jpeg(),
@@ -51,14 +52,14 @@ def train_stream(dataset, **kwargs):
     seed=0,
     crop_padding=0,
     crop_area=(1.0, 1.0),  # The whole image: what is half there is bad.
-    shuffle_buffer_size=100,
+    shuffle_window=100,
     max_bad_share=0.25,  # 4 of 16.
   )
-  return data.train_batches(dataset, **{**defaults, **kwargs})
+  return batches.train_batches(dataset, **{**defaults, **kwargs})
 
 
 def eval_pass(dataset, **kwargs):
-  return data.eval_batches(
+  return batches.eval_batches(
     dataset, split='train', image_size=16, crop_padding=0, **kwargs
   )
 

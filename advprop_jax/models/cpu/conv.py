@@ -1,18 +1,23 @@
-"""Convolutions that are native on TPU and GPU, and dots and sums on the CPU.
+"""Convolutions as dots and sums, for XLA's CPU backend.
 
-XLA's CPU backend runs a grouped convolution channel by channel and computes its weight
+That backend runs a grouped convolution channel by channel and computes its weight
 gradient as a dense one, ten times the arithmetic: EfficientNet is an order of magnitude
-slower than it need be. Here the same sums are written as what that backend is fast at,
-loops over contiguous channels that LLVM vectorises, and dots:
+slower than it need be. Here the same sums are written as what it is fast at, loops over
+contiguous channels that LLVM vectorises, and dots:
 
-  depthwise_conv  k x k, one filter per channel, any stride
-  pointwise_conv  1 x 1, stride 1
-  patches_conv    k x k, of few input channels (the stem), also called im2col
+  depthwise  k x k, one filter per channel, any stride
+  pointwise  1 x 1, stride 1
+  patches    k x k, of few input channels (the stem), also called im2col
 
-All three map ([B, H, W, C_in], [k, k, C_in / groups, C_out], stride) to
-[B, ceil(H / stride), ceil(W / stride), C_out] with TensorFlow's 'SAME' padding, in the
-type of the image, sums in float32. All have reverse-mode derivatives of any order and
-no forward-mode ones. Measurements: benchmarks/README.md.
+Each kind is three functions of x [B, H, W, C_in] and kernel [k, k, C_in / groups,
+C_out], with TensorFlow's 'SAME' padding and sums in float32:
+
+  *_forward(x, kernel, stride)         y, [B, ceil(H / stride), ceil(W / stride), C_out]
+  *_image_grad(kernel, g, x, stride)   the gradient to x, from g, that to y
+  *_kernel_grad(x, g, kernel, stride)  the gradient to the kernel
+
+Of the array that is differentiated only the shape and the type are read. Measurements:
+benchmarks/README.md.
 """
 
 import functools
@@ -21,81 +26,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from advprop_jax.models.no_inline import no_inline
+from advprop_jax.models.cpu.no_inline import no_inline
 
 # Products that one weight-gradient loop sums in registers: rows x taps. LLVM unrolls,
 # and so vectorises, the loop up to about a hundred. Measured, like the two below.
 MAX_ROWS = 8
 MIN_ROWS = 5
 MAX_TAPS = 13
-
-
-def native_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """Returns the convolution as XLA has it; the number of groups follows from shapes."""
-  return lax.conv_general_dilated(
-    x,
-    kernel,
-    window_strides=(stride, stride),
-    padding='SAME',
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    feature_group_count=x.shape[-1] // kernel.shape[2],
-  )
-
-
-def _with_cpu_version(forward, image_grad, kernel_grad):
-  """Returns `conv(x, kernel, stride)`: these three on the CPU, else XLA's own.
-
-  The choice is made when the program is lowered, so a program lowered for a TPU has
-  native convolutions wherever it is lowered.
-
-  Args:
-    forward: (x, kernel, stride) -> y.
-    image_grad: (kernel, g, x, stride) -> gradient like x, of which only the shape is
-      read; g is the gradient of y.
-    kernel_grad: (x, g, kernel, stride) -> gradient like the kernel, of which only the
-      shape is read.
-  """
-
-  @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-  def conv(x, kernel, stride):
-    return lax.platform_dependent(
-      x,
-      kernel,
-      cpu=functools.partial(forward, stride=stride),
-      default=functools.partial(native_conv, stride=stride),
-    )
-
-  def conv_forward(x, kernel, stride):
-    return conv(x, kernel, stride), (x, kernel)
-
-  def conv_backward(stride, residuals, g):
-    x, kernel = residuals
-
-    def native_image_grad(kernel, g):
-      transpose = jax.linear_transpose(lambda x: native_conv(x, kernel, stride), x)
-      return transpose(g)[0]
-
-    def native_kernel_grad(x, g):
-      transpose = jax.linear_transpose(lambda w: native_conv(x, w, stride), kernel)
-      return transpose(g)[0]
-
-    return (
-      lax.platform_dependent(
-        kernel,
-        g,
-        cpu=functools.partial(image_grad, x=x, stride=stride),
-        default=native_image_grad,
-      ),
-      lax.platform_dependent(
-        x,
-        g,
-        cpu=functools.partial(kernel_grad, kernel=kernel, stride=stride),
-        default=native_kernel_grad,
-      ),
-    )
-
-  conv.defvjp(conv_forward, conv_backward)
-  return conv
 
 
 # Geometry, of one spatial dimension.
@@ -162,7 +99,7 @@ def _row_runs(rows: int) -> tuple[int, int]:
 
 
 @functools.partial(no_inline, static_argnames=('stride',))
-def _depthwise_forward(x, kernel, stride):
+def depthwise_forward(x, kernel, stride):
   """Sums shifted images, each times one kernel element: one loop, no copies."""
   kernel_size = kernel.shape[0]
   out_shape = _out_shape(x, stride)
@@ -175,7 +112,7 @@ def _depthwise_forward(x, kernel, stride):
   return y.astype(x.dtype)
 
 
-def _depthwise_image_grad(kernel, g, x, stride):
+def depthwise_image_grad(kernel, g, x, stride):
   """Computes the stride x stride phases of the gradient apart, then interleaves them.
 
   Pixels of one phase meet the same kernel elements, so a phase is a sum of shifted
@@ -223,7 +160,7 @@ def _add_each(a, b):
   return [x + y for x, y in zip(a, b, strict=True)]
 
 
-def _depthwise_kernel_grad(x, g, kernel, stride):
+def depthwise_kernel_grad(x, g, kernel, stride):
   """Sums a few rows at a time for several taps in one loop, then sums the sums.
 
   One sum per tap would read the images k * k times; one loop over everything is not
@@ -258,18 +195,18 @@ def _depthwise_kernel_grad(x, g, kernel, stride):
 # Pointwise: a dot over all pixels.
 
 
-def _pointwise_forward(x, kernel, stride):
+def pointwise_forward(x, kernel, stride):
   del stride
   y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
   return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def _pointwise_image_grad(kernel, g, x, stride):
+def pointwise_image_grad(kernel, g, x, stride):
   del stride
   return (g.reshape(-1, g.shape[-1]) @ kernel[0, 0].T).reshape(x.shape)
 
 
-def _pointwise_kernel_grad(x, g, kernel, stride):
+def pointwise_kernel_grad(x, g, kernel, stride):
   del stride
   grad = x.reshape(-1, x.shape[-1]).T @ g.reshape(-1, g.shape[-1])
   return grad.reshape(kernel.shape)
@@ -291,13 +228,13 @@ def _patches(x, kernel, stride):
   return jnp.concatenate(taps, axis=-1).reshape(-1, kernel[..., 0].size)
 
 
-def _patches_forward(x, kernel, stride):
+def patches_forward(x, kernel, stride):
   y = _patches(x, kernel, stride) @ kernel.reshape(-1, kernel.shape[-1])
   out_shape = _out_shape(x, stride)
   return y.reshape(x.shape[0], *out_shape, kernel.shape[-1])
 
 
-def _patches_image_grad(kernel, g, x, stride):
+def patches_image_grad(kernel, g, x, stride):
   """Makes all patches' gradients by a dot and adds each where its pixels came from."""
   patches = jnp.matmul(
     g.reshape(-1, g.shape[-1]),
@@ -309,17 +246,6 @@ def _patches_image_grad(kernel, g, x, stride):
   return transpose(patches)[0].astype(x.dtype)
 
 
-def _patches_kernel_grad(x, g, kernel, stride):
+def patches_kernel_grad(x, g, kernel, stride):
   grad = _patches(x, kernel, stride).T @ g.reshape(-1, g.shape[-1])
   return grad.reshape(kernel.shape)
-
-
-depthwise_conv = _with_cpu_version(
-  _depthwise_forward, _depthwise_image_grad, _depthwise_kernel_grad
-)
-pointwise_conv = _with_cpu_version(
-  _pointwise_forward, _pointwise_image_grad, _pointwise_kernel_grad
-)
-patches_conv = _with_cpu_version(
-  _patches_forward, _patches_image_grad, _patches_kernel_grad
-)

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from advprop_jax import errors
-from advprop_jax.datasets import dataset
+from advprop_jax.input.datasets import dataset
 
 # What tfds.ImageFolder reads.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')

@@ -8,7 +8,7 @@ A batch is a dict of numpy arrays, for this process; `batch_size` is always glob
   mask   bool [b], False for padding and bad examples (only ever in evaluation)
 
 The training stream is a pure function of the seed and the position in it: the order
-(see `records.py`), and the augmentation of the example at position p, drawn from
+(see `order.py`), and the augmentation of the example at position p, drawn from
 (seed, p). So a run can be resumed at any example. Processes read disjoint, contiguous
 shares of the records.
 
@@ -22,13 +22,14 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from advprop_jax import bad_examples, datasets, decode, errors, preprocess, records
+from advprop_jax import errors
+from advprop_jax.input import bad_examples, datasets, decode, order, preprocess
 
 # Fixed, see `_with_options`: a thread for every core, and two batches ahead.
 NUM_PARALLEL_EXAMPLES = os.cpu_count() or 1
 PREFETCHED_BATCHES = 2
 
-# Second half of the run's seed; `records.py` draws orders with another.
+# Second half of the run's seed; `order.py` draws orders with another.
 _AUGMENT = 1
 
 
@@ -39,7 +40,7 @@ def train_batches(
   batch_size: int,
   image_size: int,
   seed: int,
-  shuffle_buffer_size: int,
+  shuffle_window: int,
   crop_padding: int,
   start_example: int = 0,
   crop_area: tuple[float, float] = (0.08, 1.0),
@@ -63,7 +64,7 @@ def train_batches(
     batch_size: examples per step on all processes together.
     image_size: side S of the images, in pixels.
     seed: of order and augmentation.
-    shuffle_buffer_size: records in a window, per process; see `records.py`.
+    shuffle_window: records in a window, per process; see `order.py`.
     crop_padding: see `preprocess.center_crop_box`.
     start_example: examples already consumed by all processes together. The stream
       continues there exactly if process_count is what it was.
@@ -81,10 +82,10 @@ def train_batches(
       value is out of its range; from the iterator: too many bad examples.
   """
   local_batch_size = _local_batch_size(batch_size, process_count)
-  preprocess.check(resize_method, image_dtype)
-  if shuffle_buffer_size < 1:
+  preprocess.check_options(resize_method, image_dtype)
+  if shuffle_window < 1:
     raise errors.UserError(
-      f'shuffle_buffer_size {shuffle_buffer_size} is too small; allowed: 1 or more'
+      f'shuffle_window {shuffle_window} is too small; allowed: 1 or more'
     )
   spans = dataset.spans(split)
   share = sum(span.take for span in spans) // process_count
@@ -93,7 +94,7 @@ def train_batches(
       f'split {split!r} of data set {dataset.name!r} has fewer examples than there '
       f'are processes ({process_count})'
     )
-  spans = records.cut(spans, process_index * share, (process_index + 1) * share)
+  spans = order.cut(spans, process_index * share, (process_index + 1) * share)
   start = start_example // process_count
 
   def example(position, record, guard):
@@ -115,19 +116,19 @@ def train_batches(
       if augment_fn is not None:
         image = preprocess.to_bytes(image)
       else:
-        image = preprocess.finish(image, image_dtype)
+        image = preprocess.to_dtype(image, image_dtype)
       if flip:  # Bytes, if it may be: the fewer the faster.
         image = preprocess.random_flip(image, flip_seed)
       if augment_fn is not None:
-        image = preprocess.finish(augment_fn(image, augment_seed), image_dtype)
+        image = preprocess.to_dtype(augment_fn(image, augment_seed), image_dtype)
       return image
 
     return _example(dataset, record, box_fn, finish, guard)
 
   def open_at(num_batches, guard):
     first = start + num_batches * local_batch_size
-    shuffled = records.shuffled(
-      dataset, spans, seed=seed, start=first, window_size=shuffle_buffer_size
+    shuffled = order.shuffled(
+      dataset, spans, seed=seed, start=first, window_size=shuffle_window
     )
     example_fn = functools.partial(example, guard=guard)
     examples = shuffled.enumerate(first).map(example_fn, NUM_PARALLEL_EXAMPLES)
@@ -163,23 +164,23 @@ def eval_batches(
       many bad examples.
   """
   local_batch_size = _local_batch_size(batch_size, process_count)
-  preprocess.check(resize_method, image_dtype)
+  preprocess.check_options(resize_method, image_dtype)
   spans = dataset.spans(split)
   total = sum(span.take for span in spans)
   # The shares of the processes differ by at most one example.
   begin = process_index * total // process_count
   end = (process_index + 1) * total // process_count
   num_batches = -(-total // batch_size)
-  spans = records.cut(spans, begin, end)
+  spans = order.cut(spans, begin, end)
 
   def box_fn(shape):
     return preprocess.center_crop_box(shape, image_size, crop_padding)
 
   def finish(crop):
     image = preprocess.resize(crop, image_size, resize_method)
-    return preprocess.finish(image, image_dtype)
+    return preprocess.to_dtype(image, image_dtype)
 
-  examples = records.in_order(dataset, spans).map(
+  examples = order.in_order(dataset, spans).map(
     lambda record: _example(dataset, record, box_fn, finish), NUM_PARALLEL_EXAMPLES
   )
   padding = {

@@ -16,7 +16,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tiny_imagenet
 
-from advprop_jax import augment, data, datasets, errors, records
+from advprop_jax import errors
+from advprop_jax.input import augment, batches, datasets, order
 
 
 def numbered(*file_sizes):
@@ -59,9 +60,9 @@ def train_stream(dataset, **kwargs):
     image_size=8,
     seed=0,
     crop_padding=0,
-    shuffle_buffer_size=1000,
+    shuffle_window=1000,
   )
-  return data.train_batches(dataset, **{**defaults, **kwargs})
+  return batches.train_batches(dataset, **{**defaults, **kwargs})
 
 
 def take(dataset, num_batches, **kwargs):
@@ -72,7 +73,7 @@ def take(dataset, num_batches, **kwargs):
 
 def eval_pass(dataset, **kwargs):
   defaults = dict(split='train', batch_size=4, image_size=8, crop_padding=0)
-  return data.eval_batches(dataset, **{**defaults, **kwargs})
+  return batches.eval_batches(dataset, **{**defaults, **kwargs})
 
 
 def assert_equal_batches(left, right):
@@ -103,7 +104,7 @@ def sharded_digits(tmp_path_factory):
 @pytest.mark.parametrize('window', [1, 7, 1000])
 @pytest.mark.parametrize('file_sizes', [(23,), (5, 1, 8, 9), (1,) * 23])
 def test_every_epoch_shows_every_example_once(file_sizes, window):
-  labels = take(numbered(*file_sizes), 69, shuffle_buffer_size=window)['label']
+  labels = take(numbered(*file_sizes), 69, shuffle_window=window)['label']
   for epoch in labels.reshape(3, 23):
     np.testing.assert_array_equal(np.sort(epoch), np.arange(23))
 
@@ -124,22 +125,22 @@ def test_every_example_may_come_at_every_place_of_its_window():
 
 
 def test_files_meet_in_windows_in_every_combination():
-  labels = take(numbered(*[10] * 4), 1600, shuffle_buffer_size=20)['label']
+  labels = take(numbered(*[10] * 4), 1600, shuffle_window=20)['label']
   pairs = {tuple(np.unique(window // 10)) for window in labels.reshape(80, 20)}
   assert pairs == set(itertools.combinations(range(4), 2))
 
 
 def test_the_same_seed_gives_bit_identical_batches(digits):
-  options = dict(batch_size=100, seed=3, shuffle_buffer_size=500)
+  options = dict(batch_size=100, seed=3, shuffle_window=500)
   assert_equal_batches(take(digits, 30, **options), take(digits, 30, **options))
 
 
 @pytest.mark.parametrize('window', [1, 10, 1000])
 def test_the_stream_can_be_entered_at_any_position(window):
   dataset = numbered(5, 1, 8, 9)
-  whole = take(dataset, 70, shuffle_buffer_size=window)['label']
+  whole = take(dataset, 70, shuffle_window=window)['label']
   for start in (1, 10, 22, 23, 46):
-    labels = take(dataset, 23, shuffle_buffer_size=window, start_example=start)['label']
+    labels = take(dataset, 23, shuffle_window=window, start_example=start)['label']
     np.testing.assert_array_equal(labels, whole[start : start + 23])
 
 
@@ -154,7 +155,7 @@ def test_a_resumed_stream_repeats_the_augmentation():
 
 @pytest.mark.parametrize('start_batch', [1, 14, 29])  # 14.37 batches an epoch.
 def test_a_resumed_stream_is_bit_identical(sharded_digits, start_batch):
-  options = dict(batch_size=100, image_size=12, shuffle_buffer_size=300)
+  options = dict(batch_size=100, image_size=12, shuffle_window=300)
   whole = take(sharded_digits, start_batch + 3, **options)
   rest = take(sharded_digits, 3, start_example=100 * start_batch, **options)
   expected = {key: values[100 * start_batch :] for key, values in whole.items()}
@@ -178,10 +179,10 @@ def test_files_that_are_skipped_are_not_opened(tmp_path):
     spans_fn=lambda split: spans,
     read_fn=lambda spans: spans.flat_map(lambda s: tf.data.TFRecordDataset(s.path)),
   )
-  whole = take(dataset, 60, shuffle_buffer_size=20)['label']
+  whole = take(dataset, 60, shuffle_window=20)['label']
   for skipped in np.unique(whole[:40]):
     (tmp_path / str(skipped)).unlink()
-  rest = take(dataset, 20, shuffle_buffer_size=20, start_example=40)['label']
+  rest = take(dataset, 20, shuffle_window=20, start_example=40)['label']
   np.testing.assert_array_equal(rest, whole[40:])
 
 
@@ -200,12 +201,12 @@ def test_examples_that_are_skipped_are_not_decoded(tmp_path):
 def test_training_images_are_made_by_the_official_code_s_ops(imagenet_dir):
   """Crop, TensorFlow 1's resize, flip, bytes without fractions, AutoAugment."""
   dataset = datasets.open_dataset('imagenet2012', data_dir=str(imagenet_dir))
-  options = dict(batch_size=24, image_size=96, seed=5, shuffle_buffer_size=24)
+  options = dict(batch_size=24, image_size=96, seed=5, shuffle_window=24)
   options |= dict(split='train[:24]', crop_padding=32, start_example=24)
   batch = take(dataset, 1, augment_fn=augment.autoaugment, **options)
   plain = take(dataset, 1, **options)
   spans = dataset.spans('train[:24]')
-  stream = records.shuffled(dataset, spans, seed=5, start=24, window_size=24)
+  stream = order.shuffled(dataset, spans, seed=5, start=24, window_size=24)
   v1, flips = tf.compat.v1, 0
   for i, record in enumerate(stream.take(24).as_numpy_iterator()):
     example = tf.train.Example.FromString(record)
@@ -245,7 +246,8 @@ def test_a_shard_that_is_gone_or_broken_is_an_error_in_one_line(tmp_path):
   """And the process can end: threads that read ahead must not outlive it."""
   code = """
 import sys
-from advprop_jax import data, datasets, errors
+from advprop_jax import errors
+from advprop_jax.input import batches, datasets
 dataset = datasets.open_dataset('digits', data_dir=sys.argv[1])
 (span,) = dataset.spans('train')
 if sys.argv[2] == 'gone':
@@ -253,8 +255,8 @@ if sys.argv[2] == 'gone':
 else:
   with open(span.path, 'r+b') as f:
     f.seek(500); f.write(b'wrong bytes')
-stream = data.train_batches(dataset, split='train', batch_size=4, image_size=8, seed=0,
-                            shuffle_buffer_size=50, crop_padding=0)
+stream = batches.train_batches(dataset, split='train', batch_size=4, image_size=8,
+                               seed=0, shuffle_window=50, crop_padding=0)
 try:
   next(stream)
 except errors.UserError as e:
@@ -300,7 +302,7 @@ def test_processes_share_each_epoch_without_overlap(process_count):
       batch_size=process_count,
       process_index=index,
       process_count=process_count,
-      shuffle_buffer_size=6,
+      shuffle_window=6,
     )['label'].reshape(2, share)
     for index in range(process_count)
   ]
@@ -333,7 +335,7 @@ def test_evaluation_images_are_those_of_tensorflow_1(imagenet_dir):
   options = dict(split='train[:24]', batch_size=24, image_size=224, crop_padding=32)
   (batch,) = eval_pass(dataset, image_dtype='float32', **options)
   record_batch = next(
-    records.in_order(dataset, dataset.spans('train[:24]')).batch(24).as_numpy_iterator()
+    order.in_order(dataset, dataset.spans('train[:24]')).batch(24).as_numpy_iterator()
   )
   channels = set()
   v1 = tf.compat.v1
@@ -671,6 +673,4 @@ def test_an_unknown_resize_method_is_an_error(digits):
 
 
 def test_a_window_without_records_is_an_error(digits):
-  assert_user_error(
-    lambda: train_stream(digits, shuffle_buffer_size=0), 'shuffle_buffer_size 0'
-  )
+  assert_user_error(lambda: train_stream(digits, shuffle_window=0), 'shuffle_window 0')

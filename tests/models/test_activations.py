@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from advprop_jax import errors
 from advprop_jax.models import activations
-from advprop_jax.models.no_inline import no_inline
+from advprop_jax.models.cpu.no_inline import no_inline
 
 THEIRS = {'silu': tf.nn.silu, 'swish': tf.nn.silu, 'relu': tf.nn.relu}
 

@@ -12,10 +12,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from advprop_jax import errors
-from advprop_jax.datasets import (
-  dataset,
-  digits,  # Registers the builder.
-)
+from advprop_jax.input.datasets import dataset, digits
 
 # Large pieces suit network storage; a record of ImageNet is about 0.1 MB.
 READ_BYTES = 8 << 20

@@ -3,7 +3,7 @@
 The order is the official code's: crop, resize, flip, augmentation (`augment.py`). A box
 is int32 [4]: top, left, height, width. Crops are uint8 [H, W, 3]; resized they are
 float32 [S, S, 3], still on the scale 0..255, which bicubic interpolation may overshoot;
-`finish` comes last. Mean and standard deviation belong to the model.
+`to_dtype` comes last. Mean and standard deviation belong to the model.
 
 Randomness is stateless: every op takes a `seed`, int [2], and draws from nothing else.
 
@@ -126,7 +126,7 @@ def _clip(image):
   return tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=255.0)
 
 
-def finish(image: tf.Tensor, dtype: str) -> tf.Tensor:
+def to_dtype(image: tf.Tensor, dtype: str) -> tf.Tensor:
   """Converts an image to the type that goes to the devices; see `pixels.py`.
 
   In evaluation the official code neither rounds nor cuts off what bicubic interpolation
@@ -149,7 +149,7 @@ def finish(image: tf.Tensor, dtype: str) -> tf.Tensor:
   return tf.cast(_clip(tf.cast(image, tf.float32)) / 255.0, dtype)
 
 
-def check(resize_method: str, image_dtype: str) -> None:
+def check_options(resize_method: str, image_dtype: str) -> None:
   """Raises UserError unless both are known."""
   errors.check_choice('resize_method', resize_method, RESIZE_METHODS)
   errors.check_choice('image_dtype', image_dtype, IMAGE_DTYPES)

@@ -9,7 +9,7 @@ import PIL.ImageOps
 import pytest
 import tensorflow as tf
 
-from advprop_jax import augment, augment_ops
+from advprop_jax.input import augment, augment_ops
 
 LENGTHS = {
   'AutoAugment': augment.AUTOAUGMENT_LENGTHS,

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from advprop_jax import attacks, errors
+from advprop_jax import errors
+from advprop_jax.attacks import gradient
 
 EPSILON = 8 / 255
 PGD = {
@@ -42,7 +43,7 @@ WEIGHTS = jax.random.normal(jax.random.key(7), (5, 6, 3, 3))
 def test_finds_the_worst_case_of_a_linear_loss(images, start):
   weights = jax.random.normal(jax.random.key(1), images.shape[1:])
   noise = jax.random.uniform(jax.random.key(2), images.shape, minval=-1) * EPSILON
-  adversarial = attacks.pgd_linf(
+  adversarial = gradient.pgd_linf(
     lambda x: (x * weights).sum((1, 2, 3)),
     images,
     images + noise if start == 'noise' else images,
@@ -59,7 +60,7 @@ def test_untargeted_attack_reaches_the_smallest_margin_of_a_linear_model(images)
   # Two classes: the margin f(x) = w.x falls by exactly epsilon * |w|_1.
   w = jax.random.normal(jax.random.key(1), images.shape[1:])
   logits_fn = linear_logits(jnp.stack([w, jnp.zeros_like(w)], -1))
-  attack = attacks.make_pgd(**{**PGD, 'num_classes': 2})
+  attack = gradient.make_pgd(**{**PGD, 'num_classes': 2})
   adversarial = attack(logits_fn, images, jnp.zeros(4, jnp.int32), jax.random.key(0))
   before, after = (logits_fn(x)[:, 0] for x in (images, adversarial))
   np.testing.assert_allclose(before - after, EPSILON * jnp.abs(w).sum(), rtol=1e-4)
@@ -69,7 +70,7 @@ def test_untargeted_attack_reaches_the_smallest_margin_of_a_linear_model(images)
 @pytest.mark.parametrize('targeted', [True, False])
 def test_stays_in_the_ball_and_in_the_range_of_pixels(labels, num_steps, targeted):
   images = jnp.round(jax.random.uniform(jax.random.key(0), (4, 5, 6, 3)))  # 0 and 1.
-  attack = attacks.make_pgd(
+  attack = gradient.make_pgd(
     **{**PGD, 'num_steps': num_steps, 'targeted': targeted, 'step_size': EPSILON}
   )
   adversarial = attack(linear_logits(WEIGHTS), images, labels, jax.random.key(3))
@@ -78,14 +79,14 @@ def test_stays_in_the_ball_and_in_the_range_of_pixels(labels, num_steps, targete
 
 
 def test_epsilon_zero_returns_the_images(images, labels):
-  attack = attacks.make_pgd(**{**PGD, 'epsilon': 0.0})
+  attack = gradient.make_pgd(**{**PGD, 'epsilon': 0.0})
   np.testing.assert_array_equal(
     attack(linear_logits(WEIGHTS), images, labels, jax.random.key(0)), images
   )
 
 
 def test_no_gradient_flows_through_the_attack(images, labels):
-  attack = attacks.make_pgd(**PGD)
+  attack = gradient.make_pgd(**PGD)
 
   def loss(scale):
     logits_fn = linear_logits(WEIGHTS * scale)
@@ -96,7 +97,7 @@ def test_no_gradient_flows_through_the_attack(images, labels):
 
 def test_examples_do_not_influence_each_other(images, labels):
   logits_fn = lambda x: jnp.tanh(linear_logits(WEIGHTS)(x))  # noqa: E731
-  attack = attacks.make_pgd(**{**PGD, 'prob_start_from_clean': 1.0})
+  attack = gradient.make_pgd(**{**PGD, 'prob_start_from_clean': 1.0})
   together = attack(logits_fn, images, labels, jax.random.key(0))
   for i in range(4):
     alone = attack(logits_fn, images[i : i + 1], labels[i : i + 1], jax.random.key(0))
@@ -104,7 +105,7 @@ def test_examples_do_not_influence_each_other(images, labels):
 
 
 def test_targeted_attack_descends_towards_a_wrong_class(images, labels):
-  attack = attacks.make_pgd(**{**PGD, 'targeted': True, 'num_classes': 2})
+  attack = gradient.make_pgd(**{**PGD, 'targeted': True, 'num_classes': 2})
   w = WEIGHTS[..., :2]
   labels = labels % 2
   adversarial = attack(linear_logits(w), images, labels, jax.random.key(0))
@@ -119,7 +120,7 @@ def test_targeted_attack_descends_towards_a_wrong_class(images, labels):
 
 def test_random_targets_are_even_over_the_wrong_classes_and_never_true():
   label = jnp.tile(jnp.arange(5, dtype=jnp.int32), 20_000)
-  target = attacks.random_wrong_class(jax.random.key(0), label, 5)
+  target = gradient.random_wrong_class(jax.random.key(0), label, 5)
   counts = np.zeros((5, 5))
   np.add.at(counts, (np.asarray(label), np.asarray(target)), 1)
   np.testing.assert_array_equal(np.diag(counts), 0)
@@ -129,7 +130,7 @@ def test_random_targets_are_even_over_the_wrong_classes_and_never_true():
 
 @pytest.mark.parametrize('probability', [0.0, 0.2, 1.0])
 def test_starts_at_the_image_as_often_as_asked(images, labels, probability):
-  attack = attacks.make_pgd(
+  attack = gradient.make_pgd(
     **{**PGD, 'num_steps': 0, 'prob_start_from_clean': probability}
   )
 
@@ -141,7 +142,7 @@ def test_starts_at_the_image_as_often_as_asked(images, labels, probability):
 
 
 def test_random_start_fills_the_ball_evenly(images, labels):
-  attack = attacks.make_pgd(**{**PGD, 'num_steps': 0})
+  attack = gradient.make_pgd(**{**PGD, 'num_steps': 0})
   start = attack(linear_logits(WEIGHTS), images, labels, jax.random.key(0))
   noise = np.asarray(start - images) / EPSILON
   assert noise.min() < -0.95 and noise.max() > 0.95
@@ -162,7 +163,7 @@ def test_random_start_fills_the_ball_evenly(images, labels):
 )
 def test_impossible_values_are_refused(change, message):
   with pytest.raises(errors.UserError, match=message):
-    attacks.make_pgd(**{**PGD, **change})
+    gradient.make_pgd(**{**PGD, **change})
 
 
 def test_equals_the_pgd_of_foolbox(labels):
@@ -171,7 +172,7 @@ def test_equals_the_pgd_of_foolbox(labels):
   def logits_fn(x):
     return jnp.tanh(linear_logits(WEIGHTS)(x)) * 3
 
-  attack = attacks.make_pgd(**{**PGD, 'prob_start_from_clean': 1.0})
+  attack = gradient.make_pgd(**{**PGD, 'prob_start_from_clean': 1.0})
   ours = attack(logits_fn, images, labels, jax.random.key(0))
   model = foolbox.JAXModel(logits_fn, bounds=(0, 1))
   theirs, _, _ = foolbox.attacks.LinfPGD(

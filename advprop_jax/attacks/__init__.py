@@ -1,0 +1,1 @@
+"""Attacks: from images and a model's logits to adversarial images."""

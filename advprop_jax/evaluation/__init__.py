@@ -1,0 +1,1 @@
+"""Evaluation: from batches and variables to numbers, tables and pictures."""

@@ -1,0 +1,1 @@
+"""From records on disk to batches; the only part that runs in TensorFlow."""

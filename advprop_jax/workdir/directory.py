@@ -1,0 +1,61 @@
+"""The directory of a run: that it can be written to, and its small files."""
+
+import json
+import pathlib
+
+import jax
+from etils import epath
+
+from advprop_jax import errors
+
+
+def default_workdir(config_flag: str) -> str:
+  """Returns 'runs/b0_smoke' for 'configs/b0.py:smoke': no two configs share one."""
+  file, _, argument = config_flag.partition(':')
+  words = [pathlib.Path(file).stem, *argument.split(',')]
+  return str(pathlib.Path('runs', '_'.join(word for word in words if word)))
+
+
+def open_workdir(workdir: str) -> epath.Path:
+  """Returns the directory, made if need be.
+
+  Raises:
+    UserError: it cannot be written to.
+  """
+  path = epath.Path(workdir).expanduser()
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / f'.write_test_{jax.process_index()}'
+    probe.write_text('')
+    probe.unlink()
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write to --workdir {workdir}: {e.strerror or e}; '
+      'allowed: a directory that you may create files in'
+    ) from e
+  return path.resolve()
+
+
+def write_config(workdir: epath.Path, config: dict):
+  """Writes every value of the config to `config.json`, on the first host."""
+  if jax.process_index() == 0:
+    (workdir / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+
+
+def saved_steps(workdir: str) -> list[int]:
+  """Returns the steps of the checkpoints in a workdir, which need not exist."""
+  checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
+  names = [path.name for path in checkpoints.glob('*')]
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def flatten(config: dict, prefix: str = '') -> dict:
+  """Returns {'data.batch_size': 64, ...}; what is neither number nor str as text."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      plain = isinstance(value, bool | int | float | str)
+      flat[f'{prefix}{key}'] = value if plain else str(value)
+  return flat
