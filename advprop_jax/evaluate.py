@@ -11,8 +11,8 @@ def evaluate_checkpoint(config, workdir: str) -> dict[str, float]:
   """Evaluates the newest checkpoint of a workdir, without changing it.
 
   Args:
-    config: that of the checkpoint, as far as model, streams and optimizer go; data and
-      evaluation may differ.
+    config: that of the checkpoint, as far as model and branches go; data, evaluation
+      and optimizer may differ.
     workdir: directory that has been trained in; results.jsonl receives a line.
 
   Returns:
@@ -29,14 +29,15 @@ def evaluate_checkpoint(config, workdir: str) -> dict[str, float]:
     )
   path = directory.open_workdir(workdir)
   with checkpoint.Checkpointer(path / 'checkpoints', read_only=True) as checkpointer:
-    state, saved, _ = checkpointer.restore(steps[-1], exp.abstract_state)
+    variables, saved = checkpointer.restore_model(steps[-1], exp.abstract_state.model)
   checkpoint.warn_of_changes(saved, config.to_dict())
   with logs.MetricWriter(path) as writer:
     logging.info('evaluating step %d', steps[-1])
-    values, examples = exp.evaluate(state)
+    values, examples = exp.evaluate(variables)
     writer.write_scalars(steps[-1], values)
-    grid = pictures.adversarial_grid(
-      **examples._asdict(), class_names=exp.dataset.class_names
-    )
-    writer.write_image(steps[-1], 'val/clean_pgd', grid)
+    for suite, shown in examples.items():
+      grid = pictures.adversarial_grid(
+        **shown._asdict(), class_names=exp.dataset.class_names
+      )
+      writer.write_image(steps[-1], f'{suite}/clean_pgd', grid)
   return values

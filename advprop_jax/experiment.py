@@ -2,7 +2,8 @@
 
 This file, `schema.py`, `train.py` and `evaluate.py` are the last that see a config:
 below them, functions take named arguments. A config is anything with the keys of
-`configs/default.py`.
+`configs/default.py`. What comes in kinds is made from its section and its table by
+`registry.create`, so that a new kind is no business of this file.
 """
 
 import functools
@@ -15,17 +16,18 @@ import optax
 from absl import logging
 
 from advprop_jax import (
+  attacks,
   branches,
   errors,
   models,
   optim,
   parallel,
+  registry,
   schema,
   train_state,
   train_step,
 )
-from advprop_jax.attacks import gradient
-from advprop_jax.evaluation import runner
+from advprop_jax.evaluation import runner, suites
 from advprop_jax.input import augment, batches, datasets
 from advprop_jax.workdir import logs
 
@@ -37,13 +39,11 @@ class Experiment(NamedTuple):
   model: nn.Module
   streams: tuple[train_step.Stream, ...]
   schedule: optax.Schedule
-  tx: optax.GradientTransformation
   create_state: Any  # () -> TrainState before the first step
   abstract_state: Any  # Its shapes and types, to restore into
   train_step: Any  # (state, batch split over devices) -> (state, metrics)
-  evaluate: Any  # TrainState -> (metrics, runner.Pictures), on the eval split
-  eval_batches: Any
-  augment_fn: Any  # (uint8 image, seed) -> uint8 image; None: none
+  eval_batches: dict[str, Any]  # {suite: batches}
+  evaluate: Any  # {'params', 'norms', 'batch_stats'} -> (metrics, {suite: Pictures})
   steps_per_epoch: float
   total_steps: int
 
@@ -56,11 +56,10 @@ def create_experiment(config) -> Experiment:
   """
   parallel.check_batch_size('data.batch_size', config.data.batch_size)
   parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
-  schema.check_ranges(config)
+  schema.check(config.to_dict())
+  create_augment_fn(config)
 
-  dataset = datasets.open_dataset(
-    config.data.name, data_dir=config.data.data_dir or None
-  )
+  dataset = _open_dataset(config, config.data.name)
   num_classes = dataset.num_classes
   num_examples = dataset.num_examples(config.data.train_split)
   steps_per_epoch = num_examples / config.data.batch_size
@@ -96,83 +95,95 @@ def create_experiment(config) -> Experiment:
     label_smoothing=config.optim.label_smoothing,
     ema_decay=config.optim.ema_decay,
   )
-  eval_attack = gradient.make_pgd(
-    num_classes=num_classes,
-    targeted=False,
-    prob_start_from_clean=0.0,
-    **config.eval.attack,
-  )
-  evaluator = runner.Evaluator(model, eval_attack, seed=config.seed)
-  eval_batches = batches.eval_batches(
-    dataset,
-    split=config.data.eval_split,
-    batch_size=config.data.eval_batch_size,
-    **_image_settings(config),
-  )
-
-  def evaluate(state):
-    return evaluator(
-      **state.eval_variables,
-      batches=eval_batches,
-      prefix='val',
-      num_pictures=config.eval.num_pictures,
-      progress=logs.create_progress(len(eval_batches), every_secs=10.0),
-    )
-
+  eval_batches, evaluate = create_evaluation(config, model, dataset)
   return Experiment(
     dataset=dataset,
     model=model,
     streams=streams,
     schedule=schedule,
-    tx=tx,
     create_state=create_state,
     abstract_state=abstract_state,
     train_step=parallel.data_parallel(step, split=(False, True), donate_state=True),
-    evaluate=evaluate,
     eval_batches=eval_batches,
-    augment_fn=create_augment_fn(config),
+    evaluate=evaluate,
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
 
 
 def create_model(config, *, num_classes: int) -> nn.Module:
-  """Returns the model of a config."""
-  errors.check_choice('model.dtype', config.model.dtype, ['bfloat16', 'float32'])
-  attributes = dict(config.model)
-  return models.create_model(
-    attributes.pop('name'),
-    num_classes=num_classes,
-    **parallel.statistics_scope(attributes.pop('bn_scope')),
-    **attributes,
+  """Returns the model of a config.
+
+  'float32' holds for every device: JAX's own default lets TPUs and recent GPUs multiply
+  float32 in bfloat16 or TF32. The setting is one of the whole process.
+  """
+  section = dict(config.model)
+  errors.check_choice('model.dtype', section['dtype'], ['bfloat16', 'float32'])
+  precision = 'highest' if section['dtype'] == 'float32' else None
+  jax.config.update('jax_default_matmul_precision', precision)
+  scope = parallel.statistics_scope(section.pop('bn_scope'))
+  return registry.create(
+    'model', models.MODELS, section, num_classes=num_classes, **scope
   )
 
 
 def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
   """Returns the learning rate's schedule and the optimizer of a config."""
-  c = config.optim
-  errors.check_choice('optim.schedule', c.schedule, ['staircase', 'cosine'])
-  errors.check_choice('optim.name', c.name, ['rmsprop', 'sgd'])
-  warmup = {
-    'peak': c.learning_rate * config.data.batch_size / 256,
-    'warmup_steps': int(c.warmup_epochs * steps_per_epoch),
-  }
-  if c.schedule == 'staircase':
-    schedule = optim.warmup_staircase(
-      **warmup,
-      decay_steps=c.decay_epochs * steps_per_epoch,
-      decay_rate=c.decay_rate,
-    )
-  else:
-    schedule = optim.warmup_cosine(**warmup, total_steps=total_steps)
-  shared = {'momentum': c.momentum, 'weight_decay': c.weight_decay}
-  if c.name == 'rmsprop':
-    tx = optim.rmsprop(
-      schedule, decay=c.rmsprop_decay, epsilon=c.rmsprop_epsilon, **shared
-    )
-  else:
-    tx = optim.sgd(schedule, **shared)
+  schedule = registry.create(
+    'optim.schedule',
+    optim.SCHEDULES,
+    config.optim.schedule,
+    batch_size=config.data.batch_size,
+    steps_per_epoch=steps_per_epoch,
+    total_steps=total_steps,
+  )
+  tx = registry.create(
+    'optim.optimizer', optim.OPTIMIZERS, config.optim.optimizer, schedule=schedule
+  )
   return schedule, tx
+
+
+def create_evaluation(config, model, dataset):
+  """Returns the batches of every suite, and the function that evaluates all of them.
+
+  Returns:
+    {suite: batches}; and a function of {'params', 'norms', 'batch_stats'} to the
+    metrics and {suite: `runner.Pictures`} of the suites that are attacked.
+  """
+  attack = registry.create(
+    'eval.attack',
+    attacks.ATTACKS,
+    config.eval.attack,
+    num_classes=dataset.num_classes,
+  )
+  evaluator = runner.Evaluator(model, attack, seed=config.seed)
+  eval_batches = {}
+  for name in config.eval.suites:
+    errors.check_choice('suite of eval.suites', name, suites.SUITES)
+    suite = suites.SUITES[name]
+    eval_batches[name] = batches.eval_batches(
+      _open_dataset(config, suite.data_name) if suite.data_name else dataset,
+      split=suite.split or config.data.eval_split,
+      batch_size=config.data.eval_batch_size,
+      **_image_settings(config),
+    )
+
+  def evaluate(variables):
+    metrics, pictures = {}, {}
+    for name, suite_batches in eval_batches.items():
+      values, shown = evaluator(
+        **variables,
+        batches=suite_batches,
+        suite=name,
+        attacked=suites.SUITES[name].attacked,
+        progress=logs.create_progress(len(suite_batches), every_secs=10.0),
+      )
+      metrics |= values
+      if shown is not None:
+        pictures[name] = shown
+    return metrics, pictures
+
+  return eval_batches, evaluate
 
 
 def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]:
@@ -221,13 +232,20 @@ def _create_attack(config, overrides: dict | None, num_classes: int):
   """Returns (attack, statistics): `config.attack`, with a stream's own values."""
   if overrides is None:
     return None, 'running'
-  settings = dict(config.attack)
-  for key in overrides:
-    errors.check_choice('value of an attack', key, settings)
-  settings |= overrides
-  statistics = settings.pop('statistics')
-  errors.check_choice('attack.statistics', statistics, ['running', 'batch'])
-  return gradient.make_pgd(num_classes=num_classes, **settings), statistics
+  section = dict(config.attack)
+  if overrides.get('name', section['name']) != section['name']:
+    section = {'statistics': section['statistics']}  # Another kind: nothing else stays.
+  section |= overrides
+  schema.check_section('attack', section)
+  attack = registry.create(
+    'attack',
+    attacks.ATTACKS,
+    section,
+    also=('statistics',),
+    num_classes=num_classes,
+  )
+  errors.check_choice('attack.statistics', section['statistics'], ['running', 'batch'])
+  return attack, section['statistics']
 
 
 def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
@@ -240,7 +258,7 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
     start_example=examples_seen,
     crop_area=config.data.crop_area,
     flip=config.data.flip,
-    augment_fn=experiment.augment_fn,
+    augment_fn=create_augment_fn(config),
     shuffle_window=config.data.shuffle_window,
     **_image_settings(config),
   )
@@ -248,17 +266,13 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
 
 def create_augment_fn(config):
   """Returns the augmentation of a config, (image, seed) -> image, or None."""
-  choices = {
-    'none': None,
-    'autoaugment': augment.autoaugment,
-    'randaugment': functools.partial(
-      augment.randaugment,
-      num_layers=config.data.randaugment_layers,
-      magnitude=config.data.randaugment_magnitude,
-    ),
-  }
-  errors.check_choice('data.augmentation', config.data.augmentation, choices)
-  return choices[config.data.augmentation]
+  return registry.create(
+    'data.augmentation', augment.AUGMENTATIONS, config.data.augmentation
+  )
+
+
+def _open_dataset(config, name: str) -> datasets.Dataset:
+  return datasets.open_dataset(name, data_dir=config.data.data_dir or None)
 
 
 def _image_settings(config) -> dict:
@@ -267,7 +281,6 @@ def _image_settings(config) -> dict:
     'image_size': config.data.image_size,
     'crop_padding': config.data.crop_padding,
     'resize_method': config.data.resize_method,
-    'image_dtype': config.data.image_dtype,
     'max_bad_share': config.data.max_bad_share,
     'process_index': jax.process_index(),
     'process_count': jax.process_count(),

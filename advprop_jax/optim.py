@@ -8,22 +8,33 @@ import jax.numpy as jnp
 import optax
 
 
-def warmup_staircase(
-  *, peak: float, warmup_steps: int, decay_steps: float, decay_rate: float
+def staircase(
+  *,
+  learning_rate: float,
+  warmup_epochs: float,
+  decay_epochs: float,
+  decay_rate: float,
+  batch_size: int,
+  steps_per_epoch: float,
 ) -> optax.Schedule:
-  """Returns a linear warm-up from 0 to `peak` and steps down by `decay_rate`.
+  """Returns a linear warm-up from 0 to the peak and steps down by `decay_rate`.
 
   The steps down are counted from step 0, not from the end of the warm-up: that ends
-  below `peak` if it is longer than `decay_steps`.
+  below the peak if it is longer than `decay_epochs`.
 
   Args:
-    peak: value at the end of the warm-up.
-    warmup_steps: length of the warm-up; 0: none.
-    decay_steps: length of one stair, need not be whole.
+    learning_rate: at the peak, for each 256 images of the batch.
+    warmup_epochs: length of the warm-up; 0: none.
+    decay_epochs: length of one stair.
     decay_rate: factor between two stairs.
+    batch_size: images of a step, of all devices.
+    steps_per_epoch: need not be whole.
 
   Source: `build_learning_rate` in `utils.py` of the official code.
   """
+  peak = _peak(learning_rate, batch_size)
+  warmup_steps = int(warmup_epochs * steps_per_epoch)
+  decay_steps = decay_epochs * steps_per_epoch
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
@@ -34,13 +45,27 @@ def warmup_staircase(
   return schedule
 
 
-def warmup_cosine(
-  *, peak: float, warmup_steps: int, total_steps: int
+def cosine(
+  *,
+  learning_rate: float,
+  warmup_epochs: float,
+  batch_size: int,
+  steps_per_epoch: float,
+  total_steps: int,
 ) -> optax.Schedule:
-  """Returns a linear warm-up from 0 to `peak`, then half a cosine down to 0.
+  """Returns a linear warm-up from 0 to the peak, then half a cosine down to 0.
+
+  Args:
+    learning_rate: at the peak, for each 256 images of the batch.
+    warmup_epochs: length of the warm-up; 0: none.
+    batch_size: images of a step, of all devices.
+    steps_per_epoch: need not be whole.
+    total_steps: of the run; the last one has the value 0.
 
   Source: Goyal et al. 2017 (warm-up), Loshchilov & Hutter 2017 (cosine).
   """
+  peak = _peak(learning_rate, batch_size)
+  warmup_steps = int(warmup_epochs * steps_per_epoch)
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0 if warmup_steps else peak,
     peak_value=peak,
@@ -49,6 +74,11 @@ def warmup_cosine(
   )
   # optax mixes its integer count with floats, which strict dtype promotion forbids.
   return lambda step: schedule(jnp.asarray(step, jnp.float32))
+
+
+def _peak(learning_rate: float, batch_size: int) -> float:
+  """Returns the rate of a batch by the linear rule. Source: Goyal et al. 2017."""
+  return learning_rate * batch_size / 256
 
 
 def rmsprop(
@@ -90,6 +120,11 @@ def sgd(
     _coupled_weight_decay(weight_decay),
     optax.sgd(schedule, momentum=momentum, nesterov=True),
   )
+
+
+# Kinds of `config.optim.schedule` and `config.optim.optimizer`.
+SCHEDULES = {'staircase': staircase, 'cosine': cosine}
+OPTIMIZERS = {'rmsprop': rmsprop, 'sgd': sgd}
 
 
 def _coupled_weight_decay(weight_decay: float) -> optax.GradientTransformation:

@@ -110,6 +110,11 @@ def check_batch_size(name: str, batch_size: int):
     )
 
 
+def on_host():
+  """Returns a context in which arrays are made and computed on the host's CPU."""
+  return jax.default_device(jax.local_devices(backend='cpu')[0])
+
+
 def replicate(tree):
   """Returns `tree` with every array on every device of this host.
 
@@ -170,24 +175,25 @@ def statistics_scope(scope: str) -> dict:
   """Returns which devices share batch-norm statistics, as arguments of the model.
 
   Args:
-    scope: 'device', every device its own batch; 'tpu_group', the official TPU rule: own
-      batch up to 8 cores, beyond that groups of max(8, cores / 8) neighbours; 'all',
-      the whole global batch. Source: `BatchNormalization` in `utils.py` of the official
-      code.
+    scope: a key of STATISTICS_SCOPES.
 
   Raises:
     UserError: an unknown scope.
   """
-  errors.check_choice('model.bn_scope', scope, ['device', 'tpu_group', 'all'])
-  num_devices = jax.device_count()
-  if scope == 'all':
-    return {'bn_axis_name': AXIS, 'bn_axis_index_groups': None}
-  groups = device_groups(num_devices) if scope == 'tpu_group' else None
-  return {'bn_axis_name': AXIS if groups else None, 'bn_axis_index_groups': groups}
+  errors.check_choice('model.bn_scope', scope, STATISTICS_SCOPES)
+  groups = STATISTICS_SCOPES[scope](jax.device_count())
+  return {
+    'bn_axis_name': None if groups is None else AXIS,
+    'bn_axis_index_groups': groups or None,
+  }
 
 
 def device_groups(num_devices: int) -> tuple[tuple[int, ...], ...] | None:
-  """Returns the official TPU's groups of device indices; None: every device alone."""
+  """Returns the official TPU's groups of device indices; None: every device alone.
+
+  That is its own batch up to 8 cores, beyond that groups of max(8, cores / 8)
+  neighbours. Source: `BatchNormalization` in `utils.py` of the official code.
+  """
   if num_devices <= 8:
     return None
   size = max(8, num_devices // 8)
@@ -200,6 +206,16 @@ def device_groups(num_devices: int) -> tuple[tuple[int, ...], ...] | None:
   return tuple(
     tuple(range(first, first + size)) for first in range(0, num_devices, size)
   )
+
+
+# Name of `config.model.bn_scope` -> function of the number of devices that returns the
+# groups of device indices which share batch statistics; None: every device alone; an
+# empty tuple: all devices together.
+STATISTICS_SCOPES = {
+  'device': lambda num_devices: None,
+  'tpu_group': device_groups,
+  'all': lambda num_devices: (),
+}
 
 
 def join_hosts():

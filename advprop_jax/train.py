@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import errors, experiment, parallel
+from advprop_jax import errors, experiment, parallel, train_state
 from advprop_jax.evaluation import pictures
 from advprop_jax.workdir import checkpoint, directory, logs
 
@@ -83,10 +83,11 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
       if step % log_steps == 0 or is_last:
         with timer('train'):
           means = jax.tree.map(lambda *x: float(np.mean(x)), *jax.device_get(recent))
-        scalars = {f'train/{name}': value for name, value in means.items()}
-        if not np.isfinite(means['loss']):
+        if means.pop('all_finite') < 1:
           raise _diverged(step, checkpointer)
-        scalars['train/learning_rate'] = float(exp.schedule(step - 1))
+        scalars = {f'train/{name}': value for name, value in means.items()}
+        with parallel.on_host():  # Not between two steps of an accelerator.
+          scalars['train/learning_rate'] = float(exp.schedule(step - 1))
         scalars['data/bad_examples'] = parallel.sum_over_hosts(batches.num_bad)
         if timed_images:
           secs = timer.secs['train'] - train_secs
@@ -98,20 +99,21 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
       if step in eval_steps:
         with timer('eval'):
           logging.info('evaluating step %d', step)
-          val_metrics, examples = exp.evaluate(state)
+          val_metrics, examples = exp.evaluate(state.eval_variables)
           writer.write_scalars(step, val_metrics)
-          grid = pictures.adversarial_grid(
-            **examples._asdict(), class_names=exp.dataset.class_names
-          )
-          writer.write_image(step, 'val/clean_pgd', grid)
+          for suite, shown in examples.items():
+            grid = pictures.adversarial_grid(
+              **shown._asdict(), class_names=exp.dataset.class_names
+            )
+            writer.write_image(step, f'{suite}/clean_pgd', grid)
       if step in save_steps or step in eval_steps:  # So that the best can be kept.
         with timer('save'):
           # A broken state must not push a good one out of the directory.
-          if not _all_finite((step_metrics, state.replace(rng=None))):
+          if not step_metrics['all_finite']:
             raise _diverged(step, checkpointer)
           checkpointer.save(
             step,
-            state,
+            state.parts,
             config=config.to_dict(),
             examples_seen=examples_seen,
             metrics=val_metrics,
@@ -135,7 +137,7 @@ def _restore_or_create(config, exp, checkpointer):
   steps = checkpointer.steps()
   if not steps:
     return parallel.replicate(exp.create_state()), 0
-  state, saved, position = checkpointer.restore(steps[-1], exp.abstract_state)
+  parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
   checkpoint.warn_of_changes(saved, config.to_dict())
   logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
   num_hosts = jax.process_count()
@@ -146,13 +148,7 @@ def _restore_or_create(config, exp, checkpointer):
       saved_by,
       num_hosts,
     )
-  return state, position['examples_seen']
-
-
-def _all_finite(tree) -> bool:
-  """Looks at one device's copy, on the host: on B0's 1,600 arrays jit compiles 27 s."""
-  copies = (x.addressable_data(0) for x in jax.tree.leaves(tree))
-  return all(np.isfinite(x).all() for x in copies)
+  return train_state.TrainState.from_parts(parts), position['examples_seen']
 
 
 def _diverged(step: int, checkpointer) -> errors.UserError:
@@ -160,7 +156,7 @@ def _diverged(step: int, checkpointer) -> errors.UserError:
   return errors.UserError(
     f'training has diverged: loss or weights are not finite at step {step}; '
     f'the last checkpoint is {f"of step {saved[-1]}" if saved else "none"}; '
-    'a lower optim.learning_rate or a longer optim.warmup_epochs may help'
+    'a lower learning_rate or longer warmup_epochs of optim.schedule may help'
   )
 
 

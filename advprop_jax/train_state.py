@@ -24,13 +24,30 @@ class TrainState:
   rng: jax.Array  # The run's key; never used itself, only folded.
 
   @property
-  def eval_variables(self) -> dict[str, Any]:
-    """Params, norms and batch_stats to evaluate: the averages, where they are kept."""
-    return self.ema or {
+  def parts(self) -> dict[str, Any]:
+    """Returns the state as the parts that a checkpoint consists of."""
+    training = {'step': self.step, 'rng': self.rng, 'opt_state': self.opt_state}
+    parts = {'model': self.model, 'training': training}
+    return parts if self.ema is None else {**parts, 'ema': self.ema}
+
+  @classmethod
+  def from_parts(cls, parts: dict[str, Any]) -> 'TrainState':
+    """Returns the state whose `parts` these are."""
+    return cls(**parts['model'], **parts['training'], ema=parts.get('ema'))
+
+  @property
+  def model(self) -> dict[str, Any]:
+    """Params, norms and batch_stats: all that a network consists of."""
+    return {
       'params': self.params,
       'norms': self.norms,
       'batch_stats': self.batch_stats,
     }
+
+  @property
+  def eval_variables(self) -> dict[str, Any]:
+    """Params, norms and batch_stats to evaluate: the averages, where they are kept."""
+    return self.ema or self.model
 
   def variables(self, branch: str) -> dict[str, Any]:
     """Returns what `model.apply` expects, for one branch."""
@@ -52,6 +69,19 @@ class TrainState:
     if ema is not None:
       ema = optim.ema_update(ema, new, step=step, decay=ema_decay)
     return self.replace(step=step, opt_state=opt_state, ema=ema, **new)
+
+  def all_finite(self) -> jax.Array:
+    """Returns whether every number is finite, bool []; inside a compiled step."""
+    floats = [
+      x
+      for x in jax.tree.leaves(self.replace(rng=None))
+      if jnp.issubdtype(x.dtype, jnp.floating)
+    ]
+    # The many small arrays as one: XLA would compile a reduction of each.
+    vectors = [x for x in floats if x.ndim <= 1]
+    others = [x for x in floats if x.ndim > 1]
+    vector = jnp.concatenate([x.reshape(-1) for x in vectors])
+    return jnp.stack([jnp.isfinite(x).all() for x in [vector, *others]]).all()
 
 
 def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):

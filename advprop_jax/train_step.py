@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import branches, losses, parallel, pixels, train_state
-from advprop_jax.attacks import gradient
+from advprop_jax import attacks, branches, losses, parallel, pixels, train_state
 
 
 class Stream(NamedTuple):
@@ -28,7 +27,7 @@ class Stream(NamedTuple):
   name: str  # In the names of metrics.
   image_key: str  # The batch's key that holds the images, ...
   label_key: str  # ... and that of their labels; streams may differ in number.
-  attack: gradient.Attack | None  # What is done to the images first, ...
+  attack: attacks.Attack | None  # What is done to the images first, ...
   attack_statistics: str  # ... through 'running' or 'batch' statistics of ...
   branch: str  # ... the branch that they are attacked and trained through.
   weight: float  # Of their mean loss in the sum.
@@ -45,7 +44,8 @@ def make_train_step(
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
   A batch holds the streams' images, [B, H, W, 3] as in `pixels.py`, and their labels,
-  int32 [B], of one device; metrics are float32 scalars, means over all devices.
+  int32 [B], of one device. Metrics are float32 scalars, means over all devices, and
+  'all_finite', bool: whether loss and new state are.
 
   Args:
     model: maps images to logits, float32 [B, K]; see `models.create_model`.
@@ -104,17 +104,17 @@ def make_train_step(
     }
     grads, aux = branches.sum_gradients(loss_fn, state.params, state.norms, inputs)
     batch_stats = {branch: aux[branch][0] for branch in groups}
-    metrics = {
-      f'{stream.name}_{name}': value
-      for branch, group in groups.items()
-      for stream, values in zip(group, aux[branch][1], strict=True)
-      for name, value in values.items()
-    }
+    metrics = {}
+    for branch, group in groups.items():
+      for stream, values in zip(group, aux[branch][1], strict=True):
+        metrics |= {f'{stream.name}_{name}': x for name, x in values.items()}
     metrics['loss'] = sum(s.weight * metrics[f'{s.name}_loss'] for s in streams)
     # Not inside `loss_fn`: under pmap a collective there would be differentiated, too.
     grads, batch_stats, metrics = parallel.mean((grads, batch_stats, metrics))
 
     # 3. Update the shared weights and all norms together.
-    return state.update(tx, grads, batch_stats, ema_decay=ema_decay), metrics
+    state = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
+    all_finite = jnp.isfinite(metrics['loss']) & state.all_finite()
+    return state, {**metrics, 'all_finite': all_finite}
 
   return step

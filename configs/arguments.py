@@ -16,7 +16,13 @@ def parse(argument: str | None, allowed=('smoke',)) -> set[str]:
   return words
 
 
-def smoke(config):
+def finish(config, words: set[str]):
+  """Returns the config, shrunk if the words say 'smoke', locked in all its sections."""
+  config = _smoke(config) if 'smoke' in words else config
+  return config.unlock().lock()  # A section that was put in later is not locked yet.
+
+
+def _smoke(config):
   """Shrinks any config to about a minute on two cores; the code path stays whole.
 
   One epoch of the embedded digits, a network of a quarter of B0's width and depth,
@@ -36,7 +42,8 @@ def smoke(config):
   config.model.update(name='efficientnet_tiny', bn_momentum=0.8)
   config.num_epochs = 1.0
   config.log_every_steps = 5
-  config.optim.update(warmup_epochs=0.2, ema_decay=0.8)
+  config.optim.schedule.warmup_epochs = 0.2
+  config.optim.ema_decay = 0.8
   config.eval.every_epochs = 0.5
   config.eval.attack.num_steps = 2
   config.checkpoint.every_epochs = 0.5

@@ -26,9 +26,9 @@ def get_config(argument=None):
     # A mirrored or strongly cropped digit may be another digit.
     crop_area=(0.8, 1.0),
     flip=False,
-    augmentation='none',
     crop_padding=0,
   )
+  config.data.augmentation = default.NO_AUGMENTATION
   config.model.update(
     name='efficientnet_tiny',
     drop_connect_rate=0.0,
@@ -42,9 +42,10 @@ def get_config(argument=None):
   config.eval.attack.update(epsilon=8 / 255, step_size=2 / 255, num_steps=10)
   config.num_epochs = 20.0
   # Some hundred steps: the staircase hardly falls in them. Source: Goyal et al. 2017.
-  config.optim.update(name='sgd', schedule='cosine', learning_rate=0.25)
-  config.optim.update(warmup_epochs=2.0, weight_decay=1e-4, ema_decay=0.98)
+  config.optim.optimizer = default.SGD
+  config.optim.schedule = dict(default.COSINE, learning_rate=0.25, warmup_epochs=2.0)
+  config.optim.ema_decay = 0.98
   config.log_every_steps = 20
   config.eval.every_epochs = 4.0
   config.checkpoint.every_epochs = 2.0
-  return arguments.smoke(config) if 'smoke' in words else config
+  return arguments.finish(config, words)

@@ -15,4 +15,4 @@ def get_config(argument=None):
   size, words = effnet_sizes.parse(argument, allowed=('smoke',))
   config = effnet_sizes.get_config(size)
   config.streams = default.ADVERSARIAL_TRAINING
-  return arguments.smoke(config) if 'smoke' in words else config
+  return arguments.finish(config, words)

@@ -29,4 +29,4 @@ def get_config(argument=None):
   config.data.image_size = 224
   # Source: AdvProp, experiments: attack strength by size of the network.
   config.attack.update(epsilon=1 / 255, num_steps=1)
-  return arguments.smoke(config) if 'smoke' in words else config
+  return arguments.finish(config, words)

@@ -31,4 +31,4 @@ def get_config(argument=None):
   config.data.image_size = 528
   # Source: AdvProp, experiments: attack strength by size of the network.
   config.attack.update(epsilon=4 / 255, num_steps=5)
-  return arguments.smoke(config) if 'smoke' in words else config
+  return arguments.finish(config, words)

@@ -38,6 +38,7 @@ def get_config(argument=None):
         f'randaugment has no published setting for {size}; allowed: '
         f'{", ".join(RANDAUGMENT_MAGNITUDES)}'
       )
-    config.data.augmentation = 'randaugment'
-    config.data.randaugment_magnitude = RANDAUGMENT_MAGNITUDES[size]
-  return arguments.smoke(config) if 'smoke' in words else config
+    config.data.augmentation = dict(
+      default.RANDAUGMENT, magnitude=RANDAUGMENT_MAGNITUDES[size]
+    )
+  return arguments.finish(config, words)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from advprop_jax import experiment, models, train
+from advprop_jax import experiment, train
+from advprop_jax.models import efficientnet
 from configs import arguments, default, effnet_sizes
 
 HELPERS = {'default', 'arguments', 'effnet_sizes'}
@@ -40,15 +41,39 @@ def leaves(config, prefix=''):
       yield prefix + key, value
 
 
+# Place of a section that comes in kinds -> the named sections for it.
+SECTIONS = {
+  'model.': [default.EFFICIENTNET],
+  'attack.': [default.PGD],
+  'eval.attack.': [default.PGD_EVAL],
+  'data.augmentation.': [
+    default.NO_AUGMENTATION,
+    default.AUTOAUGMENT,
+    default.RANDAUGMENT,
+  ],
+  'optim.optimizer.': [default.RMSPROP, default.SGD],
+  'optim.schedule.': [default.STAIRCASE, default.COSINE],
+}
+
+
+def check_same_keys(config, schema, place):
+  """Checks that a config has the keys and types of another, or of a named section."""
+  assert config.is_locked, place
+  for section in SECTIONS.get(place, []):
+    if section.keys() == dict(config).keys():
+      schema = section
+  assert dict(config).keys() == dict(schema).keys(), place
+  for key, value in config.items():
+    if hasattr(value, 'items'):
+      check_same_keys(value, schema[key], f'{place}{key}.')
+    else:
+      assert type(value) is type(schema[key]), f'{place}{key}'
+
+
 @pytest.mark.parametrize('get', [get_config, get_smoke])
 @pytest.mark.parametrize('name, argument', ALL)
 def test_has_exactly_the_default_keys_and_their_types(name, argument, get):
-  config, schema = get(name, argument), default.get_config()
-  assert config.is_locked
-  assert dict(leaves(config)).keys() == dict(leaves(schema)).keys()
-  for key, value in leaves(schema):
-    if value is not None:
-      assert type(dict(leaves(config))[key]) is type(value), key
+  check_same_keys(get(name, argument), default.get_config(), '')
 
 
 def test_every_size_has_its_advprop_config():
@@ -63,7 +88,7 @@ def test_images_have_the_size_of_the_model(name, argument):
   config = get_config(name, argument)
   size = argument.split(',')[0] or name.split('_')[1]
   assert config.model.name == f'efficientnet_{size}'
-  assert config.data.image_size == models.MODELS[config.model.name].image_size
+  assert config.data.image_size == efficientnet.VARIANTS[config.model.name].image_size
 
 
 @pytest.mark.parametrize('name', ADVPROP)
@@ -141,24 +166,23 @@ RECIPE = {
   'data.crop_area': (0.08, 1.0),
   'data.crop_padding': 32,
   'data.flip': True,
-  'data.augmentation': 'autoaugment',
+  'data.augmentation.name': 'autoaugment',
   'data.resize_method': 'bicubic_tf1',
   'model.activation': 'swish',
   'model.drop_connect_rate': 0.2,
   'model.dtype': 'bfloat16',
-  'model.bn_epsilon': 1e-3,
   'model.bn_momentum': 0.99,
   'model.bn_scope': 'tpu_group',
-  'optim.name': 'rmsprop',
-  'optim.rmsprop_decay': 0.9,
-  'optim.rmsprop_epsilon': 1e-3,
-  'optim.momentum': 0.9,
-  'optim.learning_rate': 0.016,
-  'optim.warmup_epochs': 5.0,
-  'optim.schedule': 'staircase',
-  'optim.decay_epochs': 2.4,
-  'optim.decay_rate': 0.97,
-  'optim.weight_decay': 1e-5,
+  'optim.optimizer.name': 'rmsprop',
+  'optim.optimizer.decay': 0.9,
+  'optim.optimizer.epsilon': 1e-3,
+  'optim.optimizer.momentum': 0.9,
+  'optim.schedule.learning_rate': 0.016,
+  'optim.schedule.warmup_epochs': 5.0,
+  'optim.schedule.name': 'staircase',
+  'optim.schedule.decay_epochs': 2.4,
+  'optim.schedule.decay_rate': 0.97,
+  'optim.optimizer.weight_decay': 1e-5,
   'optim.label_smoothing': 0.1,
   'optim.ema_decay': 0.9999,
   # Source: Fast AdvProp, section 3.2.2; the first author's released attack code.
@@ -173,7 +197,7 @@ def test_every_size_and_control_has_the_recipe(name, argument):
   values = dict(leaves(get_config(name, argument)))
   recipe = dict(RECIPE)
   if 'randaugment' in argument:
-    recipe['data.augmentation'] = 'randaugment'
+    recipe['data.augmentation.name'] = 'randaugment'
   assert {key: values[key] for key in recipe} == recipe
   if name == 'effnet_vanilla':
     assert values['model.mean'] == (0.485, 0.456, 0.406)
@@ -199,9 +223,11 @@ def test_every_size_can_be_built_as_it_is(name, imagenet_dir):
 @pytest.mark.parametrize('size, magnitude', [('b5', 17), ('b7', 28), ('b8', 28)])
 def test_randaugment_has_the_published_magnitudes(size, magnitude):
   config = get_config('effnet_vanilla', f'{size},randaugment')
-  assert config.data.augmentation == 'randaugment'
-  assert config.data.randaugment_layers == 2
-  assert config.data.randaugment_magnitude == magnitude
+  assert config.data.augmentation.to_dict() == {
+    'name': 'randaugment',
+    'num_layers': 2,
+    'magnitude': magnitude,
+  }
 
 
 @pytest.mark.parametrize(
@@ -293,7 +319,7 @@ def programs():
     if name not in ADVPROP:
       for key in ('attack.epsilon', 'attack.num_steps', 'model.remat_blocks'):
         del values[key]
-      del values['data.randaugment_magnitude']
+      values.pop('data.augmentation.magnitude', None)
     distinct.setdefault(repr(values), []).append((name, argument))
   return list(distinct.values())
 

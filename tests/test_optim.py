@@ -13,7 +13,13 @@ v1 = tf.compat.v1
 
 
 def test_schedule_climbs_linearly_and_falls_by_half_a_cosine():
-  schedule = optim.warmup_cosine(peak=0.4, warmup_steps=10, total_steps=110)
+  schedule = optim.cosine(
+    learning_rate=0.4,
+    warmup_epochs=10,
+    batch_size=256,
+    steps_per_epoch=1,
+    total_steps=110,
+  )
   values = [float(schedule(step)) for step in (0, 5, 10, 35, 60, 110, 500)]
   expected = [0, 0.2, 0.4, 0.2 * (1 + np.cos(np.pi / 4)), 0.2, 0, 0]
   np.testing.assert_allclose(values, expected, atol=1e-7)
@@ -21,8 +27,12 @@ def test_schedule_climbs_linearly_and_falls_by_half_a_cosine():
 
 @pytest.mark.parametrize('warmup_steps, total_steps', [(0, 10), (5, 5), (9, 3), (0, 1)])
 def test_schedule_is_finite_for_short_runs(warmup_steps, total_steps):
-  schedule = optim.warmup_cosine(
-    peak=1.0, warmup_steps=warmup_steps, total_steps=total_steps
+  schedule = optim.cosine(
+    learning_rate=1.0,
+    warmup_epochs=warmup_steps,
+    batch_size=256,
+    steps_per_epoch=1,
+    total_steps=total_steps,
   )
   values = [float(schedule(step)) for step in range(total_steps)]
   assert np.isfinite(values).all() and max(values) <= 1.0
@@ -54,10 +64,12 @@ def test_sgd_equals_keras_with_the_decay_in_the_loss_and_none_on_norms():
 # The official recipe, at the official batch of 2048.
 STEPS_PER_EPOCH = 1281167 / 2048
 STAIRCASE = dict(
-  peak=0.128,
-  warmup_steps=3127,  # int(5 * 625.57)
-  decay_steps=2.4 * STEPS_PER_EPOCH,  # 1501.37
+  learning_rate=0.016,
+  warmup_epochs=5,  # 3127 steps, int(5 * 625.57).
+  decay_epochs=2.4,  # 1501.37 steps.
   decay_rate=0.97,
+  batch_size=2048,
+  steps_per_epoch=STEPS_PER_EPOCH,
 )
 
 
@@ -75,12 +87,12 @@ STAIRCASE = dict(
   ],
 )
 def test_staircase_at_steps_computed_by_hand(step, rate):
-  schedule = optim.warmup_staircase(**STAIRCASE)
+  schedule = optim.staircase(**STAIRCASE)
   np.testing.assert_allclose(schedule(step), rate, rtol=1e-5)  # float32 to the 145th.
 
 
 def test_staircase_without_warmup_starts_at_the_peak():
-  schedule = optim.warmup_staircase(**{**STAIRCASE, 'warmup_steps': 0})
+  schedule = optim.staircase(**{**STAIRCASE, 'warmup_epochs': 0})
   np.testing.assert_allclose([schedule(0), schedule(1501)], 0.128, rtol=1e-6)
 
 
@@ -89,10 +101,10 @@ def test_staircase_equals_tensorflow_after_the_warmup():
   with tf.Graph().as_default(), v1.Session() as session:
     step = v1.placeholder(tf.int64, [None])
     decayed = v1.train.exponential_decay(
-      STAIRCASE['peak'], step, STAIRCASE['decay_steps'], 0.97, staircase=True
+      0.128, step, 2.4 * STEPS_PER_EPOCH, 0.97, staircase=True
     )
     expected = session.run(decayed, {step: steps})
-  rates = jax.vmap(optim.warmup_staircase(**STAIRCASE))(steps)
+  rates = jax.vmap(optim.staircase(**STAIRCASE))(steps)
   np.testing.assert_allclose(rates, expected, rtol=2e-6)
 
 

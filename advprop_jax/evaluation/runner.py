@@ -1,9 +1,9 @@
-"""Accuracy and loss, clean and under attack, through each branch, counted exactly.
+"""Scores of images, clean and under attack, through each branch, counted exactly.
 
-For every branch b:
+For every branch b and every score s of `scores.py`:
 
-  {prefix}/{b}_top1, _top5, _loss           clean images
-  {prefix}/{b}_pgd_top1, _pgd_top5, _pgd_loss   attacked through b, predicted through b
+  {suite}/{b}_{s}       clean images
+  {suite}/{b}_pgd_{s}   attacked through b, predicted through b
 
 The clean branch is the model; the others are for study.
 """
@@ -15,10 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advprop_jax import branches, losses, parallel, pixels
+from advprop_jax import branches, parallel, pixels
 from advprop_jax.attacks import gradient
+from advprop_jax.evaluation import scores
 
-_EVALUATION = 0x0E7A1  # Any number that training does not fold in.
+# `key(seed)` is split into the keys of the initial weights and of the training run;
+# folded, so that evaluation shares neither.
+_EVALUATION = 0x0E7A1
+NUM_PICTURES = 8  # Examples in the picture of the attack.
 
 
 class Pictures(NamedTuple):
@@ -34,22 +38,16 @@ class Pictures(NamedTuple):
 def make_eval_step(model):
   """Returns `step(variables, batch) -> (sums, logits)`, per device.
 
-  Sums are over all devices and over the examples whose mask is set: 'count', 'loss',
-  'top1', 'top5', float32 scalars. Logits are those of the device, float32 [B, K].
+  Sums are over all devices and over the examples whose mask is set: 'count' and those
+  of `scores.SCORES`, float32 scalars. Logits are those of the device, float32 [B, K].
   """
 
   def step(variables, batch):
     image = pixels.to_unit(batch['image'])
     logits = model.apply(variables, image, train=False)
     label, mask = batch['label'], batch['mask'].astype(jnp.float32)
-    k = min(5, logits.shape[-1])
-    in_top = jax.lax.top_k(logits, k)[1] == label[:, None]
-    values = {
-      'count': jnp.ones_like(mask),
-      'loss': losses.cross_entropy(logits, label),
-      'top1': in_top[:, 0].astype(jnp.float32),
-      'top5': in_top.any(axis=-1).astype(jnp.float32),
-    }
+    values = {name: score(logits, label) for name, score in scores.SCORES.items()}
+    values['count'] = jnp.ones_like(mask)
     # `where`, not a product: a padded image may give a loss that is not finite.
     sums = {name: jnp.where(mask > 0, x, 0.0).sum() for name, x in values.items()}
     return jax.lax.psum(sums, parallel.AXIS), logits
@@ -87,7 +85,6 @@ class Evaluator:
       split=(False, True, False, False),
       split_outputs=True,
     )
-    # Folded, or its first children would be keys of the training state.
     self._rng = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
 
   def __call__(
@@ -97,10 +94,10 @@ class Evaluator:
     batch_stats,
     *,
     batches,
-    prefix: str,
-    num_pictures: int,
+    suite: str,
+    attacked: bool = True,
     progress: Callable[[int], None] = lambda num_done: None,
-  ) -> tuple[dict[str, float], Pictures]:
+  ) -> tuple[dict[str, float], Pictures | None]:
     """Evaluates every branch on every example.
 
     Args:
@@ -108,12 +105,13 @@ class Evaluator:
       norms: {branch: scale and bias}.
       batch_stats: {branch: running statistics}.
       batches: sized iterable of {'image', 'label', 'mask'}, see `input/batches.py`.
-      prefix: of the metrics' names, the split.
-      num_pictures: how many examples of this host's first batch to return.
+      suite: first part of the metrics' names.
+      attacked: whether the images are evaluated under attack as well.
       progress: called with the number of batches done, after each.
 
     Returns:
-      The metrics, and pictures of the clean branch.
+      The metrics; and, if attacked, pictures of the clean branch, of the first examples
+      of this host, else None.
     """
     totals, pictures = {}, None
     for index, batch in enumerate(batches):
@@ -121,25 +119,27 @@ class Evaluator:
       for branch in norms:
         variables = branches.variables(params, norms, batch_stats, branch)
         sums, logits = self._eval_step(variables, batch)
+        _add(totals.setdefault(branch, {}), sums)
+        if not attacked:
+          continue
         image = self._attack_step(variables, batch, self._rng, np.int32(index))
         attacked_sums, attacked_logits = self._eval_step(
           variables, {**batch, 'image': image}
         )
-        _add(totals.setdefault(branch, {}), sums)
         _add(totals.setdefault(f'{branch}_pgd', {}), attacked_sums)
         if index == 0 and branch == branches.CLEAN:
           pictures = Pictures(
-            image=pixels.to_unit(_first(batch['image'], num_pictures)),
-            adversarial=_first(image, num_pictures),
-            label=_first(batch['label'], num_pictures),
-            logits=_first(logits, num_pictures),
-            adversarial_logits=_first(attacked_logits, num_pictures),
+            image=pixels.to_unit(_first(batch['image'], NUM_PICTURES)),
+            adversarial=_first(image, NUM_PICTURES),
+            label=_first(batch['label'], NUM_PICTURES),
+            logits=_first(logits, NUM_PICTURES),
+            adversarial_logits=_first(attacked_logits, NUM_PICTURES),
           )
       progress(index + 1)
-    metrics = {f'{prefix}/num_examples': totals[branches.CLEAN]['count']}
+    metrics = {f'{suite}/num_examples': totals[branches.CLEAN]['count']}
     for name, sums in totals.items():
-      for quantity in ('top1', 'top5', 'loss'):
-        metrics[f'{prefix}/{name}_{quantity}'] = sums[quantity] / sums['count']
+      for score in scores.SCORES:
+        metrics[f'{suite}/{name}_{score}'] = sums[score] / sums['count']
     return metrics, pictures
 
 

@@ -185,6 +185,15 @@ def draw_randaugment(
   return chosen, tf.where(draws[:, 1] < 0.5, plus, minus), draws[:, 2:]
 
 
+AUGMENTATIONS = {
+  'none': lambda: None,
+  'autoaugment': lambda: autoaugment,
+  'randaugment': lambda *, num_layers, magnitude: functools.partial(
+    randaugment, num_layers=num_layers, magnitude=magnitude
+  ),
+}
+
+
 def _switch(branches, index, image, argument):
   calls = [functools.partial(branch, image, argument) for branch in branches]
   result = tf.switch_case(index, calls)

@@ -1,31 +1,35 @@
-"""Names of models: `create_model('efficientnet_b0', num_classes=1000)`."""
+"""Models by name: `create_model('efficientnet_b0', num_classes=1000)`."""
+
+import functools
 
 import flax.linen as nn
 
-from advprop_jax import errors
+from advprop_jax import registry
 from advprop_jax.models import efficientnet
 
-MODELS = efficientnet.VARIANTS
+# Name -> module class, or function of attributes, that returns a Flax module. The
+# program gives `num_classes` and what norms share; the rest is a config's section.
+MODELS = {
+  name: functools.partial(
+    efficientnet.EfficientNet,
+    width=variant.width,
+    depth=variant.depth,
+    dropout_rate=variant.dropout_rate,
+  )
+  for name, variant in efficientnet.VARIANTS.items()
+}
 
 
-def create_model(name: str, *, num_classes: int = 1000, **overrides) -> nn.Module:
+def create_model(name: str, *, num_classes: int = 1000, **attributes) -> nn.Module:
   """Returns the named model.
 
   Args:
     name: a key of MODELS.
     num_classes: K, the width of the logits.
-    **overrides: attributes of `efficientnet.EfficientNet` to differ from the variant's.
+    **attributes: of the model, to differ from its own defaults.
 
   Raises:
-    UserError: the name is not a key of MODELS.
+    UserError: the name is not a key of MODELS, or the model has no such attribute.
   """
-  errors.check_choice('model', name, MODELS)
-  variant = MODELS[name]
-  attributes = {
-    'width': variant.width,
-    'depth': variant.depth,
-    'dropout_rate': variant.dropout_rate,
-  }
-  return efficientnet.EfficientNet(
-    num_classes=num_classes, **{**attributes, **overrides}
-  )
+  section = {'name': name, **attributes}
+  return registry.create('model', MODELS, section, num_classes=num_classes)

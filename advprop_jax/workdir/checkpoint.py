@@ -1,12 +1,17 @@
-"""Checkpoints: the whole state, the config and the data position, through Orbax.
+"""Checkpoints in parts: the model, what training goes on from, the config, the data.
 
 A checkpoint is `<directory>/<step>/` with the items
 
-  state    the `TrainState`; arrays are whole, so any number of devices restores them
-  config   the resolved config, JSON
-  data     {'examples_seen': N, 'process_count': P}: with the seed they determine every
-           batch to come
-  metrics  those of an evaluation at that very step; empty if there was none
+  model     {'params', 'norms', 'batch_stats'}: all that a network consists of
+  ema       averages of the three; absent if none are kept
+  training  {'step', 'rng', 'opt_state'}: what only training needs
+  config    the resolved config, JSON
+  data      {'examples_seen': N, 'process_count': P}: with the seed they determine every
+            batch to come
+  metrics   those of an evaluation at that very step; empty if there was none
+
+Arrays are whole, so any number of devices restores them. Whoever wants the network
+reads `ema` or `model` alone, and needs no optimizer for it.
 """
 
 import json
@@ -19,9 +24,10 @@ from absl import logging
 from etils import epath
 
 from advprop_jax import errors, parallel
-from advprop_jax.workdir import directory
+from advprop_jax.workdir import directory as workdirs
 
 BEST_METRIC = 'val/clean_top1'
+_ARRAYS = ('model', 'ema', 'training')
 
 
 def _best(metrics) -> float:
@@ -41,7 +47,7 @@ class Checkpointer:
     self._manager = ocp.CheckpointManager(
       epath.Path(directory),
       item_handlers={
-        'state': ocp.StandardCheckpointHandler(),
+        **{item: ocp.StandardCheckpointHandler() for item in _ARRAYS},
         'config': ocp.JsonCheckpointHandler(),
         'data': ocp.JsonCheckpointHandler(),
       },
@@ -69,16 +75,27 @@ class Checkpointer:
     """Returns the steps there are checkpoints of, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def save(self, step: int, state, *, config: dict, examples_seen: int, metrics=None):
-    """Saves in the background; the state may be donated as soon as this returns."""
+  def save(
+    self,
+    step: int,
+    parts: dict[str, Any],
+    *,
+    config: dict,
+    examples_seen: int,
+    metrics=None,
+  ):
+    """Saves in the background; the arrays may be donated as soon as this returns."""
+    parts = {
+      item: ocp.args.StandardSave(part)
+      for item, part in parallel.to_saveable(parts).items()
+    }
+    position = {'examples_seen': examples_seen, 'process_count': jax.process_count()}
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(parallel.to_saveable(state)),
+        **parts,
         config=ocp.args.JsonSave(config),
-        data=ocp.args.JsonSave(
-          {'examples_seen': examples_seen, 'process_count': jax.process_count()}
-        ),
+        data=ocp.args.JsonSave(position),
       ),
       metrics=metrics or {},
     )
@@ -87,53 +104,95 @@ class Checkpointer:
     """Waits for the saves under way."""
     self._manager.wait_until_finished()
 
-  def restore(self, step: int, template) -> tuple[Any, dict, dict]:
-    """Returns (state, config, data) of a checkpoint; see the items above.
+  def restore(
+    self, step: int, templates: dict[str, Any]
+  ) -> tuple[dict[str, Any], dict, dict]:
+    """Returns (parts, config, data) of a checkpoint; see the items above.
 
     Args:
       step: one of `steps()`.
-      template: a state of the expected structure, shapes and types; its values are not
-        read.
+      templates: {'model': ..., ...}, the items to read: trees of the expected
+        structure, shapes and types; their values are not read.
 
     Raises:
-      UserError: the checkpoint is of another model; the message names a leaf.
+      UserError: the checkpoint is of another model or was trained otherwise, and the
+        message names a leaf; or it is damaged, or of an older format.
     """
+    self._check_items(step, templates)
+    sharding = parallel.replicated_sharding()
     try:
-      saved = self._manager.item_metadata(step)['state']
+      metadata = self._manager.item_metadata(step)
+      saved = {item: metadata[item] for item in templates}
+      if any(part is None for part in saved.values()):
+        raise KeyError('no metadata')
     except (KeyError, ValueError, OSError) as e:
       raise self._unreadable(step) from e
-    _check_same_leaves(saved, template, f'{self._manager.directory}/{step}')
-    sharding = parallel.replicated_sharding()
+    for item, template in templates.items():
+      _check_same_leaves(item, saved[item], template, str(self._path(step)))
     abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), templates
     )
     try:
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract),
+          **{item: ocp.args.StandardRestore(x) for item, x in abstract.items()},
           config=ocp.args.JsonRestore(),
           data=ocp.args.JsonRestore(),
         ),
       )
     except (KeyError, ValueError, OSError) as e:
       raise self._unreadable(step) from e
-    logging.info('restored %s/%d', self._manager.directory, step)
-    state = parallel.to_host_local(restored['state'])
-    return state, restored['config'], restored['data']
+    logging.info('restored %s of %s', ', '.join(templates), self._path(step))
+    arrays = parallel.to_host_local({item: restored[item] for item in templates})
+    return arrays, restored['config'], restored['data']
+
+  def restore_model(self, step: int, template: dict) -> tuple[dict, dict]:
+    """Returns (variables, config) of a checkpoint, to evaluate or to release.
+
+    Reads the averages where there are some, else the weights themselves.
+
+    Args:
+      step: one of `steps()`.
+      template: {'params', 'norms', 'batch_stats'} of the expected structure, shapes and
+        types.
+
+    Raises:
+      UserError: see `restore`.
+    """
+    item = 'ema' if (self._path(step) / 'ema').exists() else 'model'
+    parts, config, _ = self.restore(step, {item: template})
+    return parts[item], config
+
+  def _check_items(self, step: int, templates):
+    """Raises UserError for a checkpoint of the older format, or without averages."""
+    path = self._path(step)
+    if (path / 'state').exists():
+      raise errors.UserError(
+        f"the checkpoint {path} was saved by an older version, as one item 'state'; "
+        'allowed: that version to go on with it, or another --workdir'
+      )
+    if 'ema' in templates and (path / 'model').exists() and not (path / 'ema').exists():
+      raise errors.UserError(
+        f'the checkpoint {path} has no averaged weights to go on with; allowed: '
+        'optim.ema_decay=0, as it was trained, or another --workdir'
+      )
+
+  def _path(self, step: int) -> epath.Path:
+    return epath.Path(self._manager.directory) / str(step)
 
   def _unreadable(self, step: int) -> errors.UserError:
     others = [s for s in self.steps() if s != step]
     return errors.UserError(
-      f'the checkpoint {self._manager.directory}/{step} is damaged; allowed: a whole '
-      f'one; move it away to go on from step {others[-1] if others else 0}'
+      f'the checkpoint {self._path(step)} is damaged; allowed: a whole one; move it '
+      f'away to go on from step {others[-1] if others else 0}'
     )
 
 
 def warn_of_changes(saved: dict, config: dict):
   """Logs every value of a config that was another one when a checkpoint was saved."""
-  old = directory.flatten(saved)
-  new = directory.flatten(json.loads(json.dumps(config)))
+  old = workdirs.flatten(saved)
+  new = workdirs.flatten(json.loads(json.dumps(config)))
   for key in sorted(old.keys() | new.keys()):
     if old.get(key) != new.get(key):
       logging.warning(
@@ -148,17 +207,19 @@ def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:
     jax.tree_util.keystr(path, simple=True, separator='/'): tuple(leaf.shape)
     for path, leaf in leaves
     # Orbax describes a typed key by the raw words under it.
-    if path[0] not in (jax.tree_util.GetAttrKey('rng'), jax.tree_util.DictKey('rng'))
+    if path[0] != jax.tree_util.DictKey('rng')
   }
 
 
-def _check_same_leaves(saved, template, where: str):
-  saved, expected = _leaf_shapes(saved), _leaf_shapes(template)
-  for name in [*expected, *saved]:
-    if saved.get(name) != expected.get(name):
+def _check_same_leaves(item: str, saved, template, where: str):
+  """Raises UserError unless both have the same leaves of the same shapes."""
+  found, expected = _leaf_shapes(saved), _leaf_shapes(template)
+  what = 'was trained otherwise' if item == 'training' else 'is of another model'
+  for name in [*expected, *found]:
+    if found.get(name) != expected.get(name):
       raise errors.UserError(
-        f'the checkpoint {where} is of another model: {name} is '
-        f'{saved.get(name, "absent")} there and {expected.get(name, "absent")} in this '
-        'config; allowed: the --config and values it was trained with (they are listed '
-        "in the workdir's config.json), or another --workdir"
+        f'the checkpoint {where} {what}: {name} is {found.get(name, "absent")} there '
+        f'and {expected.get(name, "absent")} in this config; allowed: the --config and '
+        "values it was trained with (they are listed in the workdir's config.json), or "
+        'another --workdir'
       )

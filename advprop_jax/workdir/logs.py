@@ -109,11 +109,13 @@ class MetricWriter:
         f.write(json.dumps({'step': step, **finite}) + '\n')
 
   def write_image(self, step: int, name: str, image: np.ndarray):
-    """Writes uint8 [H, W, 3] to TensorBoard and `pictures/step_<step>.png`."""
+    """Writes uint8 [H, W, 3] to TensorBoard and `pictures/`, a file for each step."""
     self._clu.write_images(step, {name: image[None]})
     if self._is_first_host:
       self._pictures.mkdir(exist_ok=True)
-      with (self._pictures / f'step_{step:07d}.png').open('wb') as f:
+      with (self._pictures / f'{name.partition("/")[0]}_step_{step:07d}.png').open(
+        'wb'
+      ) as f:
         Image.fromarray(image).save(f, format='PNG')
 
   def write_hparams(self, hparams: dict):

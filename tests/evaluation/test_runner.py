@@ -64,9 +64,7 @@ def make_evaluator(**changes):
 @pytest.mark.parametrize('n', [1, 8, 13, 37])
 def test_equals_tensorflow_on_every_example_exactly_once(weights, n):
   image, label = examples(n)
-  values, _ = make_evaluator()(
-    **weights, batches=batches(image, label, 8), prefix='val', num_pictures=4
-  )
+  values, _ = make_evaluator()(**weights, batches=batches(image, label, 8), suite='val')
   assert values['val/num_examples'] == n
   for branch in ('clean', 'adv'):
     variables = branches.variables(**weights, branch=branch)
@@ -85,7 +83,7 @@ def test_equals_tensorflow_on_every_example_exactly_once(weights, n):
 def test_the_attack_lowers_what_it_attacks_through_either_branch(weights):
   image, label = examples(64)
   values, _ = make_evaluator()(
-    **weights, batches=batches(image, label, 16), prefix='test', num_pictures=1
+    **weights, batches=batches(image, label, 16), suite='test'
   )
   for branch in ('clean', 'adv'):
     assert values[f'test/{branch}_pgd_top1'] <= values[f'test/{branch}_top1']
@@ -95,11 +93,11 @@ def test_the_attack_lowers_what_it_attacks_through_either_branch(weights):
 def test_epsilon_zero_equals_clean(weights):
   image, label = examples(16)
   values, shown = make_evaluator(epsilon=0.0)(
-    **weights, batches=batches(image, label, 8), prefix='val', num_pictures=3
+    **weights, batches=batches(image, label, 8), suite='val'
   )
   assert values['val/clean_pgd_loss'] == values['val/clean_loss']
   np.testing.assert_array_equal(shown.image, shown.adversarial)
-  np.testing.assert_array_equal(shown.image, image[:3])
+  np.testing.assert_array_equal(shown.image, image[:8])
   np.testing.assert_array_equal(shown.logits, shown.adversarial_logits)
 
 
@@ -108,7 +106,7 @@ def test_every_batch_has_noise_of_its_own_and_evaluation_repeats_itself(weights)
   image, label = examples(8)
   twice = batches(np.concatenate([image, image]), np.concatenate([label, label]), 8)
   run = lambda b: evaluator(  # noqa: E731
-    **weights, batches=b, prefix='val', num_pictures=1
+    **weights, batches=b, suite='val'
   )[0]['val/clean_pgd_loss']
   assert run(twice[:1]) != run(twice)
   assert run(twice) == run(twice)

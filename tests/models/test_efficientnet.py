@@ -284,7 +284,7 @@ def test_logits_equal_those_of_keras(letter, image_size):
   name = f'efficientnet_b{letter}'
   # Without pretrained weights Keras divides by 255 and normalises no further.
   model = models.create_model(name, mean=(0.0,) * 3, std=(1.0,) * 3)
-  variables = copy_from_keras(keras_model, models.MODELS[name])
+  variables = copy_from_keras(keras_model, efficientnet.VARIANTS[name])
   jax.tree.map(  # Every weight of ours has been set, and has Keras's shape.
     lambda ours, theirs: np.testing.assert_equal(ours.shape, theirs.shape),
     shapes(name),
