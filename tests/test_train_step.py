@@ -81,7 +81,7 @@ def assert_trees_close(a, b, atol):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
 
 
-def by_hand(streams, num_steps):
+def by_hand(streams, num_steps, statistics):
   """Returns the state's trees after plain AdvProp on one device, written out.
 
   The paper's algorithm 1 with flax and optax alone: no stream, no `make_train_step`.
@@ -91,54 +91,54 @@ def by_hand(streams, num_steps):
     optax.add_decayed_weights(1e-3, mask={'params': True, 'norms': False}),
     optax.sgd(0.1, momentum=0.9, nesterov=True),
   )
-  first = create_state(model, tx, streams)
-  trained = {'params': first.params, 'norms': first.norms}
-  stats, opt_state = first.batch_stats, first.opt_state
-  for i in range(num_steps):
-    x, y = jnp.asarray(batch(i)['image']), batch(i)['label']
 
-    def logits_of(trained, stats, branch, x, train):
-      return model.apply(
-        {
-          'params': trained['params'],
-          'norm': trained['norms'][branch],
-          'batch_stats': stats[branch],
-        },
-        x,
-        train=train,
-        mutable=['batch_stats'],
-      )
+  def logits_of(trained, stats, branch, x, **mode):
+    variables = {
+      'params': trained['params'],
+      'norm': trained['norms'][branch],
+      'batch_stats': stats[branch],
+    }
+    return model.apply(variables, x, **mode, mutable=['batch_stats'])
 
-    def ce(logits, y, smoothing):
-      target = optax.smooth_labels(jax.nn.one_hot(y, NUM_CLASSES), smoothing)
-      return optax.softmax_cross_entropy(logits, target)
+  def ce(logits, y, smoothing):
+    target = optax.smooth_labels(jax.nn.one_hot(y, NUM_CLASSES), smoothing)
+    return optax.softmax_cross_entropy(logits, target)
+
+  @jax.jit
+  def step(trained, stats, opt_state, x, y):
+    def attacked(z):
+      mode = {'train': False, 'use_running_average': statistics == 'running'}
+      return ce(logits_of(trained, stats, 'adv', z, **mode)[0], y, 0.0).sum()
 
     x_adv = x
     for _ in range(3):
-      grad = jax.grad(
-        lambda z, y=y, t=trained, s=stats: ce(
-          logits_of(t, s, 'adv', z, False)[0], y, 0.0
-        ).sum()
-      )(x_adv)
-      x_adv = x_adv + 4 / 255 * jnp.sign(grad)
+      x_adv = x_adv + 4 / 255 * jnp.sign(jax.grad(attacked)(x_adv))
       x_adv = jnp.clip(jnp.clip(x_adv, x - 8 / 255, x + 8 / 255), 0, 1)
 
-    def joint(trained, x=x, y=y, x_adv=x_adv, stats=stats):
-      clean_logits, clean_new = logits_of(trained, stats, 'clean', x, True)
-      adv_logits, adv_new = logits_of(trained, stats, 'adv', x_adv, True)
+    def joint(trained):
+      clean_logits, clean_new = logits_of(trained, stats, 'clean', x, train=True)
+      adv_logits, adv_new = logits_of(trained, stats, 'adv', x_adv, train=True)
       loss = ce(clean_logits, y, 0.1).mean() + ce(adv_logits, y, 0.1).mean()
       return loss, {'clean': clean_new['batch_stats'], 'adv': adv_new['batch_stats']}
 
     grads, stats = jax.grad(joint, has_aux=True)(trained)
     updates, opt_state = tx.update(grads, opt_state, trained)
-    trained = optax.apply_updates(trained, updates)
+    return optax.apply_updates(trained, updates), stats, opt_state
+
+  first = create_state(model, tx, streams)
+  trained = {'params': first.params, 'norms': first.norms}
+  stats, opt_state = first.batch_stats, first.opt_state
+  for i in range(num_steps):
+    x, y = batch(i)['image'], batch(i)['label']
+    trained, stats, opt_state = step(trained, stats, opt_state, x, y)
   return trained['params'], trained['norms'], stats
 
 
-def test_four_devices_equal_one_large_batch_written_out_by_hand():
-  streams = (clean(), adv())
+@pytest.mark.parametrize('statistics', ['running', 'batch'])
+def test_four_devices_equal_one_large_batch_written_out_by_hand(statistics):
+  streams = (clean(), adv(statistics=statistics))
   state, _ = run(streams, num_steps=3)
-  params, norms, stats = by_hand(streams, num_steps=3)
+  params, norms, stats = by_hand(streams, num_steps=3, statistics=statistics)
   assert_trees_close(
     (state.params, state.norms, state.batch_stats), (params, norms, stats), atol=1e-5
   )
