@@ -280,6 +280,35 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(
   assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['2']
 
 
+def test_a_number_broken_between_two_lines_of_the_log_is_not_saved(
+  tmp_path, digits_dir, tiny_model, monkeypatch
+):
+  """Only in the averages: the loss and the weights are as good as ever."""
+  config = small_config(digits_dir)
+  config.num_epochs, config.log_every_steps = 4.0, 2  # 24 steps.
+  config.checkpoint.every_epochs, config.eval.every_epochs = 0.5, 4.0
+  create_experiment = experiment.create_experiment
+
+  def create(config):
+    exp = create_experiment(config)
+
+    def train_step(state, batch):
+      if int(state.step) == 8:
+        ema = {**state.ema, 'params': jax.tree.map(lambda x: x * np.nan, state.params)}
+        state = state.replace(ema=ema)
+      state, metrics = exp.train_step(state, batch)
+      assert np.isfinite(metrics['loss'])
+      return state, metrics
+
+    return exp._replace(train_step=train_step)
+
+  monkeypatch.setattr(experiment, 'create_experiment', create)
+  with pytest.raises(errors.UserError, match='diverged.*last checkpoint is of step 6'):
+    train.train_and_evaluate(config, str(tmp_path))
+  assert {p.name for p in (tmp_path / 'checkpoints').iterdir()} == {'3', '6'}
+  assert [step for step, _ in training_losses(tmp_path)] == [2, 4, 6, 8]
+
+
 def test_bad_images_are_counted_in_the_metrics_and_passed_over(
   tmp_path, tiny_model, caplog
 ):

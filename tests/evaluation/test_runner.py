@@ -48,7 +48,7 @@ def batches(image, label, batch_size):
   return result
 
 
-def make_evaluator(**changes):
+def pgd(**changes):
   settings = {
     'num_classes': NUM_CLASSES,
     'epsilon': 16 / 255,
@@ -57,8 +57,11 @@ def make_evaluator(**changes):
     'targeted': False,
     'prob_start_from_clean': 0.0,
   }
-  attack = gradient.make_pgd(**{**settings, **changes})
-  return runner.Evaluator(TinyModel(NUM_CLASSES), attack, seed=0)
+  return gradient.make_pgd(**{**settings, **changes})
+
+
+def make_evaluator(**changes):
+  return runner.Evaluator(TinyModel(NUM_CLASSES), pgd(**changes), seed=0)
 
 
 @pytest.mark.parametrize('n', [1, 8, 13, 37])
@@ -110,6 +113,59 @@ def test_every_batch_has_noise_of_its_own_and_evaluation_repeats_itself(weights)
   )[0]['val/clean_pgd_loss']
   assert run(twice[:1]) != run(twice)
   assert run(twice) == run(twice)
+
+
+def test_pictures_are_of_the_clean_branch_attacked_through_running_statistics(weights):
+  """The attack is repeated on one device, image by image: no batch to be seen."""
+  image, label = examples(8)
+  settings = {'prob_start_from_clean': 1.0}
+  variables = branches.variables(**weights, branch='clean')
+
+  @jax.jit
+  def logits_fn(x):
+    return TinyModel(NUM_CLASSES).apply(variables, x, train=False)
+
+  attack = pgd(**settings)
+  alone = [
+    attack(logits_fn, image[i : i + 1], label[i : i + 1], jax.random.key(i))
+    for i in range(len(image))
+  ]
+  reverse = {**weights, 'norms': dict(reversed(weights['norms'].items()))}
+  evaluator = make_evaluator(**settings)
+  for each in (weights, reverse):  # Whichever branch comes last.
+    _, shown = evaluator(**each, batches=batches(image, label, 8), suite='val')
+    np.testing.assert_allclose(shown.adversarial, np.concatenate(alone), atol=1e-6)
+    np.testing.assert_allclose(shown.logits, logits_fn(image), atol=1e-5)
+    np.testing.assert_allclose(
+      shown.adversarial_logits, logits_fn(shown.adversarial), atol=1e-5
+    )
+
+
+def test_random_numbers_share_nothing_with_those_of_training(weights):
+  """No key of an attack is one that training of the same seed draws or derives from."""
+  used = []
+
+  def record(logits_fn, image, label, rng):
+    jax.debug.callback(
+      lambda x: used.append(tuple(x.tolist())), jax.random.key_data(rng)
+    )
+    return image
+
+  image, label = examples(32)
+  evaluator = runner.Evaluator(TinyModel(NUM_CLASSES), record, seed=3)
+  evaluator(**weights, batches=batches(image, label, 8), suite='val')
+  jax.effects_barrier()
+  assert len(set(used)) == 4 * 4  # Batches, devices; the same for every branch.
+  fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+  init_and_run = jax.random.split(jax.random.key(3))
+  by_step = fold(init_and_run[1], np.arange(64))
+  by_device = jax.vmap(lambda key: fold(key, np.arange(8)))(by_step)
+  trained = {
+    tuple(x)
+    for keys in (init_and_run, by_step, by_device)
+    for x in np.asarray(jax.random.key_data(keys)).reshape(-1, 2).tolist()
+  }
+  assert not trained & set(used)
 
 
 def test_the_picture_shows_both_predictions_and_the_perturbation():

@@ -1,0 +1,51 @@
+"""Tests the state: its parts for a checkpoint, and what sees a broken number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_model import TinyModel
+
+from advprop_jax import optim, train_state
+
+
+@pytest.fixture(scope='module')
+def state():
+  tx = optim.rmsprop(
+    lambda step: 0.1, momentum=0.9, decay=0.9, epsilon=1e-3, weight_decay=1e-5
+  )
+  return train_state.create_train_state(
+    TinyModel(),
+    tx,
+    branch_names=('clean', 'adv'),
+    image_size=8,
+    seed=0,
+    keep_ema=True,
+  )
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_one_broken_number_anywhere_is_seen(state, value):
+  all_finite = jax.jit(lambda state: state.all_finite())
+  assert all_finite(state)
+  leaves, structure = jax.tree.flatten(state)
+  places = [
+    i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating) and x.size
+  ]
+  # Weights, two branches of norms and statistics, two moments, the averages.
+  assert len(places) > 30
+  for i in places:
+    flat = np.array(leaves[i]).ravel()
+    flat[-1] = value
+    broken = flat.reshape(leaves[i].shape)
+    changed = [*leaves[:i], broken, *leaves[i + 1 :]]
+    assert not all_finite(jax.tree.unflatten(structure, changed)), i
+
+
+def test_parts_are_the_whole_state(state):
+  restored = train_state.TrainState.from_parts(state.parts)
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  assert all(
+    a is b
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True)
+  )
