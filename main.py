@@ -3,21 +3,15 @@
 Flags in, one call out; everything else is in `advprop_jax/`.
 """
 
-import functools
 import os
 import pathlib
 import re
-import signal
 import sys
 
-if __name__ == '__main__':
-  # Ctrl-C ends the process here and now: as an exception it would be swallowed where it
-  # meets an import or a callback of JAX, and threads do not survive a normal exit.
-  signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+from advprop_jax import startup
 
-# Before TensorFlow loads: it only reads data here, its start-up lines are noise.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+if __name__ == '__main__':
+  startup.prepare()  # May start the program anew, so nothing heavy comes before it.
 
 import jax
 import tensorflow as tf
@@ -29,8 +23,6 @@ from advprop_jax.workdir import directory, logs
 
 DEFAULT_CONFIG = pathlib.Path(__file__).parent / 'configs' / 'digits_advprop.py'
 MODES = {'train': train.train_and_evaluate, 'evaluate': evaluate.evaluate_checkpoint}
-# A second start of the same config reads here what the first one compiled.
-COMPILATIONS = '~/.cache/advprop_jax/compilations'
 
 config_flags.DEFINE_config_file(
   'config', None, 'A file of configs/, or FILE.py:smoke; default: digits_advprop.py.'
@@ -57,28 +49,24 @@ def parse_flags(argv):
     sys.exit(f'error: {errors.describe_flag_error(e)}')
 
 
-def interrupted(workdir: str, *_):
-  """Ends the process on Ctrl-C, and says what is left of the run."""
+def describe_interruption(workdir: str) -> str:
+  """Returns the line that says after Ctrl-C what is left of the run."""
   steps = directory.saved_steps(workdir)
   saved = f'resumes from step {steps[-1]}' if steps else 'begins anew'
-  print(f'interrupted; the same command {saved}, see {workdir}', file=sys.stderr)
-  os._exit(130)
+  return f'interrupted; the same command {saved}, see {workdir}'
 
 
 def main(argv):
   if argv[1:]:
     sys.exit(f'error: unknown arguments {argv[1:]}; allowed: those of --help')
   logs.log_for_people(__file__, os.path.dirname(train.__file__))
-  compilations = os.path.expanduser(COMPILATIONS)  # As it is, if there is no home.
-  if jax.config.jax_compilation_cache_dir is None and compilations != COMPILATIONS:
-    jax.config.update('jax_compilation_cache_dir', compilations)
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
   workdir = FLAGS.workdir or directory.default_workdir(FLAGS['config'].config_filename)
   try:
     if FLAGS.multi_host:
       parallel.join_hosts()
     logging.info('%s, workdir %s', FLAGS['config'].config_filename, workdir)
-    signal.signal(signal.SIGINT, functools.partial(interrupted, workdir))
+    startup.end_on_ctrl_c(lambda: describe_interruption(workdir))
     MODES[FLAGS.mode](FLAGS.config, workdir)
   except errors.UserError as e:
     parallel.exit_with(f'error: {e}')

@@ -14,6 +14,10 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+from advprop_jax import startup
+
+if __name__ == '__main__':
+  startup.prepare()
 
 import jax
 import jax.numpy as jnp

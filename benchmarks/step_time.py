@@ -4,7 +4,7 @@ r"""Times one compiled step and counts its arithmetic; prints one line of JSON.
       --method advprop --pgd-steps 1
 
 Imports the core only, so jax, flax and optax are enough. On the CPU set
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as launch/local.sh does. With --peer, a line
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1, as main.py does. With --peer, a line
 that another program printed, its times stand beside ours; see README.md here.
 """
 

@@ -6,7 +6,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/setup.sh requirements.txt
-# Large pages for large arrays: on the CPU they save a quarter of a step's time. Other
-# systems than glibc's ignore it.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec .venv/bin/python main.py "$@"

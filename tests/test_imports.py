@@ -9,7 +9,7 @@ import pytest
 
 # Lowest first; a folder is one name. Those of one row do not import each other.
 LAYERS = [
-  {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim'},
+  {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'startup'},
   {'input', 'models', 'attacks', 'schema', 'parallel'},
   {'train_state', 'workdir', 'evaluation'},
   {'train_step'},

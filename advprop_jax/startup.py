@@ -1,0 +1,67 @@
+"""Sets up a process before JAX and TensorFlow load, since both then read the setup."""
+
+import os
+import platform
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+# glibc's malloc then asks the kernel (madvise) for large pages. Source:
+# https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
+LARGE_PAGES = 'glibc.malloc.hugetlb=1'
+# A second start of the same config reads here what the first one compiled.
+COMPILATIONS = '~/.cache/advprop_jax/compilations'
+
+
+def prepare():
+  """Prepares the process; to be called by a program's own file, before it imports more.
+
+  Sets large pages, Ctrl-C, JAX's cache of compilations and TensorFlow's log. What the
+  environment says already stays as it is.
+  """
+  restart_with_large_pages(sys._getframe(1))
+  end_on_ctrl_c()
+  compilations = os.path.expanduser(COMPILATIONS)  # As it is, if there is no home.
+  if compilations != COMPILATIONS:
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', compilations)
+  # TensorFlow only reads data here: its start-up lines are noise.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+
+
+def restart_with_large_pages(caller):
+  """Starts this program anew, once, with large pages for large arrays.
+
+  Without them the CPU maps the memory of large arrays anew in every step. glibc reads
+  the choice when a process starts and has no call for it. A value that the user gave
+  stays as it is; other C libraries have no such choice; and a program that another one
+  runs (a debugger, a profiler, a notebook) goes on, for a restart would end the other.
+
+  Args:
+    caller: the frame of the program's own file.
+  """
+  if 'GLIBC_TUNABLES' in os.environ or platform.libc_ver()[0] != 'glibc':
+    return
+  outer = [frame.f_globals['__name__'] for frame, _ in traceback.walk_stack(caller)][1:]
+  if set(outer) <= {'runpy'}:  # Nobody, or `python -m`.
+    command = [sys.executable, *sys.orig_argv[1:]]  # With the flags of Python itself.
+    os.execve(command[0], command, {**os.environ, 'GLIBC_TUNABLES': LARGE_PAGES})
+
+
+def end_on_ctrl_c(describe: Callable[[], str] | None = None):
+  """Makes Ctrl-C end the process here and now, with status 130.
+
+  As an exception it would be swallowed where it meets an import or a callback of JAX,
+  and threads do not survive a normal exit.
+
+  Args:
+    describe: returns the line to print before; None prints nothing.
+  """
+
+  def end(*_):
+    if describe is not None:
+      print(describe(), file=sys.stderr)
+    os._exit(130)
+
+  signal.signal(signal.SIGINT, end)
