@@ -36,8 +36,9 @@ class BadExamples:
       max_share: of bad examples in a pass that is put up with, 0 to 1.
     """
     self.count = 0  # Since the start; every pass meets the same ones again.
-    self._named = set()
-    self._previous = None  # Training batch, without bad examples.
+    self._named: set[bytes] = set()
+    # Training batch, without bad examples.
+    self._previous: dict[str, np.ndarray] | None = None
     self._bad_in_pass = self._seen_in_pass = 0
     self._split, self._num_examples = split, num_examples
     self._max_share = max_share
@@ -169,7 +170,7 @@ class EvalBatches:
     for _ in range(self._num_batches):
       with _told_in_one_line():
         batch = next(batches)
-      yield bad.remove(batch, np.count_nonzero(batch['mask']), replace=False)
+      yield bad.remove(batch, int(np.count_nonzero(batch['mask'])), replace=False)
 
 
 @contextlib.contextmanager
@@ -179,8 +180,10 @@ def _told_in_one_line():
     yield
   except (tf.errors.OpError, UnicodeDecodeError) as e:
     # An error whose message quotes a record cannot become text: it comes as the second.
-    is_text = isinstance(e, tf.errors.OpError)
-    message = e.message if is_text else e.object.decode(errors='backslashreplace')
+    if isinstance(e, UnicodeDecodeError):
+      message = e.object.decode(errors='backslashreplace')
+    else:
+      message = e.message
     # Without the place in the graph, before and behind, and its trace.
     reason = re.sub(r'{{.*?}}|\[Op:.*', '', message.split('\n')[0])
     raise errors.UserError(

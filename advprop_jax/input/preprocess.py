@@ -11,6 +11,7 @@ Source: tensorflow/tpu `models/official/efficientnet/preprocessing.py`.
 """
 
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -28,7 +29,7 @@ def _resize(method, image, size):
 
 
 # Name -> fn(image, [height, width]), none with antialiasing.
-RESIZE_METHODS = {
+RESIZE_METHODS: dict[str, Callable[..., tf.Tensor]] = {
   # What the published networks were trained and evaluated with: TensorFlow 1's
   # `tf.image.resize_bicubic`, which samples at pixels' corners; a = -0.75.
   'bicubic_tf1': _resize_bicubic_tf1,

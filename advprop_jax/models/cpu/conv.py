@@ -109,7 +109,7 @@ def depthwise_forward(x, kernel, stride):
   for i in range(kernel_size):
     for j in range(kernel_size):
       y += _tap(padded, i, j, out_shape, stride) * kernel[i, j, 0]
-  return y.astype(x.dtype)
+  return jnp.asarray(y, x.dtype)
 
 
 def depthwise_image_grad(kernel, g, x, stride):
