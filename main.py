@@ -61,11 +61,12 @@ def main(argv):
     sys.exit(f'error: unknown arguments {argv[1:]}; allowed: those of --help')
   logs.log_for_people(__file__, os.path.dirname(train.__file__))
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
-  workdir = FLAGS.workdir or directory.default_workdir(FLAGS['config'].config_filename)
+  config_file = config_flags.get_config_filename(FLAGS['config'])
+  workdir = FLAGS.workdir or directory.default_workdir(config_file)
   try:
     if FLAGS.multi_host:
       parallel.join_hosts()
-    logging.info('%s, workdir %s', FLAGS['config'].config_filename, workdir)
+    logging.info('%s, workdir %s', config_file, workdir)
     startup.end_on_ctrl_c(lambda: describe_interruption(workdir))
     MODES[FLAGS.mode](FLAGS.config, workdir)
   except errors.UserError as e:

@@ -169,7 +169,8 @@ def create_evaluation(config, model, dataset):
     )
 
   def evaluate(variables):
-    metrics, pictures = {}, {}
+    metrics: dict[str, float] = {}
+    pictures: dict[str, runner.Pictures] = {}
     for name, suite_batches in eval_batches.items():
       values, shown = evaluator(
         **variables,

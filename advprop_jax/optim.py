@@ -152,5 +152,5 @@ def ema_update(ema, new, *, step, decay: float):
       the step has been counted.
   """
   step = jnp.asarray(step, jnp.float32)
-  decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-  return jax.tree.map(lambda old, x: decay * old + (1.0 - decay) * x, ema, new)
+  d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(lambda old, x: d * old + (1.0 - d) * x, ema, new)

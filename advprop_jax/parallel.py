@@ -52,7 +52,9 @@ def data_parallel(step_fn, *, split, split_outputs=False, donate_state=False):
       raise ValueError('an argument of a data-parallel step has no arrays in it')
     return mapped(*args)
 
-  run.lower = mapped.lower  # To compile ahead of time, and to ask what it costs.
+  # To compile ahead of time, and to ask what it costs. mypy knows no attributes of
+  # functions.
+  run.lower = mapped.lower  # type: ignore[attr-defined]
   return run
 
 
@@ -93,7 +95,7 @@ def prefetch(batches, *, size: int = 2):
   """
   mesh = Mesh(jax.local_devices(), (AXIS,))
   sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-  queue = collections.deque()
+  queue: collections.deque = collections.deque()
   for batch in batches:
     queue.append(jax.device_put(shard(batch), sharding))
     if len(queue) > size:
@@ -140,14 +142,14 @@ def to_saveable(tree):
   if jax.process_count() == 1:
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
   return multihost_utils.host_local_array_to_global_array(
-    tree, replicated_sharding().mesh, PartitionSpec()
+    tree, Mesh(jax.devices(), (AXIS,)), PartitionSpec()
   )
 
 
 def to_host_local(tree):
   """Returns arrays of all hosts as a replicated tree of this one."""
   return multihost_utils.global_array_to_host_local_array(
-    tree, replicated_sharding().mesh, PartitionSpec()
+    tree, Mesh(jax.devices(), (AXIS,)), PartitionSpec()
   )
 
 

@@ -7,7 +7,7 @@ thing of a known kind is one entry of its table and nothing else.
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from advprop_jax import errors
@@ -18,7 +18,7 @@ _RESERVED = ('name', 'parent')
 
 def create(
   what: str,
-  table: Mapping[str, Callable],
+  table: Mapping[str, Any],
   section: Mapping[str, Any],
   *,
   also: tuple[str, ...] = (),

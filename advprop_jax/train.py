@@ -32,10 +32,10 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
       exp = experiment.create_experiment(config)
-      workdir = directory.open_workdir(workdir)
+      path = directory.open_workdir(workdir)
       checkpointer = stack.enter_context(
         checkpoint.Checkpointer(
-          workdir / 'checkpoints', keep_last=config.checkpoint.keep_last
+          path / 'checkpoints', keep_last=config.checkpoint.keep_last
         )
       )
       state, examples_seen = _restore_or_create(config, exp, checkpointer)
@@ -44,13 +44,13 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
         logging.info(
           '%s has a checkpoint of step %d and the config ends at step %d: nothing to '
           'train. Raise num_epochs, or choose another --workdir',
-          workdir,
+          path,
           first_step,
           exp.total_steps,
         )
         return {}
-      directory.write_config(workdir, config.to_dict())
-      writer = stack.enter_context(logs.MetricWriter(workdir, resume_step=first_step))
+      directory.write_config(path, config.to_dict())
+      writer = stack.enter_context(logs.MetricWriter(path, resume_step=first_step))
       writer.write_hparams(directory.flatten(config.to_dict()))
       batches = experiment.create_train_batches(
         config, exp, examples_seen=examples_seen
@@ -122,7 +122,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
     with timer('save'):
       checkpointer.wait_until_finished()
     writer.write_scalars(step, {f'secs/{name}': x for name, x in timer.secs.items()})
-  logging.info('finished %s: %s', workdir, timer)
+  logging.info('finished %s: %s', path, timer)
   return val_metrics
 
 

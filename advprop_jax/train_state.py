@@ -11,8 +11,7 @@ from advprop_jax import branches, optim
 from advprop_jax.models import initializers
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Everything that a checkpoint needs; the same on every device."""
 
   step: jax.Array  # int32 []: updates done.

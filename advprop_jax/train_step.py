@@ -61,7 +61,7 @@ def make_train_step(
     attack_rng, dropout_rng = jax.random.split(step_rng)
 
     # 1. Attack, each stream through its own norm, and leave that norm as it is.
-    def logits_fn(stream):
+    def logits_fn(stream: Stream):
       return functools.partial(
         model.apply,
         state.variables(stream.branch),
@@ -104,7 +104,7 @@ def make_train_step(
     }
     grads, aux = branches.sum_gradients(loss_fn, state.params, state.norms, inputs)
     batch_stats = {branch: aux[branch][0] for branch in groups}
-    metrics = {}
+    metrics: dict = {}
     for branch, group in groups.items():
       for stream, values in zip(group, aux[branch][1], strict=True):
         metrics |= {f'{stream.name}_{name}': x for name, x in values.items()}

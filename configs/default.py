@@ -27,7 +27,7 @@ CLEAN = dict(
   branch='clean',
   weight=1.0,
 )
-ADV = dict(CLEAN, name='adv', attack={}, branch='adv')
+ADV: dict = dict(CLEAN, name='adv', attack={}, branch='adv')
 
 VANILLA = (CLEAN,)
 ADVPROP = (CLEAN, ADV)  # Source: AdvProp, algorithm 1: the losses are summed, 1 : 1.

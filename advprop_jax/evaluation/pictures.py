@@ -1,5 +1,7 @@
 """Draws what an attack does, for people who look before they read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,7 +18,7 @@ def adversarial_grid(
   logits: np.ndarray,
   adversarial_logits: np.ndarray,
   *,
-  class_names: list[str],
+  class_names: Sequence[str],
 ) -> np.ndarray:
   """Draws a column per example: clean image, perturbation, adversarial image.
 

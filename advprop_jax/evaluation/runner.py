@@ -113,7 +113,8 @@ class Evaluator:
       The metrics; and, if attacked, pictures of the clean branch, of the first examples
       of this host, else None.
     """
-    totals, pictures = {}, None
+    totals: dict[str, dict[str, float]] = {}
+    pictures = None
     for index, batch in enumerate(batches):
       batch = parallel.shard(batch)
       for branch in norms:

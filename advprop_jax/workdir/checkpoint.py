@@ -65,7 +65,7 @@ class Checkpointer:
       ),
     )
 
-  def __enter__(self):
+  def __enter__(self) -> 'Checkpointer':
     return self
 
   def __exit__(self, *exc_info):

@@ -51,7 +51,7 @@ def saved_steps(workdir: str) -> list[int]:
 
 def flatten(config: dict, prefix: str = '') -> dict:
   """Returns {'data.batch_size': 64, ...}; what is neither number nor str as text."""
-  flat = {}
+  flat: dict[str, bool | int | float | str] = {}
   for key, value in config.items():
     if isinstance(value, dict):
       flat |= flatten(value, f'{prefix}{key}.')

@@ -93,7 +93,7 @@ class MetricWriter:
       new.write_text(''.join(f'{line}\n' for line in kept))
       new.replace(self._results)
 
-  def __enter__(self):
+  def __enter__(self) -> 'MetricWriter':
     return self
 
   def __exit__(self, *exc_info):
