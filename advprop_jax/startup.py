@@ -18,13 +18,17 @@ def prepare():
   """Prepares the process; to be called by a program's own file, before it imports more.
 
   Sets large pages, Ctrl-C, JAX's cache of compilations and TensorFlow's log. What the
-  environment says already stays as it is.
+  environment says already stays as it is; the platforms in it get the CPU, which draws
+  the initial weights.
   """
   restart_with_large_pages(sys._getframe(1))
   end_on_ctrl_c()
   compilations = os.path.expanduser(COMPILATIONS)  # As it is, if there is no home.
   if compilations != COMPILATIONS:
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', compilations)
+  if platforms := os.environ.get('JAX_PLATFORMS'):
+    if 'cpu' not in platforms.split(','):
+      os.environ['JAX_PLATFORMS'] = f'{platforms},cpu'  # The first is the default.
   # TensorFlow only reads data here: its start-up lines are noise.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')

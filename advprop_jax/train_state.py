@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import branches, optim
+from advprop_jax import branches, optim, parallel
 from advprop_jax.models import initializers
 
 
@@ -95,7 +95,8 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
     keep_ema: whether to keep averages of weights, norms and statistics.
 
   Returns:
-    A `TrainState`, float32 but for the step and the key, on the default device.
+    A `TrainState`, float32 but for the step and the key, on the host's CPU: numpy draws
+    the weights in a callback, which not every accelerator has.
   """
 
   # One program: tens of shapes, each compiled alone, would take longer than all of it.
@@ -121,4 +122,5 @@ def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):
       rng=rng,
     )
 
-  return create()
+  with parallel.on_host():
+    return create()

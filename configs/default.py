@@ -47,6 +47,9 @@ EFFICIENTNET = dict(
   # Whether the backward pass computes every block again, to need less memory; on the
   # CPU it changes nothing. Figures: benchmarks/README.md.
   remat_blocks=False,
+  # Whether a CPU computes by formulations of its own, which are faster. False leaves
+  # plain operations everywhere: for forward-mode derivatives, exports, comparisons.
+  cpu_kernels=True,
   bn_momentum=0.99,  # Weight of the old running value. Source: official code.
   # Devices that share statistics: 'device', 'tpu_group' (the official rule) or 'all'.
   bn_scope='tpu_group',

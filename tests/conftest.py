@@ -48,3 +48,11 @@ def imagenet_dir(tmp_path_factory):
 def digits_dir(tmp_path_factory):
   """Returns a data_dir that the digits are prepared in, once in a process."""
   return tmp_path_factory.mktemp('tensorflow_datasets')
+
+
+@pytest.fixture
+def fast_compilation():
+  """Leaves out XLA's optimizations: two steps take longer to compile than to make."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)

@@ -288,14 +288,6 @@ def check_run(config, workdir):
   return lines
 
 
-@pytest.fixture
-def fast_compilation():
-  """Leaves out XLA's optimizations: two steps take longer to compile than to make."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('digits')])
 def test_digits_run_end_to_end(name, tmp_path, digits_dir, fast_compilation):

@@ -76,6 +76,14 @@ def test_a_program_starts_anew_once_with_large_pages(words, folder, start):
   assert optimize == ('-O' in words)
 
 
+@pytest.mark.parametrize(
+  'given, value', [('tpu', 'tpu,cpu'), ('cuda,cpu', 'cuda,cpu'), ('cpu', 'cpu')]
+)
+def test_the_platforms_have_a_cpu_for_the_initial_weights(given, value, start):
+  _, (_, _, environ) = start(MAIN, JAX_PLATFORMS=given, GLIBC_TUNABLES='')
+  assert environ['JAX_PLATFORMS'] == value
+
+
 @pytest.mark.parametrize('value', ['', 'glibc.malloc.arena_max=1'])
 def test_a_given_value_stays(value, start):
   starts, (*_, environ) = start(MAIN, GLIBC_TUNABLES=value)

@@ -9,8 +9,7 @@ from tiny_model import TinyModel
 from advprop_jax import optim, train_state
 
 
-@pytest.fixture(scope='module')
-def state():
+def create_state():
   tx = optim.rmsprop(
     lambda step: 0.1, momentum=0.9, decay=0.9, epsilon=1e-3, weight_decay=1e-5
   )
@@ -22,6 +21,17 @@ def state():
     seed=0,
     keep_ema=True,
   )
+
+
+@pytest.fixture(scope='module')
+def state():
+  return create_state()
+
+
+def test_the_first_state_is_computed_by_the_host():
+  with jax.default_device(jax.devices()[1]):  # In the place of an accelerator.
+    state = create_state()
+  assert {x.device for x in jax.tree.leaves(state)} == {jax.devices('cpu')[0]}
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])

@@ -14,6 +14,7 @@ MODELS = {
     efficientnet.EfficientNet,
     width=variant.width,
     depth=variant.depth,
+    stages=variant.stages,
     dropout_rate=variant.dropout_rate,
   )
   for name, variant in efficientnet.VARIANTS.items()

@@ -44,7 +44,7 @@ def count_model(model: nn.Module, image_size: int) -> Count:
     module = context.module
     if context.method_name == '__call__':
       if isinstance(module, conv.Conv):
-        channels = 1 if module.depthwise else args[0].shape[-1]
+        channels = args[0].shape[-1] // module.groups
         multiply_adds.append(y.size * module.kernel_size**2 * channels)
       elif isinstance(module, nn.Dense):
         multiply_adds.append(y.size * args[0].shape[-1])

@@ -1,10 +1,9 @@
-"""The convolutions of EfficientNet as Flax modules.
+"""Convolutions, plain, grouped and depthwise, as a Flax module.
 
-Images are [B, H, W, C], kernels [k, k, in, out] (depthwise: [k, k, 1, C]), padding is
-TensorFlow's 'SAME'. Parameters are called 'kernel' and 'bias', as in flax's `nn.Conv`,
-whose result this is. On the CPU the functions of `cpu/conv.py` compute it, elsewhere
-XLA's own convolution. All have reverse-mode derivatives of any order and no
-forward-mode ones.
+Images are [B, H, W, C], kernels [k, k, in / groups, out], padding is TensorFlow's
+'SAME'. Parameters are called 'kernel' and 'bias', as in flax's `nn.Conv`, whose result
+this is. On the CPU the functions of `cpu/conv.py` compute it, elsewhere XLA's own
+convolution.
 """
 
 import functools
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from advprop_jax import errors
 from advprop_jax.models import initializers
 from advprop_jax.models.cpu import conv as cpu_conv
 
@@ -106,28 +106,38 @@ patches_conv = _with_cpu_version(
 
 
 class Conv(nn.Module):
-  """Convolves; with `depthwise`, every channel with a filter of its own.
+  """Convolves, within groups of channels.
 
   Attributes:
     features: output channels.
     kernel_size: side of the square kernel.
     stride: in both directions.
-    depthwise: one filter per channel; there are as many outputs as inputs.
+    groups: equal parts of the channels, each convolved alone; as many as there are
+      channels make a depthwise convolution.
     use_bias: whether a bias, at first zero, is added.
     dtype: type of the arithmetic and of the result; parameters are float32.
+    cpu_kernels: whether the CPU gets its own formulations, which have reverse-mode
+      derivatives of any order and no forward-mode ones; False leaves XLA's own
+      convolution everywhere, which has all.
   """
 
   features: int
   kernel_size: int = 1
   stride: int = 1
-  depthwise: bool = False
+  groups: int = 1
   use_bias: bool = False
   dtype: Any = jnp.float32
+  cpu_kernels: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns [B, ceil(H / stride), ceil(W / stride), features]."""
-    channels = 1 if self.depthwise else x.shape[-1]
+    if x.shape[-1] % self.groups or self.features % self.groups:
+      raise errors.UserError(
+        f'{x.shape[-1]} channels to {self.features} cannot be convolved in '
+        f'{self.groups} groups; allowed: a number that divides both'
+      )
+    channels = x.shape[-1] // self.groups
     kernel = self.param(
       'kernel',
       initializers.conv_kernel,
@@ -141,10 +151,11 @@ class Conv(nn.Module):
     return x
 
   def _convolve(self, x, kernel):
-    if self.depthwise:
-      return depthwise_conv(x, kernel, self.stride)
-    if self.kernel_size == self.stride == 1:
-      return pointwise_conv(x, kernel, self.stride)
-    if x.shape[-1] <= MAX_PATCH_CHANNELS:
-      return patches_conv(x, kernel, self.stride)
+    if self.cpu_kernels:
+      if self.groups == x.shape[-1] == self.features:
+        return depthwise_conv(x, kernel, self.stride)
+      if self.groups == 1 and self.kernel_size == self.stride == 1:
+        return pointwise_conv(x, kernel, self.stride)
+      if self.groups == 1 and x.shape[-1] <= MAX_PATCH_CHANNELS:
+        return patches_conv(x, kernel, self.stride)
     return native_conv(x, kernel, self.stride)

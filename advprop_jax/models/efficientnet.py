@@ -26,35 +26,6 @@ MIN_IMAGE_SIZE = 32
 SE_RATIO = 0.25  # Source: `se0.25` in the official block strings.
 
 
-class Variant(NamedTuple):
-  """What distinguishes one EfficientNet: multipliers, native size, dropout."""
-
-  width: float
-  depth: float
-  image_size: int
-  dropout_rate: float
-
-
-# Source: `efficientnet_builder.py`; L0: Xie et al. 2020 (Noisy Student), table 7 (its
-# dropout is printed nowhere: that of L1); L1: cihangxie/SmoothAdversarialTraining.
-VARIANTS = {
-  'efficientnet_b0': Variant(1.0, 1.0, 224, 0.2),
-  'efficientnet_b1': Variant(1.0, 1.1, 240, 0.2),
-  'efficientnet_b2': Variant(1.1, 1.2, 260, 0.3),
-  'efficientnet_b3': Variant(1.2, 1.4, 300, 0.3),
-  'efficientnet_b4': Variant(1.4, 1.8, 380, 0.4),
-  'efficientnet_b5': Variant(1.6, 2.2, 456, 0.4),
-  'efficientnet_b6': Variant(1.8, 2.6, 528, 0.5),
-  'efficientnet_b7': Variant(2.0, 3.1, 600, 0.5),
-  'efficientnet_b8': Variant(2.2, 3.6, 672, 0.5),
-  'efficientnet_l0': Variant(2.8, 3.7, 600, 0.5),
-  'efficientnet_l1': Variant(3.9, 3.7, 600, 0.5),
-  'efficientnet_l2': Variant(4.3, 5.3, 800, 0.5),
-  # Not published: for the CPU, one narrow block a stage.
-  'efficientnet_tiny': Variant(0.25, 0.25, 32, 0.1),
-}
-
-
 class Stage(NamedTuple):
   """A run of blocks, before scaling; only the first has the stride."""
 
@@ -75,8 +46,44 @@ STAGES = (
   Stage(4, 5, 2, 6, 192),
   Stage(1, 3, 1, 6, 320),
 )
+# Not published: four narrow blocks, for the CPU. The third has a shortcut that
+# drop-connect may cut, both kernel sizes and both strides occur.
+TINY_STAGES = (
+  Stage(1, 3, 1, 1, 16),
+  Stage(2, 3, 2, 6, 24),
+  Stage(1, 5, 2, 6, 80),
+)
 STEM_FEATURES = 32
 HEAD_FEATURES = 1280
+
+
+class Variant(NamedTuple):
+  """What distinguishes one EfficientNet: multipliers, native size, dropout, stages."""
+
+  width: float
+  depth: float
+  image_size: int
+  dropout_rate: float
+  stages: tuple[Stage, ...] = STAGES
+
+
+# Source: `efficientnet_builder.py`; L0: Xie et al. 2020 (Noisy Student), table 7 (its
+# dropout is printed nowhere: that of L1); L1: cihangxie/SmoothAdversarialTraining.
+VARIANTS = {
+  'efficientnet_b0': Variant(1.0, 1.0, 224, 0.2),
+  'efficientnet_b1': Variant(1.0, 1.1, 240, 0.2),
+  'efficientnet_b2': Variant(1.1, 1.2, 260, 0.3),
+  'efficientnet_b3': Variant(1.2, 1.4, 300, 0.3),
+  'efficientnet_b4': Variant(1.4, 1.8, 380, 0.4),
+  'efficientnet_b5': Variant(1.6, 2.2, 456, 0.4),
+  'efficientnet_b6': Variant(1.8, 2.6, 528, 0.5),
+  'efficientnet_b7': Variant(2.0, 3.1, 600, 0.5),
+  'efficientnet_b8': Variant(2.2, 3.6, 672, 0.5),
+  'efficientnet_l0': Variant(2.8, 3.7, 600, 0.5),
+  'efficientnet_l1': Variant(3.9, 3.7, 600, 0.5),
+  'efficientnet_l2': Variant(4.3, 5.3, 800, 0.5),
+  'efficientnet_tiny': Variant(0.25, 1.0, 32, 0.1, TINY_STAGES),
+}
 
 
 def round_features(features: int, width: float) -> int:
@@ -104,8 +111,8 @@ class MBConv(nn.Module):
     expand_ratio: inner width over input width; at 1 there is no expansion.
     drop_rate: probability that an example skips the block, in training.
     activation: function of the two inner norms and of squeeze-excite.
-    batch_norm: makes a norm from its name.
-    dtype: type of the arithmetic.
+    conv: makes a convolution, see `Conv`.
+    batch_norm: makes a norm, see `BatchNorm`.
   """
 
   features: int
@@ -113,15 +120,15 @@ class MBConv(nn.Module):
   stride: int
   expand_ratio: int
   drop_rate: float
-  activation: Any
+  activation: activations.Activation
+  conv: Any
   batch_norm: Any
-  dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool, use_running_average: bool):
     """Returns [B, H / stride, W / stride, features]."""
 
-    def norm(name, x, activation=None):
+    def norm(name, x, activation=activations.IDENTITY):
       batch_norm = self.batch_norm(activation=activation, name=name)
       return batch_norm(x, use_running_average=use_running_average)
 
@@ -129,28 +136,23 @@ class MBConv(nn.Module):
     inner = x.shape[-1] * self.expand_ratio
 
     if self.expand_ratio != 1:
-      x = Conv(inner, dtype=self.dtype, name='expand_conv')(x)
+      x = self.conv(inner, name='expand_conv')(x)
       x = norm('expand_bn', x, self.activation)
 
-    x = Conv(
-      inner,
-      self.kernel_size,
-      self.stride,
-      depthwise=True,
-      dtype=self.dtype,
-      name='depthwise_conv',
-    )(x)
-    x = norm('depthwise_bn', x, self.activation)
+    depthwise = self.conv(
+      inner, self.kernel_size, self.stride, groups=inner, name='depthwise_conv'
+    )
+    x = norm('depthwise_bn', depthwise(x), self.activation)
 
     # The gate's width comes from the block's input, not from the expanded width.
     squeezed = max(1, int(shortcut.shape[-1] * SE_RATIO))
     gate = x.mean(axis=(1, 2), keepdims=True)
-    gate = Conv(squeezed, use_bias=True, dtype=self.dtype, name='se_reduce')(gate)
-    gate = self.activation(gate)
-    gate = Conv(inner, use_bias=True, dtype=self.dtype, name='se_expand')(gate)
+    gate = self.conv(squeezed, use_bias=True, name='se_reduce')(gate)
+    gate = activations.Activate(self.activation, name='se_activation')(gate)
+    gate = self.conv(inner, use_bias=True, name='se_expand')(gate)
     x = x * nn.sigmoid(gate)
 
-    x = Conv(self.features, dtype=self.dtype, name='project_conv')(x)
+    x = self.conv(self.features, name='project_conv')(x)
     x = norm('project_bn', x)
 
     if self.stride == 1 and shortcut.shape == x.shape:
@@ -169,6 +171,7 @@ class EfficientNet(nn.Module):
     num_classes: K.
     width: multiplier of the channels.
     depth: multiplier of the blocks per stage.
+    stages: before scaling.
     dropout_rate: before the classifier, in training.
     drop_connect_rate: of the last block, were there one more; grows linearly from 0.
       Source: survival probability 0.8 of the official code, for every size.
@@ -178,6 +181,8 @@ class EfficientNet(nn.Module):
     dtype: type of the arithmetic; parameters, statistics and logits are float32.
     remat_blocks: whether the backward pass keeps the blocks' inputs only, and computes
       each block again, to need less memory.
+    cpu_kernels: see `Conv` and `BatchNorm`. False leaves plain operations only, for
+      forward-mode derivatives, exports and comparisons.
     bn_momentum: see `BatchNorm`. Source: the official code, 0.99.
     bn_epsilon: see `BatchNorm`. Source: the official code, 1e-3.
     bn_axis_name: see `BatchNorm`.
@@ -187,6 +192,7 @@ class EfficientNet(nn.Module):
   num_classes: int
   width: float
   depth: float
+  stages: tuple[Stage, ...]
   dropout_rate: float
   drop_connect_rate: float = 0.2
   activation: str = 'swish'
@@ -194,6 +200,7 @@ class EfficientNet(nn.Module):
   std: tuple[float, float, float] = (0.5, 0.5, 0.5)
   dtype: Any = jnp.float32
   remat_blocks: bool = False
+  cpu_kernels: bool = True
   bn_momentum: float = 0.99
   bn_epsilon: float = 1e-3
   bn_axis_name: str | None = None
@@ -218,7 +225,8 @@ class EfficientNet(nn.Module):
     Raises:
       UserError: the image is too small, or the activation is unknown.
     """
-    if min(image.shape[1:3]) < MIN_IMAGE_SIZE:
+    # One by one: the sides may be symbolic, of which `min` can make no number.
+    if image.shape[1] < MIN_IMAGE_SIZE or image.shape[2] < MIN_IMAGE_SIZE:
       raise errors.UserError(
         f'image size {image.shape[1]}x{image.shape[2]} is too small for EfficientNet; '
         f'allowed: {MIN_IMAGE_SIZE} or more'
@@ -227,12 +235,14 @@ class EfficientNet(nn.Module):
     if use_running_average is None:
       use_running_average = not train
 
+    conv = functools.partial(Conv, dtype=self.dtype, cpu_kernels=self.cpu_kernels)
     batch_norm = functools.partial(
       BatchNorm,
       momentum=self.bn_momentum,
       epsilon=self.bn_epsilon,
       axis_name=self.bn_axis_name,
       axis_index_groups=self.bn_axis_index_groups,
+      cpu_kernels=self.cpu_kernels,
     )
 
     def norm_and_activate(name, x):
@@ -244,7 +254,7 @@ class EfficientNet(nn.Module):
     x = ((image - mean) / std).astype(self.dtype)
 
     stem = round_features(STEM_FEATURES, self.width)
-    x = Conv(stem, 3, stride=2, dtype=self.dtype, name='stem_conv')(x)
+    x = conv(stem, 3, stride=2, name='stem_conv')(x)
     x = norm_and_activate('stem_bn', x)
 
     # The static ones are `train` and `use_running_average`, behind `self` and `x`.
@@ -258,13 +268,13 @@ class EfficientNet(nn.Module):
         expand_ratio=stage.expand_ratio,
         drop_rate=self.drop_connect_rate * i / len(blocks),
         activation=activation,
+        conv=conv,
         batch_norm=batch_norm,
-        dtype=self.dtype,
         name=f'blocks_{i}',
       )(x, train, use_running_average)
 
     head = round_features(HEAD_FEATURES, self.width)
-    x = Conv(head, dtype=self.dtype, name='head_conv')(x)
+    x = conv(head, name='head_conv')(x)
     x = norm_and_activate('head_bn', x)
     x = x.mean(axis=(1, 2))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
@@ -280,6 +290,6 @@ class EfficientNet(nn.Module):
     """Returns every block as (its stage, its stride), in order."""
     return [
       (stage, stage.stride if i == 0 else 1)
-      for stage in STAGES
+      for stage in self.stages
       for i in range(round_repeats(stage.repeats, self.depth))
     ]

@@ -3,7 +3,8 @@
 The distributions are the official code's. numpy draws them, from a `host_key`: XLA
 compiles the random numbers of each kernel, and each kernel's key, apart, which is tens
 of seconds for arithmetic of a moment. They are a function of the key, whatever the
-device, and of numpy's version; the backend must have host callbacks.
+device, and of numpy's version. The backend must have callbacks: see
+`train_state.create_train_state`, which draws on the CPU.
 """
 
 import math

@@ -19,7 +19,7 @@ def test_values_and_gradients_equal_tensorflow(name):
   variable = tf.Variable(x)
   with tf.GradientTape() as tape:
     expected = THEIRS[name](variable)
-  activation = activations.get_activation(name)
+  activation = activations.get_activation(name).function
 
   np.testing.assert_allclose(activation(x), expected, rtol=1e-5, atol=1e-7)
   np.testing.assert_allclose(
@@ -28,6 +28,20 @@ def test_values_and_gradients_equal_tensorflow(name):
     rtol=1e-5,
     atol=1e-6,
   )
+
+
+def test_a_site_has_the_parameters_of_its_activation():
+  layer = activations.Activate(
+    activations.Activation(lambda x, a, b: a * x + b, (2.0, -1.0))
+  )
+  x = jnp.arange(4.0, dtype=jnp.bfloat16)
+  variables = layer.init(jax.random.key(0), x)
+  np.testing.assert_array_equal(variables['params']['activation'], [2.0, -1.0])
+  assert variables['params']['activation'].dtype == jnp.float32
+  y = layer.apply({'params': {'activation': jnp.array([3.0, 0.5])}}, x)
+  assert y.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(y, jnp.array([0.5, 3.5, 6.5, 9.5], jnp.bfloat16))
+  assert not activations.Activate(activations.IDENTITY).init(jax.random.key(0), x)
 
 
 def test_unknown_names_are_refused():

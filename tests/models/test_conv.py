@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from advprop_jax import errors
 from advprop_jax.models import activations, conv, norm
 
 # Height and width: even, odd, not square, smaller than the kernel, with rows that make
@@ -15,22 +16,31 @@ DEPTHWISE = [(3, 1), (3, 2), (5, 1), (5, 2), (3, 3)]
 TOLERANCE = {'float32': 2e-6, 'bfloat16': 2e-2}
 
 
-def ours_and_theirs(channels, features, kernel_size, stride, depthwise, dtype):
-  ours = conv.Conv(features, kernel_size, stride, depthwise, use_bias=True, dtype=dtype)
+def ours_and_theirs(
+  channels, features, kernel_size, stride, groups, dtype, cpu_kernels=True
+):
+  ours = conv.Conv(
+    features,
+    kernel_size,
+    stride,
+    groups,
+    use_bias=True,
+    dtype=dtype,
+    cpu_kernels=cpu_kernels,
+  )
   theirs = nn.Conv(
     features,
     (kernel_size, kernel_size),
     strides=stride,
-    feature_group_count=channels if depthwise else 1,
+    feature_group_count=groups,
     dtype=dtype,
   )
   return ours, theirs
 
 
-def assert_same(size, channels, features, kernel_size, stride, depthwise, dtype):
-  ours, theirs = ours_and_theirs(
-    channels, features, kernel_size, stride, depthwise, dtype
-  )
+def assert_same(size, channels, *settings, **kwargs):
+  ours, theirs = ours_and_theirs(channels, *settings, **kwargs)
+  dtype = ours.dtype
   rng = np.random.default_rng(0)
 
   def draw(like):
@@ -57,36 +67,51 @@ def assert_same(size, channels, features, kernel_size, stride, depthwise, dtype)
 @pytest.mark.parametrize('kernel_size, stride', DEPTHWISE)
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_depthwise_equals_flax(size, kernel_size, stride):
-  assert_same(size, 6, 6, kernel_size, stride, True, 'float32')
+  assert_same(size, 6, 6, kernel_size, stride, 6, 'float32')
 
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_pointwise_equals_flax(size):
-  assert_same(size, 6, 10, 1, 1, False, 'float32')
+  assert_same(size, 6, 10, 1, 1, 1, 'float32')
 
 
 @pytest.mark.parametrize('kernel_size, stride', [(3, 1), (3, 2), (5, 2)])
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_stem_equals_flax(size, kernel_size, stride):
-  assert_same(size, 3, 8, kernel_size, stride, False, 'float32')
+  assert_same(size, 3, 8, kernel_size, stride, 1, 'float32')
 
 
 @pytest.mark.parametrize('kernel_size, stride', [(3, 2), (1, 2)])
 def test_other_convolutions_equal_flax(kernel_size, stride):
-  assert_same((9, 8), 6, 10, kernel_size, stride, False, 'float32')
+  assert_same((9, 8), 6, 10, kernel_size, stride, 1, 'float32')
 
 
 @pytest.mark.parametrize(
-  'channels, features, kernel_size, stride, depthwise',
+  'channels, features, kernel_size, stride, groups',
+  [(8, 16, 3, 1, 4), (8, 16, 3, 2, 4), (12, 6, 1, 1, 2), (4, 8, 3, 1, 4)],
+)
+def test_groups_equal_flax(channels, features, kernel_size, stride, groups):
+  """ResNeXt's; the last has one channel a group, and two filters for each."""
+  assert_same((9, 8), channels, features, kernel_size, stride, groups, 'float32')
+
+
+def test_groups_must_divide_the_channels():
+  with pytest.raises(errors.UserError, match='6 channels to 8 .* in 4 groups'):
+    conv.Conv(8, groups=4).init(jax.random.key(0), jnp.zeros((1, 2, 2, 6)))
+
+
+@pytest.mark.parametrize(
+  'channels, features, kernel_size, stride, groups',
   [
-    (6, 6, 3, 1, True),
-    (6, 6, 5, 2, True),
-    (6, 10, 1, 1, False),
-    (3, 8, 3, 2, False),
+    (6, 6, 3, 1, 6),
+    (6, 6, 5, 2, 6),
+    (6, 10, 1, 1, 1),
+    (3, 8, 3, 2, 1),
+    (6, 9, 3, 1, 3),
   ],
 )
-def test_bfloat16_equals_flax(channels, features, kernel_size, stride, depthwise):
-  assert_same((14, 17), channels, features, kernel_size, stride, depthwise, 'bfloat16')
+def test_bfloat16_equals_flax(channels, features, kernel_size, stride, groups):
+  assert_same((14, 17), channels, features, kernel_size, stride, groups, 'bfloat16')
 
 
 @pytest.mark.parametrize('kernel_size, stride', [(3, 2), (5, 1)])
@@ -118,31 +143,49 @@ def test_bfloat16_sums_are_float32():
 
 
 # One for each kind.
-KINDS = [(6, 6, 3, 2, True), (6, 10, 1, 1, False), (3, 8, 3, 2, False)]
+KINDS = [(6, 6, 3, 2, 6), (6, 10, 1, 1, 1), (3, 8, 3, 2, 1), (6, 9, 3, 2, 3)]
 
 
 @pytest.mark.parametrize(
-  'channels, features, kernel_size, stride, depthwise', KINDS, ids=str
+  'channels, features, kernel_size, stride, groups', KINDS, ids=str
 )
 def test_native_convolutions_equal_flax(
-  channels, features, kernel_size, stride, depthwise, monkeypatch
+  channels, features, kernel_size, stride, groups, monkeypatch
 ):
   """The path of TPU and GPU, gradients included, here on the CPU."""
   monkeypatch.setattr(
     conv.lax, 'platform_dependent', lambda *args, cpu, default: default(*args)
   )
-  assert_same((9, 8), channels, features, kernel_size, stride, depthwise, 'float32')
+  assert_same((9, 8), channels, features, kernel_size, stride, groups, 'float32')
 
 
 @pytest.mark.parametrize(
-  'channels, features, kernel_size, stride, depthwise', KINDS, ids=str
+  'channels, features, kernel_size, stride, groups', KINDS, ids=str
+)
+def test_without_cpu_kernels_the_convolution_is_native_and_has_all_derivatives(
+  channels, features, kernel_size, stride, groups
+):
+  settings = (channels, features, kernel_size, stride, groups, 'float32')
+  assert_same((9, 8), *settings, cpu_kernels=False)
+  layer, theirs = ours_and_theirs(*settings, cpu_kernels=False)
+  x = jax.random.normal(jax.random.key(0), (2, 9, 8, channels))
+  variables = layer.init(jax.random.key(1), x)
+  lowered = jax.jit(layer.apply).lower(variables, x).as_text()
+  assert lowered.count('stablehlo.convolution') == 1
+  forward = [
+    jax.jvp(lambda x, f=f: f.apply(variables, x), (x,), (x * x,))[1]
+    for f in (layer, theirs)
+  ]
+  np.testing.assert_allclose(*forward, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'channels, features, kernel_size, stride, groups', KINDS, ids=str
 )
 def test_tpu_and_gpu_keep_native_convolutions(
-  channels, features, kernel_size, stride, depthwise
+  channels, features, kernel_size, stride, groups
 ):
-  layer, _ = ours_and_theirs(
-    channels, features, kernel_size, stride, depthwise, 'float32'
-  )
+  layer, _ = ours_and_theirs(channels, features, kernel_size, stride, groups, 'float32')
   x = jnp.zeros((2, 8, 8, channels))
   variables = jax.eval_shape(lambda: layer.init(jax.random.key(0), x))
   grads = jax.grad(lambda v, x: layer.apply(v, x).sum(), argnums=(0, 1))
@@ -152,7 +195,8 @@ def test_tpu_and_gpu_keep_native_convolutions(
     return lowered.as_text().count('stablehlo.convolution')
 
   # The gradients to image and to kernel; the forward pass is not needed for them.
-  assert (count('tpu'), count('cuda'), count('cpu')) == (2, 2, 0)
+  on_cpu = 2 if 1 < groups < channels else 0  # XLA has the groups between.
+  assert (count('tpu'), count('cuda'), count('cpu')) == (2, 2, on_cpu)
 
 
 def test_a_second_call_outside_jit_compiles_nothing():
@@ -160,8 +204,8 @@ def test_a_second_call_outside_jit_compiles_nothing():
     @nn.compact
     def __call__(self, x):
       x = conv.Conv(8, 3, stride=2)(x)
-      x = conv.Conv(8, 5, depthwise=True)(x)
-      x = norm.BatchNorm(0.9, 1e-3, activation=activations.silu)(
+      x = conv.Conv(8, 5, groups=8)(x)
+      x = norm.BatchNorm(0.9, 1e-3, activation=activations.ACTIVATIONS['silu'])(
         x, use_running_average=False
       )
       return conv.Conv(4)(x)

@@ -1,0 +1,354 @@
+"""Tests that every key of a config is heard: another value, another run.
+
+For each key stands what it must change: the compiled step, the schedule, the first
+batches, the evaluation, or when the loop acts.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_model import TinyModel
+
+from advprop_jax import errors, experiment, parallel, train
+from configs import default
+
+# Kinds of sections whose keys are not all in `default.get_config()`.
+AUTOAUGMENT = {'data.augmentation': default.AUTOAUGMENT}
+RANDAUGMENT = {'data.augmentation': default.RANDAUGMENT}
+SGD = {'optim.optimizer': default.SGD}
+FOLDER = {
+  'data.name': 'folder',
+  'data.train_split': 'train',
+  'data.eval_split': 'test',
+  'data.batch_size': 64,
+  'data.max_bad_share': 0.1,
+}
+COSINE = {'optim.schedule': default.COSINE}
+
+PERIODS = ('num_epochs', 'eval.every_epochs', 'checkpoint.every_epochs')
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+  """Another value of a key, and what differs then."""
+
+  value: Any
+  what: str  # A function of this file.
+  base: dict = dataclasses.field(default_factory=dict)  # Changed in both configs.
+
+
+STREAM = {
+  'name': Change('first', 'step_metrics'),
+  'image_key': Change('other_image', 'streams'),
+  'label_key': Change('other_label', 'streams'),
+  'attack': Change({'epsilon': 0.25}, 'step'),
+  'branch': Change('third', 'parameters', {'streams': default.ADVPROP}),
+  'weight': Change(0.5, 'step'),
+}
+CHANGES = {
+  'seed': [Change(1, x) for x in ('parameters', 'batches', 'evaluation')],
+  'num_epochs': Change(2.0, 'loop'),
+  'log_every_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
+  'data.name': Change('folder', 'dataset'),
+  'data.data_dir': Change('elsewhere', 'dataset'),
+  'data.train_split': Change('train[80:240]', 'batches'),
+  'data.eval_split': Change('test[8:16]', 'evaluation'),
+  'data.image_size': [Change(48, x) for x in ('batches', 'evaluation')],
+  'data.batch_size': [Change(32, x) for x in ('batches', 'schedule')],
+  'data.eval_batch_size': Change(4, 'eval_batches'),
+  'data.shuffle_window': Change(8, 'batches'),
+  'data.crop_area': Change((0.5, 1.0), 'batches'),
+  'data.flip': Change(False, 'batches'),
+  'data.augmentation.name': Change('none', 'batches', AUTOAUGMENT),
+  'data.augmentation.num_layers': Change(3, 'batches', RANDAUGMENT),
+  'data.augmentation.magnitude': Change(5, 'batches', RANDAUGMENT),
+  'data.crop_padding': Change(8, 'eval_batches'),
+  'data.resize_method': [Change('bilinear', x) for x in ('batches', 'eval_batches')],
+  'data.max_bad_share': Change(0.0005, 'num_bad', FOLDER),
+  'model.name': Change('efficientnet_b0', 'parameters'),
+  'model.drop_connect_rate': Change(0.5, 'network'),
+  'model.activation': Change('relu', 'network'),
+  'model.mean': Change((0.4, 0.5, 0.5), 'network'),
+  'model.std': Change((0.4, 0.5, 0.5), 'network'),
+  'model.dtype': Change('float32', 'network'),
+  'model.remat_blocks': Change(True, 'network'),
+  'model.cpu_kernels': Change(False, 'network'),
+  'model.bn_momentum': Change(0.5, 'network'),
+  'model.bn_scope': Change('all', 'network'),
+  **{f'streams.{key}': change for key, change in STREAM.items()},
+  'attack.name': Change('none', 'streams'),  # Must be one of the table.
+  'attack.epsilon': Change(0.25, 'step'),
+  'attack.step_size': Change(0.25, 'step'),
+  'attack.num_steps': Change(3, 'step'),
+  'attack.targeted': Change(False, 'step'),
+  'attack.prob_start_from_clean': Change(0.5, 'step'),
+  'attack.statistics': Change('batch', 'step'),
+  'optim.optimizer.name': Change('adam', 'optimizer'),  # Must be one of the table.
+  'optim.optimizer.momentum': [Change(0.5, 'step'), Change(0.5, 'step', SGD)],
+  'optim.optimizer.decay': Change(0.5, 'step'),
+  'optim.optimizer.epsilon': Change(0.5, 'step'),
+  'optim.optimizer.weight_decay': [Change(0.5, 'step'), Change(0.5, 'step', SGD)],
+  'optim.schedule.name': Change('linear', 'schedule'),  # Must be one of the table.
+  'optim.schedule.learning_rate': [
+    Change(0.5, 'schedule'),
+    Change(0.5, 'step'),
+    Change(0.5, 'schedule', COSINE),
+  ],
+  'optim.schedule.warmup_epochs': [
+    Change(1.0, 'schedule'),
+    Change(1.0, 'schedule', COSINE),
+  ],
+  'optim.schedule.decay_epochs': Change(1.0, 'schedule'),
+  'optim.schedule.decay_rate': Change(0.5, 'schedule'),
+  'optim.label_smoothing': Change(0.3, 'step'),
+  'optim.ema_decay': [Change(0.5, 'step'), Change(0.0, 'parameters')],
+  'eval.every_epochs': Change(0.5, 'loop'),
+  'eval.suites': Change((), 'evaluation'),
+  'eval.attack.name': Change('none', 'evaluation'),  # Must be one of the table.
+  'eval.attack.epsilon': Change(0.25, 'evaluation'),
+  'eval.attack.step_size': Change(0.25, 'evaluation'),
+  'eval.attack.num_steps': Change(3, 'evaluation'),
+  'eval.attack.targeted': Change(True, 'evaluation'),
+  'eval.attack.prob_start_from_clean': Change(1.0, 'evaluation'),
+  'checkpoint.every_epochs': Change(0.5, 'loop', {'eval.every_epochs': 1.0}),
+  'checkpoint.keep_last': Change(1, 'loop'),
+}
+
+
+def keys_of(section, place=''):
+  """Yields the keys of all values of a config, those of its streams once."""
+  for name, value in section.items():
+    if name == 'streams':
+      yield from keys_of(default.ADV, 'streams.')
+    elif hasattr(value, 'items') and name != 'attack' or place + name == 'attack':
+      yield from keys_of(value, f'{place}{name}.')
+    elif place + name == 'eval.attack':
+      yield from keys_of(value, 'eval.attack.')
+    else:
+      yield place + name
+
+
+def all_keys():
+  """Returns every key, whichever kind the sections are of."""
+  config = default.get_config()
+  keys = set(keys_of(config))
+  for place, section in (*RANDAUGMENT.items(), *SGD.items(), *COSINE.items()):
+    keys |= set(keys_of(section, f'{place}.'))
+  return keys
+
+
+def test_every_key_has_a_change_here():
+  assert all_keys() == CHANGES.keys()
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory, digits_dir):
+  """Returns {'digits': data_dir, 'elsewhere': another, 'folder': a data set's name}."""
+  tmp_path = tmp_path_factory.mktemp('folders')
+  rng = np.random.default_rng(0)
+  for split in ('train', 'test'):
+    for i in range(64):
+      file = tmp_path / 'images' / split / f'class{i % 2}' / f'{i}.png'
+      file.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+  (tmp_path / 'images' / 'train' / 'class0' / 'bad.png').write_bytes(b'no image')
+  return {
+    'digits': str(digits_dir),
+    'elsewhere': str(tmp_path / 'data'),
+    'folder': f'folder:{tmp_path}/images',
+  }
+
+
+def create_config(folders, changes):
+  """Returns the default config on 160 digits, and smaller; and with the changes."""
+  config = default.get_config()
+  config.data.update(
+    name='digits',
+    data_dir=folders['digits'],
+    train_split='train[:160]',
+    eval_split='test[:8]',
+    image_size=32,
+    batch_size=16,
+    eval_batch_size=8,
+    shuffle_window=64,
+    augmentation=default.NO_AUGMENTATION,
+  )
+  config.model.name = 'efficientnet_tiny'
+  config.num_epochs = 1.0
+  config.eval.every_epochs = config.checkpoint.every_epochs = 0.2
+  config.unlock()
+  for key, value in changes.items():
+    place, _, name = key.rpartition('.')
+    if place == 'streams':  # Of the second.
+      first, second = config.streams
+      config.streams = (first, {**second, name: value})
+    else:
+      section = functools.reduce(getattr, place.split('.') if place else [], config)
+      section[name] = folders[value] if value in ('elsewhere', 'folder') else value
+  return config.lock()
+
+
+def network(config):
+  """Returns the program of the real network's gradients, as training has it."""
+  model = experiment.create_model(config, num_classes=10)
+  image = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+  variables = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jax.numpy.zeros(image.shape), train=False)
+  )
+
+  def loss(variables, image):
+    rngs = {'dropout': jax.random.key(0)}
+    logits, updated = model.apply(
+      variables, image, train=True, rngs=rngs, mutable=['batch_stats']
+    )
+    return logits.sum(), updated
+
+  gradients = jax.grad(loss, has_aux=True)
+  step = jax.pmap(gradients, axis_name=parallel.AXIS, in_axes=(None, 0))
+  batch = jax.ShapeDtypeStruct((4, *image.shape), image.dtype)
+  return step.lower(variables, batch).as_text()
+
+
+def parameters(config):
+  """Returns the initial state, from the real network."""
+  state = experiment.create_experiment(config).create_state()
+  return digest(jax.device_get(state.replace(rng=jax.random.key_data(state.rng))))
+
+
+# All that follow see a tiny network.
+
+
+def step(config):
+  """Returns the program of the step."""
+  exp = experiment.create_experiment(config)
+  batch = {
+    'image': jax.ShapeDtypeStruct((4, 4, 32, 32, 3), np.uint8),
+    'label': jax.ShapeDtypeStruct((4, 4), np.int32),
+  }
+  return exp.train_step.lower(exp.abstract_state, batch).as_text()
+
+
+def step_metrics(config):
+  exp = experiment.create_experiment(config)
+  batch = {
+    'image': jax.ShapeDtypeStruct((4, 4, 32, 32, 3), np.uint8),
+    'label': jax.ShapeDtypeStruct((4, 4), np.int32),
+  }
+  _, metrics = jax.eval_shape(exp.train_step, exp.abstract_state, batch)
+  return sorted(metrics)
+
+
+def streams(config):
+  return str([s.name for s in experiment.create_streams(config, num_classes=10)])
+
+
+def optimizer(config):
+  return experiment.create_optimizer(config, steps_per_epoch=10.0, total_steps=10)[1]
+
+
+def schedule(config):
+  exp = experiment.create_experiment(config)
+  return [float(exp.schedule(i)) for i in (0, 3, 11, 40, 90)]
+
+
+def dataset(config):
+  found = experiment.create_experiment(config).dataset
+  return found.class_names, found.spans(config.data.train_split)
+
+
+def batches(config):
+  exp = experiment.create_experiment(config)
+  stream = experiment.create_train_batches(config, exp, examples_seen=0)
+  return [digest(next(stream)) for _ in range(2)]
+
+
+def num_bad(config):
+  """Returns how many bad images two batches of a folder with one have."""
+  exp = experiment.create_experiment(config)
+  stream = experiment.create_train_batches(config, exp, examples_seen=0)
+  next(stream), next(stream)
+  return stream.num_bad
+
+
+def eval_batches(config):
+  exp = experiment.create_experiment(config)
+  return {name: [digest(b) for b in x] for name, x in exp.eval_batches.items()}
+
+
+def evaluation(config):
+  exp = experiment.create_experiment(config)
+  metrics, _ = exp.evaluate(parallel.replicate(exp.create_state()).eval_variables)
+  return metrics
+
+
+def loop(config):
+  """Returns at which steps a run reports, evaluates and saves, and what it keeps.
+
+  The steps only count.
+  """
+  create = experiment.create_experiment
+  metrics = {'all_finite': np.float32(1), 'loss': np.float32(0)}
+  with tempfile.TemporaryDirectory() as workdir, pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      experiment,
+      'create_experiment',
+      lambda config: create(config)._replace(
+        train_step=lambda state, _: (state.replace(step=state.step + 1), metrics),
+        evaluate=lambda _: ({'val/clean_top1': 0.0}, {}),
+      ),
+    )
+    train.train_and_evaluate(config, workdir)
+    lines = (pathlib.Path(workdir) / 'results.jsonl').read_text().splitlines()
+    saved = pathlib.Path(workdir, 'checkpoints').iterdir()
+    steps = [
+      (x['step'], sorted({key[:5] for key in x})) for x in map(json.loads, lines)
+    ]
+    return steps, sorted(x.name for x in saved)
+
+
+def digest(tree):
+  sha = hashlib.sha256()
+  for path, x in jax.tree.leaves_with_path(tree):
+    sha.update(f'{jax.tree_util.keystr(path)} {x.shape} {x.dtype}'.encode())
+    sha.update(np.asarray(x).tobytes())
+  return sha.hexdigest()
+
+
+@pytest.fixture
+def tiny_model(request, monkeypatch):
+  def create_model(config, *, num_classes):
+    return TinyModel(num_classes, **parallel.statistics_scope(config.model.bn_scope))
+
+  if request.node.callspec.params['change'].what not in ('network', 'parameters'):
+    monkeypatch.setattr(experiment, 'create_model', create_model)
+
+
+BEFORE: dict = {}  # {(what, base): outcome}; many keys have the same.
+
+
+def cases():
+  for key, changes in CHANGES.items():
+    for change in changes if isinstance(changes, list) else [changes]:
+      yield pytest.param(key, change, id=f'{key}-{change.what}')
+
+
+@pytest.mark.parametrize('key, change', list(cases()))
+def test_every_config_key_is_heard(key, change, folders, tiny_model, fast_compilation):
+  what = globals()[change.what]
+  same = change.what, *change.base
+  if same not in BEFORE:
+    BEFORE[same] = what(create_config(folders, change.base))
+  try:
+    after = what(create_config(folders, {**change.base, key: change.value}))
+  except errors.UserError as error:
+    after = error  # Heard, too.
+  assert after != BEFORE[same]
