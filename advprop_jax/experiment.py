@@ -28,7 +28,7 @@ from advprop_jax import (
   train_step,
 )
 from advprop_jax.evaluation import runner, suites
-from advprop_jax.input import augment, batches, datasets
+from advprop_jax.input import augment, batches, datasets, order, preprocess
 from advprop_jax.workdir import logs
 
 
@@ -36,6 +36,7 @@ class Experiment(NamedTuple):
   """What a config describes. Nothing in it has touched the workdir."""
 
   dataset: datasets.Dataset
+  recipe: preprocess.Recipe
   model: nn.Module
   streams: tuple[train_step.Stream, ...]
   schedule: optax.Schedule
@@ -57,7 +58,7 @@ def create_experiment(config) -> Experiment:
   parallel.check_batch_size('data.batch_size', config.data.batch_size)
   parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
   schema.check(config.to_dict())
-  create_augment_fn(config)
+  recipe = create_recipe(config)
 
   dataset = _open_dataset(config, config.data.name)
   num_classes = dataset.num_classes
@@ -95,9 +96,10 @@ def create_experiment(config) -> Experiment:
     label_smoothing=config.optim.label_smoothing,
     ema_decay=config.optim.ema_decay,
   )
-  eval_batches, evaluate = create_evaluation(config, model, dataset)
+  eval_batches, evaluate = create_evaluation(config, model, dataset, recipe)
   return Experiment(
     dataset=dataset,
+    recipe=recipe,
     model=model,
     streams=streams,
     schedule=schedule,
@@ -143,7 +145,7 @@ def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
   return schedule, tx
 
 
-def create_evaluation(config, model, dataset):
+def create_evaluation(config, model, dataset, recipe):
   """Returns the batches of every suite, and the function that evaluates all of them.
 
   Returns:
@@ -165,7 +167,9 @@ def create_evaluation(config, model, dataset):
       _open_dataset(config, suite.data_name) if suite.data_name else dataset,
       split=suite.split or config.data.eval_split,
       batch_size=config.data.eval_batch_size,
-      **_image_settings(config),
+      recipe=recipe,
+      max_bad_share=config.data.max_bad_share,
+      hosts=_hosts(),
     )
 
   def evaluate(variables):
@@ -255,20 +259,27 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
     experiment.dataset,
     split=config.data.train_split,
     batch_size=config.data.batch_size,
+    recipe=experiment.recipe,
     seed=config.seed,
-    start_example=examples_seen,
-    crop_area=config.data.crop_area,
-    flip=config.data.flip,
-    augment_fn=create_augment_fn(config),
     shuffle_window=config.data.shuffle_window,
-    **_image_settings(config),
+    max_bad_share=config.data.max_bad_share,
+    start_example=examples_seen,
+    hosts=_hosts(),
   )
 
 
-def create_augment_fn(config):
-  """Returns the augmentation of a config, (image, seed) -> image, or None."""
-  return registry.create(
-    'data.augmentation', augment.AUGMENTATIONS, config.data.augmentation
+def create_recipe(config) -> preprocess.Recipe:
+  """Returns what a config does to an image."""
+  return preprocess.Recipe(
+    image_size=config.data.image_size,
+    crop_padding=config.data.crop_padding,
+    resize_method=config.data.resize_method,
+    image_dtype='uint8',
+    crop_area=config.data.crop_area,
+    flip=config.data.flip,
+    augment_fn=registry.create(
+      'data.augmentation', augment.AUGMENTATIONS, config.data.augmentation
+    ),
   )
 
 
@@ -276,13 +287,5 @@ def _open_dataset(config, name: str) -> datasets.Dataset:
   return datasets.open_dataset(name, data_dir=config.data.data_dir or None)
 
 
-def _image_settings(config) -> dict:
-  """Returns what training and evaluation images have in common."""
-  return {
-    'image_size': config.data.image_size,
-    'crop_padding': config.data.crop_padding,
-    'resize_method': config.data.resize_method,
-    'max_bad_share': config.data.max_bad_share,
-    'process_index': jax.process_index(),
-    'process_count': jax.process_count(),
-  }
+def _hosts() -> order.Hosts:
+  return order.Hosts(index=jax.process_index(), count=jax.process_count())

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from absl import app, logging
 
 import main
-from advprop_jax import branches, errors, experiment, losses
+from advprop_jax import branches, errors, experiment, losses, pixels, train_state
 from advprop_jax.attacks import gradient
 from advprop_jax.workdir import checkpoint, directory
 
@@ -84,12 +84,17 @@ def compare_branches(argv):
   with checkpoint.Checkpointer(path.resolve(), read_only=True) as checkpointer:
     if not (steps := checkpointer.steps()):
       raise errors.UserError(f'{workdir} has no checkpoint; train in it first')
-    state, _, _ = checkpointer.restore(steps[-1], exp.abstract_state)
-  batch = next(iter(exp.eval_batches))
+    parts, _, _ = checkpointer.restore(steps[-1], exp.abstract_state.parts)
+  state = train_state.TrainState.from_parts(parts)
+  batch = next(iter(exp.eval_batches[config.eval.suites[0]]))
   image, label = (batch[key][batch['mask']] for key in ('image', 'label'))
+  image = pixels.to_unit(image)
+  attack = {
+    key: config.eval.attack[key] for key in ('epsilon', 'step_size', 'num_steps')
+  }
   for branch in state.norms:
     variables = branches.variables(**state.eval_variables, branch=branch)
-    result = compare(exp.model, variables, image, label, dict(config.eval.attack))
+    result = compare(exp.model, variables, image, label, attack)
     print(json.dumps({'step': steps[-1], 'branch': branch, **result}))
 
 

@@ -1,18 +1,23 @@
 r"""Times the host's part of training, on generated JPEGs; prints lines of JSON.
 
-  python benchmarks/input_pipeline.py              # all three, some minutes
+  python benchmarks/input_pipeline.py              # all, some minutes
   python benchmarks/input_pipeline.py --measure=pipeline --sizes=224,600
   python benchmarks/input_pipeline.py --measure=ops
   python benchmarks/input_pipeline.py --measure=resume
+  python benchmarks/input_pipeline.py --measure=read
 
 pipeline  images per second of one core, from JPEG bytes to batches, with and without
           augmentation; beside it the floor: tf.io.decode_jpeg of the whole image and
           the same resize, no crop, flip, shuffling, random numbers, care for bad files
 ops       microseconds per image of every augmentation op, one core
 resume    seconds from a data set of ImageNet's size to the first batch of a step
+read      undecoded records a second of files like ImageNet's, all cores, from the disk
+          and from the operating system's memory: ours, one file after the other as
+          before, and the bytes alone by as many threads
 """
 
 import argparse
+import concurrent.futures
 import functools
 import io
 import json
@@ -31,7 +36,15 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
-from advprop_jax.input import augment, augment_ops, batches, datasets, preprocess
+from advprop_jax.input import (
+  augment,
+  augment_ops,
+  batches,
+  datasets,
+  order,
+  preprocess,
+)
+from advprop_jax.input.datasets import prepared
 
 # ImageNet's usual shape; with this quality and noise 97 KB a file on average.
 HEIGHT, WIDTH, QUALITY = 375, 500, 96
@@ -39,6 +52,16 @@ NUM_IMAGES = 64
 BATCH_SIZE = 32
 # Of the stream that is timed: NUM_IMAGES alone would be a new window every other batch.
 NUM_RECORDS, SHUFFLE_BUFFER_SIZE = 64 * NUM_IMAGES, 16 * NUM_IMAGES
+# How an image of a batch is made; each measure has a size and an augmentation.
+RECIPE = preprocess.Recipe(
+  image_size=224,
+  crop_padding=32,
+  resize_method='bicubic_tf1',
+  image_dtype='uint8',
+  crop_area=(0.08, 1.0),
+  flip=True,
+  augment_fn=None,
+)
 # The published run: 1,281,167 images, 2,048 a step.
 TRAIN_IMAGES, NUM_SHARDS, TRAIN_BATCH = 1_281_167, 1024, 2048
 
@@ -121,11 +144,12 @@ def create_stream(name: str, jpegs: list[bytes], size: int):
     in_memory(jpegs),
     split='train',
     batch_size=BATCH_SIZE,
-    image_size=size,
+    recipe=RECIPE._replace(image_size=size, augment_fn=AUGMENTATIONS[name]),
     seed=0,
     shuffle_window=SHUFFLE_BUFFER_SIZE,
-    crop_padding=32,
-    augment_fn=AUGMENTATIONS[name],
+    max_bad_share=0.0,
+    start_example=0,
+    hosts=order.ONE_HOST,
   )
 
 
@@ -178,7 +202,7 @@ def time_map(op, image, argument, count, args) -> float:
 def measure_resume(args):
   """Prints the seconds to the first batch at step 0 and at a late one, all cores."""
   with tempfile.TemporaryDirectory() as data_dir:
-    write_imagenet(data_dir)
+    write_imagenet(data_dir, TRAIN_IMAGES, NUM_SHARDS, links=True)
     for step in (0, args.step):
       start = time.perf_counter()
       dataset = datasets.open_dataset('imagenet2012', data_dir=data_dir)
@@ -186,12 +210,12 @@ def measure_resume(args):
         dataset,
         split='train',
         batch_size=TRAIN_BATCH,
-        image_size=224,
+        recipe=RECIPE._replace(augment_fn=augment.autoaugment),
         seed=0,
         shuffle_window=16384,
-        crop_padding=32,
-        augment_fn=augment.autoaugment,
+        max_bad_share=0.0,
         start_example=step * TRAIN_BATCH,
+        hosts=order.ONE_HOST,
       )
       next(stream)
       secs = time.perf_counter() - start
@@ -200,8 +224,78 @@ def measure_resume(args):
       del stream
 
 
-def write_imagenet(data_dir: str):
-  """Writes an imagenet2012 of the real size, all of whose shards are two files."""
+def measure_read(args):
+  """Prints the records per second of each way to read, from disk and from memory."""
+  with tempfile.TemporaryDirectory() as data_dir:
+    num_images = args.shards * TRAIN_IMAGES // NUM_SHARDS
+    write_imagenet(data_dir, num_images, args.shards, links=False)
+    dataset = datasets.open_dataset('imagenet2012', data_dir=data_dir)
+    spans = dataset.spans('train')
+    ways = {
+      'the bytes alone': lambda: read_bytes(spans),
+      'one file after the other': lambda: count_records(one_by_one(spans)),
+      'ours': lambda: count_records(order.in_order(dataset, spans)),
+    }
+    for where in ('disk', 'memory'):
+      best = dict.fromkeys(ways, 0.0)
+      for _ in range(args.repeats):
+        for name, read in ways.items():  # In turn: the machine's speed changes.
+          if where == 'disk':
+            forget(spans)
+          start = time.perf_counter()
+          read()
+          best[name] = max(best[name], num_images / (time.perf_counter() - start))
+      for name, rate in best.items():
+        line = {'measure': 'read', 'from': where, 'what': name}
+        line['records_per_sec'] = rate
+        line['ratio_to_one_file'] = rate / best['one file after the other']
+        print(json.dumps(line), flush=True)
+
+
+def read_bytes(spans: list[datasets.Span]):
+  """Reads whole files and drops their bytes, as many at a time as the data do."""
+
+  def read(span):
+    with open(span.path, 'rb', buffering=0) as f:
+      buffer = bytearray(prepared.READ_BYTES)
+      while f.readinto(buffer):
+        pass
+
+  with concurrent.futures.ThreadPoolExecutor(prepared.FILES_AT_A_TIME) as pool:
+    list(pool.map(read, spans))
+
+
+def one_by_one(spans: list[datasets.Span]) -> tf.data.Dataset:
+  """Returns the records, read by one thread."""
+  paths = [span.path for span in spans]
+  return tf.data.TFRecordDataset(paths, buffer_size=prepared.READ_BYTES)
+
+
+def count_records(records: tf.data.Dataset) -> int:
+  """Reads all records, by windows as the training stream does; returns their number."""
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  windows = records.batch(1024).prefetch(1).with_options(options)
+  return sum(int(window.shape[0]) for window in windows)
+
+
+def forget(spans: list[datasets.Span]):
+  """Tells the operating system to drop the files from its memory."""
+  for span in spans:
+    with open(span.path, 'rb') as f:
+      os.fsync(f.fileno())
+      os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def write_imagenet(data_dir: str, num_images: int, num_shards: int, *, links: bool):
+  """Writes an imagenet2012, of generated images again and again.
+
+  Args:
+    data_dir: where tensorflow-datasets finds it.
+    num_images: of the training split.
+    num_shards: into which it is cut.
+    links: whether shards of the same length are one file.
+  """
   folder = pathlib.Path(data_dir, 'imagenet2012', '5.1.0')
   folder.mkdir(parents=True)
   builder = tfds.builder('imagenet2012', data_dir=data_dir)
@@ -211,13 +305,13 @@ def write_imagenet(data_dir: str):
     split='train',
     filetype_suffix='tfrecord',
   )
-  short, extra = divmod(TRAIN_IMAGES, NUM_SHARDS)
-  lengths = [short + (i < extra) for i in range(NUM_SHARDS)]
+  short, extra = divmod(num_images, num_shards)
+  lengths = [short + (i < extra) for i in range(num_shards)]
   jpegs = create_jpegs(NUM_IMAGES)
   paths = {}
   for i, length in enumerate(lengths):
-    path = template.sharded_filepath(shard_index=i, num_shards=NUM_SHARDS)
-    if length in paths:
+    path = template.sharded_filepath(shard_index=i, num_shards=num_shards)
+    if length in paths and links:
       os.link(paths[length], path)
       continue
     paths[length] = path
@@ -253,7 +347,8 @@ def use_one_core():
 
 
 MEASURES = {
-  'resume': measure_resume,  # First: the others stay on one core.
+  'resume': measure_resume,  # These two first: the others stay on one core.
+  'read': measure_read,
   'pipeline': measure_pipeline,
   'ops': measure_ops,
 }
@@ -274,6 +369,7 @@ def main():
   )
   add('--batches', type=int, default=8, help=f'of {BATCH_SIZE} images, in one pass')
   add('--repeats', type=int, default=5, help='passes; the fastest counts')
+  add('--shards', type=int, default=16, help='to read, of 0.12 GB')
   add('--step', type=int, default=100_000, help='to resume at')
   args = parser.parse_args()
   logging.set_verbosity(logging.ERROR)

@@ -13,6 +13,7 @@ import pytest
 
 from advprop_jax import errors, models
 from advprop_jax.input import augment_ops, batches
+from advprop_jax.input.datasets import prepared
 from advprop_jax.models import arithmetic, efficientnet
 from benchmarks import attack_gradients, input_pipeline, step_time
 
@@ -177,6 +178,29 @@ def test_the_input_pipeline_is_compared_with_its_floor(measure):
 
 def test_every_augmentation_op_is_timed(measure):
   assert [x['op'] for x in measure('ops')] == list(augment_ops.OPS)
+
+
+@pytest.mark.parametrize('size', ['small', 'large'])
+def test_reading_is_compared_with_the_disk_and_one_thread(measure, monkeypatch, size):
+  monkeypatch.setattr(input_pipeline, 'TRAIN_IMAGES', 1001)
+  monkeypatch.setattr(input_pipeline, 'NUM_SHARDS', 10)
+  if size == 'large':  # Files are then read one by one.
+    monkeypatch.setattr(prepared, 'MAX_FILE_BYTES', -1)
+  counts = []
+  count_records = input_pipeline.count_records
+
+  def spy(records):
+    counts.append(count_records(records))
+
+  monkeypatch.setattr(input_pipeline, 'count_records', spy)
+  lines = measure('read', shards=4)
+  assert counts == [4 * 1001 // 10] * 4
+  assert [(x['from'], x['what']) for x in lines] == [
+    (where, what)
+    for where in ('disk', 'memory')
+    for what in ('the bytes alone', 'one file after the other', 'ours')
+  ]
+  assert lines[1]['ratio_to_one_file'] == lines[4]['ratio_to_one_file'] == 1
 
 
 def test_resuming_is_timed_on_a_data_set_of_imagenets_size(measure, monkeypatch):

@@ -1,11 +1,14 @@
 """What becomes of images that cannot be decoded: named, counted, passed over.
 
 A bad example keeps its place in the stream, so that positions stay what they are, and
-is taken out of its batch here: in training another image of the batch stands in for it,
-in evaluation its mask is False. Too many of them end the run: then something else is
-wrong than a few broken files. So does, in one line, a shard that cannot be read.
+is taken out of its batch here. In evaluation its mask becomes False. In training the
+next good example of its batch stands in for it, or, in a batch of bad ones alone, the
+first good one of the batches that follow: a function of the position, so that a resumed
+run sees what the uninterrupted one saw. Too many of them end the run: then something
+else is wrong than a few broken files. A shard that cannot be read ends it, too.
 """
 
+import collections
 import contextlib
 import re
 from collections.abc import Callable, Iterator
@@ -19,13 +22,13 @@ from advprop_jax.input import decode
 
 # So many are named in the log, once each; the others are only counted.
 NUM_NAMED = 10
-# Of a large split, the share is judged as if at least so many examples had been seen: a
-# single bad one among the first ten says nothing about it.
+# The share is bad / max(seen, MIN_SEEN), or the size of a smaller split, so that one
+# early bad file cannot end a run.
 MIN_SEEN = 1000
 
 
 class BadExamples:
-  """Takes the bad examples out of the batches of one host, and counts them."""
+  """Counts the bad examples in the batches of one host, and names some."""
 
   def __init__(self, split: str, num_examples: int, max_share: float):
     """Starts to count.
@@ -37,35 +40,26 @@ class BadExamples:
     """
     self.count = 0  # Since the start; every pass meets the same ones again.
     self._named: set[bytes] = set()
-    # Training batch, without bad examples.
-    self._previous: dict[str, np.ndarray] | None = None
     self._bad_in_pass = self._seen_in_pass = 0
     self._split, self._num_examples = split, num_examples
     self._max_share = max_share
 
-  def remove(self, batch: dict[str, np.ndarray], num_real: int, *, replace: bool):
-    """Returns the batch without its bad examples and without the keys about them.
+  def add(self, batch: dict[str, np.ndarray], num_real: int) -> None:
+    """Counts those of a batch.
 
     Args:
-      batch: image, label and mask, and `problem` (int32 [b], an index of
-        decode.PROBLEMS) and `name` (bytes [b]). Its arrays may be read-only.
+      batch: with `problem` (int32 [b], an index of decode.PROBLEMS) and `name`
+        (bytes [b]).
       num_real: examples in the batch that are no padding.
-      replace: put copies of the following good examples in their places, or, if there
-        is none in the batch, of the last one before it; otherwise set their mask to
-        False.
 
     Raises:
-      UserError: too many bad examples in this pass, or nothing else so far.
+      UserError: too many bad examples in this pass.
     """
     problem, name = batch['problem'], batch['name']
-    batch = {key: x for key, x in batch.items() if key not in ('problem', 'name')}
     if self._seen_in_pass >= self._num_examples:
       self._bad_in_pass = self._seen_in_pass = 0
     self._seen_in_pass += num_real
     bad = np.flatnonzero(problem)
-    if not bad.size:
-      self._previous = batch if replace else None
-      return batch
     for i in bad:
       self._log(name[i], decode.PROBLEMS[problem[i]])
     self.count += bad.size
@@ -77,22 +71,17 @@ class BadExamples:
         f'be decoded (the log names some); allowed: a share of {self._max_share}, '
         'data.max_bad_share'
       )
-    if not replace:
-      return {**batch, 'mask': batch['mask'] & (problem == decode.GOOD)}
-    good = np.flatnonzero(problem == decode.GOOD)
-    if good.size:
-      source = np.arange(len(problem))
-      source[bad] = good[np.searchsorted(good, bad) % good.size]
-      self._previous = {key: x[source] for key, x in batch.items()}
-    elif self._previous is None:
-      raise errors.UserError(
-        f'none of the first {len(problem)} examples of {self._split} can be decoded; '
-        'allowed: a batch with one that can'
-      )
-    else:
-      last = np.full(len(problem), -1)
-      self._previous = {key: x[last] for key, x in self._previous.items()}
-    return self._previous
+
+  def none_is_good(self) -> errors.UserError:
+    """Returns the error that there is nothing to put in the place of bad examples."""
+    return errors.UserError(
+      f'none of the {self._num_examples} examples of {self._split} can be decoded; '
+      'allowed: a split with one that can'
+    )
+
+  def knows_all(self, num_examples: int) -> bool:
+    """Returns whether so many examples in a row are the whole split."""
+    return num_examples >= self._num_examples
 
   def _log(self, name: bytes, problem: str):
     """Names a bad example, unless it or enough others have been named."""
@@ -117,16 +106,53 @@ class TrainBatches:
 
     Args:
       open_at: (batches to leave out, whether to guard each decoding) -> batches.
-      bad: takes out the bad examples.
+      bad: counts the bad examples.
     """
     self._open_at, self._bad = open_at, bad
-    self._num_batches, self._is_guarded = 0, False
+    self._num_read, self._is_guarded = 0, False
     self._batches = open_at(0, False).as_numpy_iterator()
+    self._ready: collections.deque[dict] = collections.deque()
 
   def __iter__(self) -> Iterator[dict]:
     return self
 
   def __next__(self) -> dict:
+    if not self._ready:
+      self._ready.extend(self._with_stand_ins())
+    return self._ready.popleft()
+
+  @property
+  def num_bad(self) -> int:
+    """Returns how often this process has met an example that cannot be decoded."""
+    return self._bad.count
+
+  def _with_stand_ins(self) -> list[dict]:
+    """Returns the next batch that has a good example, and those before it."""
+    num_bad_batches = 0
+    while True:
+      batch = self._read()
+      size = len(batch['label'])
+      self._bad.add(batch, size)
+      bad = batch['problem'] != decode.GOOD
+      batch = _without_problems(batch)
+      if not bad.any() and not num_bad_batches:  # Nearly always: nothing is copied.
+        return [batch]
+      good = np.flatnonzero(~bad)
+      if good.size:
+        break
+      num_bad_batches += 1
+      if self._bad.knows_all(num_bad_batches * size):
+        raise self._bad.none_is_good()
+    source = np.arange(size)
+    source[bad] = good[np.searchsorted(good, np.flatnonzero(bad)) % good.size]
+    first = np.full(size, good[0])
+    return [
+      {key: x[places] for key, x in batch.items()}
+      for places in [first] * num_bad_batches + [source]
+    ]
+
+  def _read(self) -> dict:
+    """Returns the next batch as it is."""
     with _told_in_one_line():
       try:
         batch = next(self._batches)
@@ -134,17 +160,13 @@ class TrainBatches:
         if self._is_guarded:
           raise
         self._is_guarded, self._batches = True, None
-      if self._batches is None:  # After the error, which keeps the old one in memory.
+      # Outside of `except`: the traceback still refers to the old iterator.
+      if self._batches is None:
         logging.info('a file cannot be decoded: opening the data anew, with guards')
-        self._batches = self._open_at(self._num_batches, True).as_numpy_iterator()
+        self._batches = self._open_at(self._num_read, True).as_numpy_iterator()
         batch = next(self._batches)
-    self._num_batches += 1
-    return self._bad.remove(batch, len(batch['label']), replace=True)
-
-  @property
-  def num_bad(self) -> int:
-    """Returns how often this process has met an example that cannot be decoded."""
-    return self._bad.count
+    self._num_read += 1
+    return batch
 
 
 class EvalBatches:
@@ -170,7 +192,13 @@ class EvalBatches:
     for _ in range(self._num_batches):
       with _told_in_one_line():
         batch = next(batches)
-      yield bad.remove(batch, int(np.count_nonzero(batch['mask'])), replace=False)
+      bad.add(batch, int(np.count_nonzero(batch['mask'])))
+      mask = batch['mask'] & (batch['problem'] == decode.GOOD)
+      yield {**_without_problems(batch), 'mask': mask}
+
+
+def _without_problems(batch: dict) -> dict:
+  return {key: x for key, x in batch.items() if key not in ('problem', 'name')}
 
 
 @contextlib.contextmanager

@@ -1,14 +1,14 @@
 """From the bytes of an image file to a crop of its pixels, as TensorFlow ops.
 
-JPEG, PNG and GIF (its first picture) are told apart by their first bytes, whatever the
-file is called: ImageNet holds a PNG named .JPEG. Grey, CMYK, palette and transparent
-images become RGB. Of a JPEG only what the crop needs is decoded.
+JPEG and PNG are told apart by their first bytes, whatever the file is called: ImageNet
+holds a PNG named .JPEG. Grey, CMYK, palette and transparent images become RGB. Of a
+JPEG only what the crop needs is decoded.
 
-What cannot be decoded is no error here if that is guarded, since one bad file would end
-a run of days: it comes back as one black pixel with a number that says what is wrong.
-`bad_examples.TrainBatches` decodes without a guard up to the first one. Bad is what the
-decoder cannot decode: a JPEG that is cut off below the crop is not, since the crop is
-whole; nor is one with wrong bits in the middle, of which libjpeg makes some picture.
+With `guard=True` an image that cannot be decoded returns one black pixel and a problem
+code, since one bad file would end a run of days; otherwise it raises.
+`bad_examples.TrainBatches` decodes without a guard up to the first bad file. Damage
+that the decoder tolerates is not detected: a JPEG that is cut off below the crop, or
+one with wrong bits in the middle, of which libjpeg makes some picture.
 """
 
 import tensorflow as tf
@@ -22,8 +22,9 @@ PROBLEMS = (
   '',
   'cannot be decoded',
   f'has more than {MAX_PIXELS:,} pixels',
+  'is a GIF: convert it to PNG or JPEG',
 )
-GOOD, UNREADABLE, TOO_LARGE = range(3)
+GOOD, UNREADABLE, TOO_LARGE, GIF = range(4)
 
 _PNG, _GIF = b'\x89PNG', b'GIF8'  # The first bytes.
 
@@ -54,14 +55,14 @@ def decode_crop(
     return tf.ensure_shape(crop, [None, None, 3]), tf.constant(True)
 
   def other(encoded):
-    is_png = _starts_with(encoded, _PNG)
-    image = tf.cond(is_png, lambda: _decode_png(encoded), lambda: _decode_gif(encoded))
+    image = _decode_png(encoded)
     top, left, height, width = tf.unstack(box_fn(tf.shape(image)))
     return tf.slice(image, [top, left, 0], [height, width, 3]), tf.constant(True)
 
   def diagnose():
     fits = _or_else(lambda x: _fits(image_shape(x)), encoded, tf.constant(True))
-    return tf.where(fits, UNREADABLE, TOO_LARGE)
+    problem = tf.where(fits, UNREADABLE, TOO_LARGE)
+    return tf.where(_starts_with(encoded, _GIF), GIF, problem)
 
   def attempt(fn):
     return _or_else(fn, encoded, failed) if guard else fn(encoded)
@@ -97,7 +98,7 @@ def _starts_with(encoded, prefix):
 
 def _png_shape(encoded):
   is_png = _starts_with(encoded, _PNG) & (tf.strings.length(encoded) >= 24)
-  with tf.control_dependencies([tf.Assert(is_png, ['no PNG'])]):
+  with tf.control_dependencies([tf.Assert(is_png, ['neither a JPEG nor a PNG'])]):
     # Width and height, big-endian. Source: the format's specification.
     words = tf.io.decode_raw(
       tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
@@ -109,42 +110,6 @@ def _decode_png(encoded):
   fits = _fits(_png_shape(encoded))
   with tf.control_dependencies([tf.Assert(fits, ['too many pixels'])]):
     return tf.io.decode_png(encoded, channels=3)
-
-
-def _decode_gif(encoded):
-  """Returns the first picture of a GIF.
-
-  TensorFlow decodes all pictures of a file, each as large as it says it is: here what
-  follows the first is cut off. No library does it, called from the graph: that needs
-  Python's lock, and a process that ends meanwhile holds it and waits, mostly for ever.
-  """
-  is_gif = _starts_with(encoded, _GIF)
-  with tf.control_dependencies([tf.Assert(is_gif, ['no JPEG, PNG or GIF'])]):
-    data = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
-
-  # Source: the format's specification, GIF89a. What is cut off leads to a position
-  # outside of the data, which is TensorFlow's InvalidArgumentError.
-  def num_pixels(i):  # Width and height, two little-endian words.
-    width, height = data[i] + 256 * data[i + 1], data[i + 2] + 256 * data[i + 3]
-    return tf.cast(width, tf.int64) * tf.cast(height, tf.int64)
-
-  def after_colors(i, flags):  # Three bytes for each color, if there is a table.
-    return i + tf.where(flags >= 128, tf.bitwise.left_shift(6, flags % 8), 0)
-
-  def after_blocks(i):  # Each begins with its length; the last is empty.
-    (i,) = tf.while_loop(lambda i: data[i] > 0, lambda i: [i + 1 + data[i]], [i])
-    return i + 1
-
-  (picture,) = tf.while_loop(
-    lambda i: tf.equal(data[i], 0x21),  # Extensions come first.
-    lambda i: [after_blocks(i + 2)],
-    [after_colors(13, data[10])],
-  )
-  end = after_blocks(after_colors(picture + 10, data[picture + 9]) + 1)
-  fits = tf.maximum(num_pixels(6), num_pixels(picture + 5)) <= MAX_PIXELS
-  is_good = tf.logical_and(fits, tf.equal(data[picture], 0x2C))
-  with tf.control_dependencies([tf.Assert(is_good, ['no picture, or too large'])]):
-    return tf.io.decode_gif(tf.strings.substr(encoded, 0, end) + b';')[0]
 
 
 def _or_else(fn, x, fallback):

@@ -1,7 +1,9 @@
 """Runs of records: cut into shares, shuffled by windows, entered at any position.
 
 The stream is a pure function of the seed and the position in it, so that a run can be
-resumed at any example. Each epoch is a permutation of the records:
+resumed at any example. Every host has records of its own, in numbers that differ by at
+most one; in an epoch all use the same number, and those with one more leave out another
+one each time. Each epoch of a host is a permutation of its records:
 
   1. the files, in an order drawn from (seed, epoch);
   2. their records, cut into windows of `window_size` records;
@@ -13,6 +15,8 @@ skipped inside the first window is not decoded. About four windows of undecoded 
 are in memory. Records far apart in one file never share a window: a data set in few,
 large files wants a window of the size of the split.
 """
+
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
@@ -26,8 +30,25 @@ _permute = tf.random.experimental.stateless_shuffle
 _SHUFFLE = 0
 
 
-def cut(spans: list[datasets.Span], begin: int, end: int) -> list[datasets.Span]:
-  """Returns records [begin, end) of the concatenation of `spans`."""
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+  """Which of how many processes this one is."""
+
+  index: int
+  count: int
+
+
+ONE_HOST = Hosts(index=0, count=1)
+
+
+def share(spans: list[datasets.Span], hosts: Hosts) -> list[datasets.Span]:
+  """Returns the contiguous run of the records of `spans` that is this host's.
+
+  The shares of the hosts differ by at most one record.
+  """
+  num_records = sum(span.take for span in spans)
+  begin = hosts.index * num_records // hosts.count
+  end = (hosts.index + 1) * num_records // hosts.count
   result = []
   for path, skip, take in spans:
     first, last = max(begin, 0), min(end, take)
@@ -51,25 +72,54 @@ def _columns(spans: list[datasets.Span]) -> datasets.Span:
   )
 
 
+def _without(columns: datasets.Span, record: tf.Tensor) -> datasets.Span:
+  """Returns the columns without one record: its file is read in two parts."""
+  ends = tf.cumsum(columns.take)
+  file = tf.searchsorted(ends, [record], side='right')
+  after = tf.gather(ends, file) - record - 1  # Records of the file behind it.
+  before = tf.gather(columns.take, file) - after - 1
+  return datasets.Span(
+    path=tf.concat([columns.path, tf.gather(columns.path, file)], 0),
+    skip=tf.concat([columns.skip, tf.gather(columns.skip, file) + before + 1], 0),
+    take=tf.concat(
+      [tf.tensor_scatter_nd_update(columns.take, file[:, tf.newaxis], before), after], 0
+    ),
+  )
+
+
 def shuffled(
   dataset: datasets.Dataset,
   spans: list[datasets.Span],
   *,
+  num_records: int,
   seed: int,
   start: int,
   window_size: int,
 ) -> tf.data.Dataset:
-  """Returns the endless stream of undecoded records, from position `start` on."""
-  num_records = sum(span.take for span in spans)
+  """Returns the endless stream of undecoded records, from position `start` on.
+
+  Args:
+    dataset: reads the records.
+    spans: where they are.
+    num_records: of an epoch: all of `spans`, or one less. Then epoch e leaves out the
+      record e % (num_records + 1).
+    seed: of the orders.
+    start: position of the first record, counted from the first epoch.
+    window_size: records that are shuffled together.
+  """
+  total = sum(span.take for span in spans)
   window_size = min(window_size, num_records)
   first_epoch, start_in_epoch = divmod(start, num_records)
   start_window, start_in_window = divmod(start_in_epoch, window_size)
-  columns = _columns(spans)
+  all_columns = _columns(spans)
 
   def windows(epoch):
+    columns = all_columns
+    if num_records < total:
+      columns = _without(columns, epoch % total)
     epoch_seed = _fold_in(tf.constant([seed, _SHUFFLE], tf.int64), epoch)
     file_seed, window_seed = tf.unstack(tf.random.split(epoch_seed))
-    order = _permute(tf.range(len(spans)), file_seed)
+    order = _permute(tf.range(tf.size(columns.take)), file_seed)
     # Drop what lies before the first window: whole files, then records of one.
     first_window = tf.where(epoch == first_epoch, tf.cast(start_window, tf.int64), 0)
     skipped = first_window * window_size

@@ -12,6 +12,7 @@ Source: tensorflow/tpu `models/official/efficientnet/preprocessing.py`.
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -39,6 +40,20 @@ RESIZE_METHODS: dict[str, Callable[..., tf.Tensor]] = {
 }
 
 IMAGE_DTYPES = ('uint8', 'bfloat16', 'float32')
+
+
+class Recipe(NamedTuple):
+  """How a file becomes an image to train on or to evaluate."""
+
+  image_size: int  # Side S of the images, in pixels.
+  crop_padding: int  # Of evaluation, see `center_crop_box`.
+  resize_method: str  # A key of RESIZE_METHODS.
+  image_dtype: str  # One of IMAGE_DTYPES.
+  # Of training alone:
+  crop_area: tuple[float, float]  # Smallest and largest share of the area of a crop.
+  flip: bool  # Mirror half of the images.
+  # (uint8 [S, S, 3], seed) -> uint8 [S, S, 3], after crop and flip; None: none.
+  augment_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None
 
 
 def random_crop_box(
@@ -150,7 +165,7 @@ def to_dtype(image: tf.Tensor, dtype: str) -> tf.Tensor:
   return tf.cast(_clip(tf.cast(image, tf.float32)) / 255.0, dtype)
 
 
-def check_options(resize_method: str, image_dtype: str) -> None:
-  """Raises UserError unless both are known."""
-  errors.check_choice('resize_method', resize_method, RESIZE_METHODS)
-  errors.check_choice('image_dtype', image_dtype, IMAGE_DTYPES)
+def check_options(recipe: Recipe) -> None:
+  """Raises UserError unless the resize method and the type are known."""
+  errors.check_choice('resize_method', recipe.resize_method, RESIZE_METHODS)
+  errors.check_choice('image_dtype', recipe.image_dtype, IMAGE_DTYPES)

@@ -3,26 +3,27 @@
 import itertools
 import logging
 
+import image_recipe
 import numpy as np
 import pytest
 import tiny_imagenet
 
 from advprop_jax import errors
-from advprop_jax.input import bad_examples, batches, datasets, decode
+from advprop_jax.input import bad_examples, batches, datasets, decode, order
 
 BAD = {
   'truncated.JPEG': tiny_imagenet.truncated_jpeg(),
   'corrupt.JPEG': tiny_imagenet.corrupt_jpeg(),
   'empty.JPEG': b'',
   'huge.JPEG': tiny_imagenet.huge_jpeg(),
+  'gif.JPEG': tiny_imagenet.gif(),
 }
 ODD = {
   'a_png.JPEG': tiny_imagenet.png(),
-  'a_gif.JPEG': tiny_imagenet.gif(),
   'cmyk.JPEG': tiny_imagenet.jpeg(50, 40, 'CMYK'),
   'grey.JPEG': tiny_imagenet.jpeg(40, 50, 'L'),
 }
-NUM_GOOD = 12  # With the odd ones.
+NUM_GOOD = 11  # With the odd ones.
 
 
 @pytest.fixture(scope='module')
@@ -44,24 +45,24 @@ def dataset(tmp_path_factory):
   return dataset
 
 
-def train_stream(dataset, **kwargs):
+def train_stream(dataset, **options):
   defaults = dict(
     split='train',
     batch_size=4,
     image_size=16,
     seed=0,
-    crop_padding=0,
     crop_area=(1.0, 1.0),  # The whole image: what is half there is bad.
     shuffle_window=100,
-    max_bad_share=0.25,  # 4 of 16.
+    max_bad_share=0.3125,  # 5 of 16.
+    start_example=0,
+    hosts=order.ONE_HOST,
   )
-  return batches.train_batches(dataset, **{**defaults, **kwargs})
+  return batches.train_batches(dataset, **image_recipe.split(defaults, options))
 
 
-def eval_pass(dataset, **kwargs):
-  return batches.eval_batches(
-    dataset, split='train', image_size=16, crop_padding=0, **kwargs
-  )
+def eval_pass(dataset, **options):
+  defaults = dict(split='train', image_size=16, hosts=order.ONE_HOST)
+  return batches.eval_batches(dataset, **image_recipe.split(defaults, options))
 
 
 def test_training_goes_on_without_bad_examples(dataset, caplog):
@@ -74,7 +75,7 @@ def test_training_goes_on_without_bad_examples(dataset, caplog):
     assert (batch['image'].std(axis=(1, 2, 3)) > 10).all()  # None is black.
   assert stream.num_bad == 2 * len(BAD)
   for name in BAD:
-    problem = decode.PROBLEMS[2 if name == 'huge.JPEG' else 1]
+    problem = decode.PROBLEMS[{'huge.JPEG': 2, 'gif.JPEG': 3}.get(name, 1)]
     assert caplog.text.count(f'{name} {problem}') == 1  # Not in every epoch.
   assert not any(name in caplog.text for name in ODD)
 
@@ -83,24 +84,17 @@ def test_good_examples_keep_their_places(dataset):
   def images(batches):
     return np.concatenate([x['image'] for x in itertools.islice(batches, 4)])
 
-  class Untouched(bad_examples.BadExamples):
-    def remove(self, batch, num_real, *, replace):
-      self.problems.append(batch['problem'])
-      return batch
-
-  stream = train_stream(dataset)
   untouched = train_stream(dataset)
-  untouched._bad = Untouched('', 16, 1.0)
-  untouched._bad.problems = []
-  ours, raw = images(stream), images(untouched)
-  good = np.concatenate(untouched._bad.problems) == decode.GOOD
+  raw_batches = [untouched._read() for _ in range(4)]
+  ours, raw = images(train_stream(dataset)), images(iter(raw_batches))
+  good = np.concatenate([x['problem'] for x in raw_batches]) == decode.GOOD
   assert np.count_nonzero(good) == NUM_GOOD
   np.testing.assert_array_equal(ours[good], raw[good])
   assert not raw[~good].any()
 
 
 @pytest.mark.parametrize(
-  'bad, process_count',
+  'bad, num_hosts',
   [
     *[(bad, 1) for bad in BAD.values()],
     (tiny_imagenet.png()[:8], 1),  # Quoted in TensorFlow's message, it is no text.
@@ -108,7 +102,7 @@ def test_good_examples_keep_their_places(dataset):
   ],
   ids=[*BAD, 'start_of_a_png', 'two_hosts'],
 )
-def test_one_bad_file_changes_no_other_example(tmp_path, bad, process_count):
+def test_one_bad_file_changes_no_other_example(tmp_path, bad, num_hosts):
   folder = tmp_path / 'train' / 'bars'
   folder.mkdir(parents=True)
   for i in range(11):
@@ -117,16 +111,15 @@ def test_one_bad_file_changes_no_other_example(tmp_path, bad, process_count):
   def two_epochs(encoded):
     (folder / 'one.JPEG').write_bytes(encoded)
     dataset, images, num_bad = datasets.open_dataset(f'folder:{tmp_path}'), [], 0
-    for process_index in range(process_count):
+    for index in range(num_hosts):
       stream = train_stream(
         dataset,
-        batch_size=2 * process_count,
+        batch_size=2 * num_hosts,
         seed=3,
         crop_area=(0.9, 1.0),
-        process_index=process_index,
-        process_count=process_count,
+        hosts=order.Hosts(index, num_hosts),
       )
-      batches = itertools.islice(stream, 12 // process_count)
+      batches = itertools.islice(stream, 12 // num_hosts)
       images.extend(batch['image'] for batch in batches)
       num_bad += stream.num_bad
     return np.concatenate(images), num_bad
@@ -136,7 +129,7 @@ def test_one_bad_file_changes_no_other_example(tmp_path, bad, process_count):
   different = np.flatnonzero((images != expected).any(axis=(1, 2, 3)))
   assert len(different) == num_bad == 2
   # The first batch of that process was decoded without a guard.
-  assert different[0] % (24 // process_count) >= 2
+  assert different[0] % (24 // num_hosts) >= 2
 
 
 def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
@@ -147,7 +140,7 @@ def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
 
 
 def test_evaluation_counts_good_examples_only(dataset):
-  batches = eval_pass(dataset, batch_size=10, max_bad_share=0.25)
+  batches = eval_pass(dataset, batch_size=10, max_bad_share=0.3125)
   for _ in range(2):  # Every pass starts to count afresh.
     mask = np.concatenate([batch['mask'] for batch in batches])
     label = np.concatenate([batch['label'] for batch in batches])
@@ -158,8 +151,8 @@ def test_evaluation_counts_good_examples_only(dataset):
 def test_too_many_bad_examples_end_the_run_with_their_number(dataset):
   with pytest.raises(errors.UserError, match='examples of .* allowed: a share of 0.0'):
     list(itertools.islice(train_stream(dataset, max_bad_share=0.0), 8))
-  batches = eval_pass(dataset, batch_size=16, max_bad_share=0.24)
-  with pytest.raises(errors.UserError, match='^4 of 16 examples of split '):
+  batches = eval_pass(dataset, batch_size=16, max_bad_share=0.3)
+  with pytest.raises(errors.UserError, match='^5 of 16 examples of split '):
     list(batches)
 
 
@@ -174,49 +167,70 @@ def batch(problems, start=0):
   }
 
 
+class Stream(bad_examples.TrainBatches):
+  """A training stream of these problems, again and again, resumed at a batch."""
+
+  def __init__(self, *problems, first=0, max_share=1.0):
+    size = len(problems[0])
+    self._all = itertools.cycle(batch(x, size * i) for i, x in enumerate(problems))
+    num_examples = size * len(problems)
+    bad = bad_examples.BadExamples("split 'train'", num_examples, max_share)
+    super().__init__(lambda *_: self, bad)
+    for _ in range(first):
+      next(self._all)
+
+  def as_numpy_iterator(self):
+    return self._all
+
+
 def test_the_next_good_example_of_the_batch_stands_in():
-  bad = bad_examples.BadExamples('x', 5, 1.0)
-  result = bad.remove(batch([0, 1, 1, 0, 2]), 5, replace=True)
+  result = next(Stream([0, 1, 1, 0, 2]))
   np.testing.assert_array_equal(result['image'], [0, 3, 3, 3, 0])
   np.testing.assert_array_equal(result['label'], [0, -3, -3, -3, 0])
+  assert result.keys() == {'image', 'label', 'mask'}
 
 
-def test_for_a_batch_of_bad_examples_alone_one_of_the_batch_before_stands_in():
-  bad = bad_examples.BadExamples("split 'train'", 100, 1.0)
-  with pytest.raises(errors.UserError, match='none of the first 2 examples of split'):
-    bad.remove(batch([1, 1]), 2, replace=True)
-  bad.remove(batch([1, 0, 0], 10), 3, replace=True)
-  for _ in range(2):
-    result = bad.remove(batch([1, 2], 20), 2, replace=True)
-    np.testing.assert_array_equal(result['image'], [12, 12])
-    np.testing.assert_array_equal(result['label'], [-12, -12])
+def test_for_a_batch_of_bad_examples_alone_the_next_good_example_stands_in():
+  problems = [1, 1, 1], [0, 1, 0], [3, 2, 1], [1, 1, 1], [1, 0, 0]
+  expected = [3, 3, 3], [3, 5, 5], [13, 13, 13], [13, 13, 13], [13, 13, 14]
+  for first in range(5):  # Wherever the run is resumed.
+    stream = Stream(*problems, first=first)
+    for i in range(first, first + 7):
+      result = next(stream)
+      np.testing.assert_array_equal(result['image'], expected[i % 5])
+      np.testing.assert_array_equal(result['label'], np.negative(expected[i % 5]))
+
+
+def test_a_split_without_a_good_example_is_an_error():
+  with pytest.raises(errors.UserError, match="none of the 4 examples of split 'train'"):
+    next(Stream([1, 1], [1, 2]))
 
 
 def test_of_a_large_split_the_share_is_judged_over_a_thousand_examples_at_least():
   bad = bad_examples.BadExamples('x', 10_000, 0.01)
-  bad.remove(batch([1] * 10 + [0] * 40), 50, replace=True)
+  bad.add(batch([1] * 10 + [0] * 40), 50)
   for i in range(1, 30):
-    bad.remove(batch([0] * 50, 50 * i), 50, replace=True)
-  bad.remove(batch([1] * 5 + [0] * 45), 50, replace=True)  # 15 of 1,550.
+    bad.add(batch([0] * 50, 50 * i), 50)
+  bad.add(batch([1] * 5 + [0] * 45), 50)  # 15 of 1,550.
   with pytest.raises(errors.UserError, match='^16 of 1551 .* 0.01'):
-    bad.remove(batch([1, 0]), 1, replace=True)
+    bad.add(batch([1, 0]), 1)
 
 
 def test_the_same_bad_examples_in_every_epoch_do_not_add_up():
   bad = bad_examples.BadExamples('x', 100, 0.02)
   for _ in range(20):
-    bad.remove(batch([1, 1] + [0] * 48), 50, replace=True)
-    bad.remove(batch([0] * 50), 50, replace=True)
+    bad.add(batch([1, 1] + [0] * 48), 50)
+    bad.add(batch([0] * 50), 50)
   assert bad.count == 40
   with pytest.raises(errors.UserError, match='^3 of 50 .* 0.02'):
-    bad.remove(batch([1, 1, 1] + [0] * 47), 50, replace=True)
+    bad.add(batch([1, 1, 1] + [0] * 47), 50)
 
 
 def test_only_the_first_bad_examples_are_named(caplog):
   caplog.set_level(logging.WARNING)
   bad = bad_examples.BadExamples("split 'train'", 100, 1.0)
   for i in range(5):
-    bad.remove(batch([1, 1, 1, 0], 4 * i), 4, replace=True)
+    bad.add(batch([1, 1, 1, 0], 4 * i), 4)
   named = [r.message for r in caplog.records if r.message.startswith('bad example in')]
   assert len(named) == bad_examples.NUM_NAMED
   assert named[3] == "bad example in split 'train': file 4 cannot be decoded"

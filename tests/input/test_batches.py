@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import image_recipe
 import numpy as np
 import PIL.Image
 import pytest
@@ -53,16 +54,17 @@ def noisy(dataset):
   return dataclasses.replace(dataset, parse_fn=functools.partial(parse, noise))
 
 
-def train_stream(dataset, **kwargs):
+def train_stream(dataset, **options):
   defaults = dict(
     split='train',
     batch_size=1,
-    image_size=8,
     seed=0,
-    crop_padding=0,
     shuffle_window=1000,
+    max_bad_share=0.01,
+    start_example=0,
+    hosts=order.ONE_HOST,
   )
-  return batches.train_batches(dataset, **{**defaults, **kwargs})
+  return batches.train_batches(dataset, **image_recipe.split(defaults, options))
 
 
 def take(dataset, num_batches, **kwargs):
@@ -71,9 +73,9 @@ def take(dataset, num_batches, **kwargs):
   return {key: np.concatenate([b[key] for b in batches]) for key in batches[0]}
 
 
-def eval_pass(dataset, **kwargs):
-  defaults = dict(split='train', batch_size=4, image_size=8, crop_padding=0)
-  return batches.eval_batches(dataset, **{**defaults, **kwargs})
+def eval_pass(dataset, **options):
+  defaults = dict(split='train', batch_size=4, max_bad_share=0.01, hosts=order.ONE_HOST)
+  return batches.eval_batches(dataset, **image_recipe.split(defaults, options))
 
 
 def assert_equal_batches(left, right):
@@ -128,6 +130,14 @@ def test_files_meet_in_windows_in_every_combination():
   labels = take(numbered(*[10] * 4), 1600, shuffle_window=20)['label']
   pairs = {tuple(np.unique(window // 10)) for window in labels.reshape(80, 20)}
   assert pairs == set(itertools.combinations(range(4), 2))
+
+
+def test_files_read_ahead_come_in_their_order(sharded_digits):
+  spans = sharded_digits.spans('train')[::-1]
+  records = list(order.in_order(sharded_digits, spans).as_numpy_iterator())
+  one_by_one = tf.data.TFRecordDataset([span.path for span in spans])
+  assert records == list(one_by_one.as_numpy_iterator())
+  assert len(records) == 1437
 
 
 def test_the_same_seed_gives_bit_identical_batches(digits):
@@ -206,7 +216,9 @@ def test_training_images_are_made_by_the_official_code_s_ops(imagenet_dir):
   batch = take(dataset, 1, augment_fn=augment.autoaugment, **options)
   plain = take(dataset, 1, **options)
   spans = dataset.spans('train[:24]')
-  stream = order.shuffled(dataset, spans, seed=5, start=24, window_size=24)
+  stream = order.shuffled(
+    dataset, spans, num_records=24, seed=5, start=24, window_size=24
+  )
   v1, flips = tf.compat.v1, 0
   for i, record in enumerate(stream.take(24).as_numpy_iterator()):
     example = tf.train.Example.FromString(record)
@@ -247,7 +259,7 @@ def test_a_shard_that_is_gone_or_broken_is_an_error_in_one_line(tmp_path):
   code = """
 import sys
 from advprop_jax import errors
-from advprop_jax.input import batches, datasets
+from advprop_jax.input import batches, datasets, order, preprocess
 dataset = datasets.open_dataset('digits', data_dir=sys.argv[1])
 (span,) = dataset.spans('train')
 if sys.argv[2] == 'gone':
@@ -255,8 +267,11 @@ if sys.argv[2] == 'gone':
 else:
   with open(span.path, 'r+b') as f:
     f.seek(500); f.write(b'wrong bytes')
-stream = batches.train_batches(dataset, split='train', batch_size=4, image_size=8,
-                               seed=0, shuffle_window=50, crop_padding=0)
+recipe = preprocess.Recipe(8, 0, 'bicubic', 'uint8', (0.1, 1.0), False, None)
+stream = batches.train_batches(dataset, split='train', batch_size=4,
+                               recipe=recipe, seed=0, shuffle_window=50,
+                               max_bad_share=0,
+                               start_example=0, hosts=order.ONE_HOST)
 try:
   next(stream)
 except errors.UserError as e:
@@ -292,26 +307,35 @@ def test_without_crop_and_flip_training_images_are_the_originals(digits):
 # Several processes.
 
 
-@pytest.mark.parametrize('process_count', [2, 3, 4])
-def test_processes_share_each_epoch_without_overlap(process_count):
-  share = 23 // process_count
-  epochs = [
-    take(
+@pytest.mark.parametrize('num_hosts', [2, 3, 4])
+def test_hosts_share_each_epoch_and_leave_out_others_each_time(num_hosts):
+  share, rest = divmod(23, num_hosts)
+  num_epochs = share + 1  # So many records has a host that leaves out one.
+
+  def stream(index, num_epochs, start_epoch=0):
+    labels = take(
       numbered(5, 1, 8, 9),
-      2 * share,
-      batch_size=process_count,
-      process_index=index,
-      process_count=process_count,
+      num_epochs * share,
+      batch_size=num_hosts,
+      hosts=order.Hosts(index, num_hosts),
       shuffle_window=6,
-    )['label'].reshape(2, share)
-    for index in range(process_count)
-  ]
-  for epoch in np.concatenate(epochs, axis=1):
-    np.testing.assert_array_equal(np.sort(epoch), np.arange(share * process_count))
+      start_example=start_epoch * share * num_hosts,
+    )['label']
+    return labels.reshape(num_epochs, share)
+
+  streams = [stream(index, num_epochs) for index in range(num_hosts)]
+  left_out = []
+  for epoch in np.concatenate(streams, axis=1):
+    assert len(np.unique(epoch)) == share * num_hosts
+    left_out.extend(set(range(23)) - set(epoch))
+  # Each record of a host with one more, once.
+  assert len(left_out) == rest * num_epochs == len(set(left_out))
+  for index, whole in enumerate(streams):
+    np.testing.assert_array_equal(stream(index, 2, start_epoch=3), whole[3:5])
 
 
 def test_a_process_resumes_its_own_stream(sharded_digits):
-  options = dict(batch_size=100, process_index=1, process_count=2, crop_area=(0.2, 1))
+  options = dict(batch_size=100, hosts=order.Hosts(1, 2), crop_area=(0.2, 1))
   whole = take(sharded_digits, 17, **options)
   rest = take(sharded_digits, 2, start_example=1500, **options)
   assert_equal_batches(rest, {key: values[-100:] for key, values in whole.items()})
@@ -319,7 +343,7 @@ def test_a_process_resumes_its_own_stream(sharded_digits):
 
 def test_processes_augment_differently():
   images = [
-    take(noisy(numbered(2)), 20, batch_size=2, process_index=i, process_count=2)
+    take(noisy(numbered(2)), 20, batch_size=2, hosts=order.Hosts(i, 2))
     for i in range(2)
   ]
   images = np.concatenate([batch['image'] for batch in images])
@@ -365,19 +389,18 @@ def test_evaluation_images_are_those_of_tensorflow_1(imagenet_dir):
 
 @pytest.mark.parametrize('batch_size', [4, 12, 24])
 @pytest.mark.parametrize('num_examples', [1, 23, 24])
-@pytest.mark.parametrize('process_count', [1, 2, 4])
-def test_evaluation_counts_every_example_once(num_examples, batch_size, process_count):
+@pytest.mark.parametrize('num_hosts', [1, 2, 4])
+def test_evaluation_counts_every_example_once(num_examples, batch_size, num_hosts):
   seen, lengths = [], set()
-  for index in range(process_count):
+  for index in range(num_hosts):
     batches = eval_pass(
       numbered(*[2] * (num_examples // 2), num_examples % 2),
       batch_size=batch_size,
-      process_index=index,
-      process_count=process_count,
+      hosts=order.Hosts(index, num_hosts),
     )
     lengths |= {len(batches), len(list(batches))}
     for batch in batches:
-      assert batch['label'].shape == (batch_size // process_count,)
+      assert batch['label'].shape == (batch_size // num_hosts,)
       assert not batch['image'][~batch['mask']].any()
       seen.extend(batch['label'][batch['mask']])
   assert lengths == {-(-num_examples // batch_size)}
@@ -392,7 +415,7 @@ def test_an_evaluation_can_be_repeated(digits):
 
 
 def test_batches_have_the_promised_shapes_and_types(digits):
-  options = dict(batch_size=6, image_size=16, process_count=2)
+  options = dict(batch_size=6, image_size=16, hosts=order.Hosts(0, 2))
   batches = [
     next(train_stream(digits, **options)),
     next(iter(eval_pass(digits, split='test', **options))),
@@ -652,7 +675,9 @@ def test_a_file_name_that_is_no_text_is_an_error(folder):
 def test_a_batch_that_does_not_divide_is_an_error(digits, batch_size):
   for stream in (train_stream, eval_pass):
     assert_user_error(
-      lambda stream=stream: stream(digits, batch_size=batch_size, process_count=2),
+      lambda stream=stream: stream(
+        digits, batch_size=batch_size, hosts=order.Hosts(0, 2)
+      ),
       f'batch_size {batch_size} ',
       'multiples of 2',
     )
@@ -660,7 +685,7 @@ def test_a_batch_that_does_not_divide_is_an_error(digits, batch_size):
 
 def test_more_processes_than_examples_are_an_error():
   assert_user_error(
-    lambda: train_stream(numbered(3), batch_size=4, process_count=4),
+    lambda: train_stream(numbered(3), batch_size=4, hosts=order.Hosts(0, 4)),
     'fewer examples than there are processes (4)',
   )
 

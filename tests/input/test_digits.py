@@ -3,12 +3,13 @@
 import hashlib
 import socket
 
+import image_recipe
 import numpy as np
 import pytest
 from sklearn import datasets as sklearn_datasets
 
 from advprop_jax import errors
-from advprop_jax.input import batches, datasets
+from advprop_jax.input import batches, datasets, order
 from advprop_jax.input.datasets import digits
 
 SIZES = {'train': 1437, 'test': 360}
@@ -19,7 +20,12 @@ def read(digits_dir, split):
   dataset = datasets.open_dataset('digits', data_dir=str(digits_dir))
   found = list(
     batches.eval_batches(
-      dataset, split=split, batch_size=100, image_size=8, crop_padding=0
+      dataset,
+      split=split,
+      batch_size=100,
+      recipe=image_recipe.RECIPE,
+      max_bad_share=0.0,
+      hosts=order.ONE_HOST,
     )
   )
   images, labels, mask = (

@@ -1,5 +1,6 @@
 """Tests crops, flip and resize against TensorFlow 1's ops, closed forms and Pillow."""
 
+import image_recipe
 import numpy as np
 import PIL.Image
 import pytest
@@ -218,4 +219,6 @@ def test_an_unknown_choice_is_an_error_that_lists_the_known(
   resize_method, image_dtype, message
 ):
   with pytest.raises(errors.UserError, match=message):
-    preprocess.check_options(resize_method, image_dtype)
+    preprocess.check_options(
+      image_recipe.RECIPE._replace(resize_method=resize_method, image_dtype=image_dtype)
+    )

@@ -1,11 +1,11 @@
 """Data sets by name: where the records lie and how one becomes an image and a label.
 
-`open_dataset` knows three kinds of name:
+The beginning of a name says of which kind a data set is; KINDS has them all:
 
-  digits           embedded in scikit-learn; prepared on first use, no download
   folder:<path>    the user's own <path>/<split>/<class>/*.jpg, *.jpeg or *.png
   anything else    a tensorflow-datasets builder with `image` and `label` features,
-                   prepared beforehand: nothing is downloaded here
+                   prepared beforehand: nothing is downloaded here. 'digits', embedded
+                   in scikit-learn, is prepared on first use
 
 A split is a list of `Span`s, runs of records in one file, so that `batches.py` can
 share them among hosts, shuffle them and skip them without reading a byte.
@@ -16,7 +16,11 @@ from advprop_jax.input.datasets.dataset import Dataset, Span
 
 __all__ = ['Dataset', 'Span', 'open_dataset']
 
-FOLDER_PREFIX = 'folder:'
+# The beginning of a name -> fn(name, data_dir) -> Dataset. The first that fits counts.
+KINDS = {
+  folder.PREFIX: folder.open_folder,
+  '': prepared.open_prepared,
+}
 
 
 def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
@@ -35,6 +39,6 @@ def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
     UserError: the name is unknown, the data are missing or unreadable, or they hold
       something else than images with one label each.
   """
-  if name.startswith(FOLDER_PREFIX):
-    return folder.open_folder(name, name.removeprefix(FOLDER_PREFIX))
-  return prepared.open_prepared(name, data_dir)
+  return next(fn for start, fn in KINDS.items() if name.startswith(start))(
+    name, data_dir
+  )

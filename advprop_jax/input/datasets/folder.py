@@ -10,21 +10,22 @@ from absl import logging
 from advprop_jax import errors
 from advprop_jax.input.datasets import dataset
 
+PREFIX = 'folder:'  # The path follows.
 # What tfds.ImageFolder reads.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
-def open_folder(name: str, root: str) -> dataset.Dataset:
+def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
   """Returns the handle of a folder of image files, read by tfds.ImageFolder's rules.
 
   Args:
-    name: what the data set is called in messages.
-    root: the folder of the splits.
+    name: 'folder:<path>', of the folder of the splits.
+    data_dir: for other kinds of data sets; not used.
 
   Raises:
     UserError: it cannot be read, or has no images.
   """
-  root = os.path.expanduser(root)
+  root = os.path.expanduser(name.removeprefix(PREFIX))
   expected = f'expected {root}/<split>/<class>/*.jpg, *.jpeg or *.png'
   try:
     info = tfds.ImageFolder(root).info
