@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_model import TinyModel
+from tiny_model import create_tiny_model
 
 from advprop_jax import errors, experiment, parallel, train
 from configs import default
@@ -325,11 +325,8 @@ def digest(tree):
 
 @pytest.fixture
 def tiny_model(request, monkeypatch):
-  def create_model(config, *, num_classes):
-    return TinyModel(num_classes, **parallel.statistics_scope(config.model.bn_scope))
-
   if request.node.callspec.params['change'].what not in ('network', 'parameters'):
-    monkeypatch.setattr(experiment, 'create_model', create_model)
+    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
 
 
 BEFORE: dict = {}  # {(what, base): outcome}; many keys have the same.

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from tiny_model import create_tiny_model
 
 from advprop_jax import experiment, train
 from advprop_jax.models import efficientnet
@@ -318,8 +319,13 @@ def programs():
 
 @pytest.mark.long
 @pytest.mark.parametrize('same', programs(), ids=lambda x: '-'.join(x[0]))
-def test_imagenet_runs_end_to_end(same, tmp_path, imagenet_dir, fast_compilation):
+def test_imagenet_runs_end_to_end(
+  same, tmp_path, imagenet_dir, fast_compilation, monkeypatch
+):
+  """One with the smoke form's network, which is the same for all; others with less."""
   config = shrink(get_smoke(*same[0]))
+  if same[0] != ('effnet_b0_advprop', ''):
+    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
   config.data.update(
     name='imagenet2012', data_dir=str(imagenet_dir), eval_split='validation[:12]'
   )
@@ -328,9 +334,13 @@ def test_imagenet_runs_end_to_end(same, tmp_path, imagenet_dir, fast_compilation
 
 
 @pytest.mark.long
-def test_b0_trains_at_its_real_size_with_the_real_recipe(tmp_path, imagenet_dir):
-  """All but the batch and the number of steps is as on a TPU."""
+@pytest.mark.parametrize('model', ['tiny', pytest.param('b0', marks=pytest.mark.large)])
+def test_images_of_the_real_size_are_trained_on_with_the_real_recipe(
+  model, tmp_path, imagenet_dir, fast_compilation
+):
+  """All but the batch and the number of steps, of B0 only these, is as on a TPU."""
   config = get_config('effnet_b0_advprop')
+  config.model.name = f'efficientnet_{model}'
   config.data.update(
     data_dir=str(imagenet_dir),
     train_split='train[:16]',

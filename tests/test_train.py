@@ -1,5 +1,6 @@
 """Tests runs: a resumed one ends bit for bit the same, bad input harms none."""
 
+import functools
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import tiny_imagenet
 from absl import logging as absl_logging
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
-from tiny_model import TinyModel
+from tiny_model import create_tiny_model
 
 from advprop_jax import errors, evaluate, experiment, parallel, train, train_state
 from advprop_jax.workdir import checkpoint, directory
@@ -31,13 +32,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture
-def tiny_model(monkeypatch):
+def tiny_model(monkeypatch, fast_compilation):
   """Puts two layers in EfficientNet's place; dropout stays, so random numbers count."""
-
-  def create_model(config, *, num_classes):
-    scope = parallel.statistics_scope(config.model.bn_scope)
-    return TinyModel(num_classes, dropout_rate=0.5, **scope)
-
+  create_model = functools.partial(create_tiny_model, dropout_rate=0.5)
   monkeypatch.setattr(experiment, 'create_model', create_model)
 
 
@@ -439,6 +436,43 @@ def test_default_workdirs_are_told_apart():
   assert directory.default_workdir('/x/configs/a.py:b0,smoke') == 'runs/a_b0_smoke'
 
 
+# Imports once what main.py imports, and runs it in a new process for each line.
+RUN_MAIN = """
+import json, os, runpy, sys
+import main
+for line in sys.stdin:
+  arguments, stderr = json.loads(line)
+  if not (child := os.fork()):
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+    sys.argv = ['main.py', *arguments]
+    main.app.run(main.main, flags_parser=main.parse_flags)
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope='module')
+def run_main(tmp_path_factory):
+  """Returns f(arguments) -> status and stderr of `python main.py arguments`."""
+  path = tmp_path_factory.mktemp('stderr') / 'stderr'
+  with subprocess.Popen(
+    [sys.executable, '-c', RUN_MAIN],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
+    text=True,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  ) as process:
+
+    def run(*arguments):
+      path.unlink(missing_ok=True)
+      process.stdin.write(json.dumps([arguments, str(path)]) + '\n')
+      process.stdin.flush()
+      return int(process.stdout.readline()), path.read_text()
+
+    yield run
+    process.stdin.close()
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [
@@ -456,19 +490,13 @@ def test_default_workdirs_are_told_apart():
   ],
 )
 def test_a_wrong_command_line_is_one_line_and_no_traceback(
-  arguments, message, tmp_path, digits_dir
+  arguments, message, tmp_path, digits_dir, run_main
 ):
   arguments = [x.replace('DIR', str(digits_dir)) for x in arguments]
-  result = subprocess.run(
-    [sys.executable, ROOT / 'main.py', f'--workdir={tmp_path}', *arguments],
-    cwd=ROOT,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 1
-  assert 'Traceback' not in result.stderr
-  last = result.stderr.strip().splitlines()[-1]
+  status, stderr = run_main(f'--workdir={tmp_path}', *arguments)
+  assert status == 1
+  assert 'Traceback' not in stderr
+  last = stderr.strip().splitlines()[-1]
   assert last.startswith('error: ') and message in last
   assert list(tmp_path.iterdir()) == []
 

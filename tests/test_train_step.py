@@ -11,6 +11,8 @@ from advprop_jax import branches, losses, optim, parallel, train_state
 from advprop_jax.attacks import gradient
 from advprop_jax.train_step import Stream, make_train_step
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 IMAGE_SIZE, NUM_CLASSES, BATCH_SIZE = 8, 5, 16
 
 

@@ -2,7 +2,14 @@
 
 import flax.linen as nn
 
+from advprop_jax import parallel
 from advprop_jax.models import norm
+
+
+def create_tiny_model(config, *, num_classes, dropout_rate=0.0):
+  """Stands in for `experiment.create_model`."""
+  scope = parallel.statistics_scope(config.model.bn_scope)
+  return TinyModel(num_classes, dropout_rate, **scope)
 
 
 class TinyModel(nn.Module):
