@@ -36,10 +36,9 @@ def variables(params, norms, batch_stats, branch: str):
 def sum_gradients(loss_fn, params, norms, inputs):
   """Returns the gradients of the sum of all branches' losses, accumulated over them.
 
-  Branches of equal shapes and types share one loop, compiled once, and what one keeps
-  for its backward pass is gone before the next begins: the memory is that of one. If
-  they differ the passes are written out one after the other, and XLA, which then orders
-  them as it likes, may keep all of it. See benchmarks/README.md.
+  Branches of equal shapes and types are one `scan`: compiled once, with the peak memory
+  of one branch. Others are unrolled, and XLA may keep the residuals of all of them
+  alive. Figures: benchmarks/README.md.
 
   Args:
     loss_fn: (params, one branch's norm, one branch's input) -> (loss, auxiliary).

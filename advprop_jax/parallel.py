@@ -132,12 +132,11 @@ def replicated_sharding() -> NamedSharding:
 
 
 def to_saveable(tree):
-  """Returns a replicated tree as Orbax is to save it: whole, and once.
+  """Returns a replicated tree in the form that Orbax saves once.
 
-  On one host that is the copy of one device: of arrays on several, every device would
-  write a slice, for which Orbax compiles one program per shape and slice: 18 s before
-  the first checkpoint of B0 on four devices of a CPU. On several hosts it insists on
-  arrays of all of them.
+  One host: the copy of its first device, since of replicated arrays Orbax compiles a
+  slicing program per leaf (18 s for B0 on four devices of a CPU). Several hosts: global
+  arrays, which Orbax requires.
   """
   if jax.process_count() == 1:
     return jax.tree.map(lambda x: x.addressable_data(0), tree)

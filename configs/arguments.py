@@ -25,7 +25,7 @@ def finish(config, words: set[str]):
 def _smoke(config):
   """Shrinks any config to about a minute on two cores; the code path stays whole.
 
-  One epoch of the embedded digits, a network of a quarter of B0's width and depth,
+  One epoch of the embedded digits, a network of a quarter of B0's depth and width,
   steps and evaluations with all attacks, two checkpoints.
   """
   config.data.update(

@@ -294,10 +294,10 @@ def _to_border(coordinate, length):
 
 
 def _look_up(image: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-  """Replaces values by those of a table, int32[3, 256], two at a time.
+  """Replaces values by those of a table, int32[3, 256].
 
-  A look-up costs the same whatever it returns. Of six bytes of the image, that is, of
-  two pixels, each two neighbors make one number, with a table of its own.
+  Looks up two bytes at a time as one uint16, which costs the same as one byte. The
+  tables of the pairs are RG, BR and GB, since three channels alternate over pairs.
   """
   height, width, _ = tf.unstack(tf.shape(image))
   even = width + width % 2

@@ -12,8 +12,8 @@ one each time. Each epoch of a host is a permutation of its records:
 Unlike a sliding shuffle buffer, a window depends on nothing that came before it: to
 start at a position, whole epochs, windows and files are skipped unread, and what is
 skipped inside the first window is not decoded. About four windows of undecoded records
-are in memory. Records far apart in one file never share a window: a data set in few,
-large files wants a window of the size of the split.
+are in memory. Records further apart than a window in one file never mix: with few large
+files set the window to the split's size.
 """
 
 import dataclasses
