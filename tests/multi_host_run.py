@@ -33,8 +33,10 @@ np.savez(f'{workdir}_step_{index}.npz', *test_multi_host.three_steps(index, num_
 experiment.create_model = create_tiny_model
 config = test_train.small_config(data_dir)
 config.model.bn_scope = 'all'
+config.eval.every_epochs = 1.0
+config.checkpoint.every_epochs = 0.5
 values = train.train_and_evaluate(config, workdir)
 assert values['val/num_examples'] == 12
-config.num_epochs = 2.0
+config.num_epochs = 1.5
 values = train.train_and_evaluate(config, workdir)
 print('result', os.getpid(), repr(sorted(values.items())))

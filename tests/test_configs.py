@@ -275,13 +275,18 @@ def check_run(config, workdir):
   """Trains, and looks at what a run leaves behind."""
   values = train.train_and_evaluate(config, str(workdir))
   for branch in {stream['branch'] for stream in config.streams}:
-    assert 0 <= values[f'val/{branch}_pgd_top1'] <= 1
-    assert np.isfinite(values[f'val/{branch}_loss'])
+    for kind in (branch, f'{branch}_pgd'):
+      assert 0 <= values[f'val/{kind}_top1'] <= values[f'val/{kind}_top5'] <= 1
+    assert 0 < values[f'val/{branch}_loss'] < values[f'val/{branch}_pgd_loss'] < 100
   assert values['val/num_examples'] == 12
   text = (workdir / 'results.jsonl').read_text()
   lines = [json.loads(line) for line in text.splitlines()]
   assert [x['step'] for x in lines if 'train/loss' in x] == [1, 2]
   assert all(x['data/bad_examples'] == 0 for x in lines if 'train/loss' in x)
+  num_classes = 10 if config.data.name == 'digits' else 1000
+  for stream in config.streams:  # The first network knows nothing.
+    chance = pytest.approx(np.log(num_classes), rel=0.25)
+    assert lines[0][f'train/{stream["name"]}_loss'] == chance
   assert json.loads((workdir / 'config.json').read_text())['seed'] == config.seed
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
   assert (workdir / 'checkpoints' / '2').is_dir()
@@ -334,13 +339,16 @@ def test_imagenet_runs_end_to_end(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('model', ['tiny', pytest.param('b0', marks=pytest.mark.large)])
+@pytest.mark.parametrize(
+  'network', ['two_layers', pytest.param('b0', marks=pytest.mark.large)]
+)
 def test_images_of_the_real_size_are_trained_on_with_the_real_recipe(
-  model, tmp_path, imagenet_dir, fast_compilation
+  network, tmp_path, imagenet_dir, fast_compilation, monkeypatch
 ):
   """All but the batch and the number of steps, of B0 only these, is as on a TPU."""
+  if network == 'two_layers':
+    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
   config = get_config('effnet_b0_advprop')
-  config.model.name = f'efficientnet_{model}'
   config.data.update(
     data_dir=str(imagenet_dir),
     train_split='train[:16]',
