@@ -1,8 +1,6 @@
-"""One host's process of `test_multi_host.py`: trains on 4 / hosts CPU devices.
+"""One host's process of `test_multi_host.py`, with 4 / hosts CPU devices.
 
-  python multi_host_run.py WORKDIR DATA_DIR HOSTS
-
-The test itself makes the steps of one host.
+  python multi_host_run.py steps|run WORKDIR DATA_DIR HOSTS
 
 Slurm's variables say which host this is, as they would on a cluster.
 """
@@ -13,30 +11,30 @@ import sys
 import jax
 import numpy as np
 import test_multi_host
-import test_train
-from tiny_model import create_tiny_model
 
-from advprop_jax import experiment, train
-
-workdir, data_dir, num_hosts = sys.argv[1], sys.argv[2], int(sys.argv[3])
+what, workdir, data_dir, num_hosts = *sys.argv[1:4], int(sys.argv[4])
 jax.config.update('jax_num_cpu_devices', 4 // num_hosts)
 jax.config.update('jax_disable_most_optimizations', True)
 jax.distributed.initialize()
 index = jax.process_index()
 assert jax.device_count() == 4 and jax.process_count() == num_hosts
 
-# 1. Three steps on the same global batches, whoever holds which part of them.
-np.savez(f'{workdir}_step_{index}.npz', *test_multi_host.three_steps(index, num_hosts))
+if what == 'steps':
+  leaves = test_multi_host.three_steps(index, num_hosts)
+  np.savez(f'{workdir}_{index}.npz', *leaves)
+else:  # Then once more, with steps added, so that every host resumes.
+  import test_train
+  from tiny_model import create_tiny_model
 
-# 2. A whole run: data of each host's own, evaluation, checkpoints; then once more, with
-# an epoch added, so that every host resumes.
-experiment.create_model = create_tiny_model
-config = test_train.small_config(data_dir)
-config.model.bn_scope = 'all'
-config.eval.every_epochs = 1.0
-config.checkpoint.every_epochs = 0.5
-values = train.train_and_evaluate(config, workdir)
-assert values['val/num_examples'] == 12
-config.num_epochs = 1.5
-values = train.train_and_evaluate(config, workdir)
-print('result', os.getpid(), repr(sorted(values.items())))
+  from advprop_jax import experiment, train
+
+  experiment.create_model = create_tiny_model
+  config = test_train.small_config(data_dir)
+  config.model.bn_scope = 'all'
+  config.eval.every_epochs = 1.0
+  config.checkpoint.every_epochs = 0.5
+  values = train.train_and_evaluate(config, workdir)
+  assert values['val/num_examples'] == 12
+  config.num_epochs = 1.5
+  values = train.train_and_evaluate(config, workdir)
+  print('result', os.getpid(), repr(sorted(values.items())))

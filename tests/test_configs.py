@@ -296,7 +296,12 @@ def check_run(config, workdir):
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('digits')])
-def test_digits_run_end_to_end(name, tmp_path, digits_dir, fast_compilation):
+def test_digits_run_end_to_end(
+  name, tmp_path, digits_dir, fast_compilation, monkeypatch
+):
+  """One with the smoke form's network, which is the same for all; others with less."""
+  if name != 'digits_advprop':
+    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
   config = shrink(get_config(name, 'smoke'))
   config.data.update(data_dir=str(digits_dir), eval_split='test[:12]')
   lines = check_run(config, tmp_path)

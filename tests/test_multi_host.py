@@ -33,7 +33,7 @@ def three_steps(index, num_hosts):
   return jax.tree.leaves((state.params, state.norms, state.batch_stats))
 
 
-def start(workdir, data_dir, num_hosts, index):
+def start(what, workdir, data_dir, num_hosts, index):
   env = {
     **os.environ,
     'PYTHONPATH': f'{HERE}:{HERE.parent}',
@@ -46,7 +46,7 @@ def start(workdir, data_dir, num_hosts, index):
     'SLURM_PROCID': str(index),
     'SLURM_LOCALID': '0',
   }
-  script = [HERE / 'multi_host_run.py', workdir, data_dir, str(num_hosts)]
+  script = [HERE / 'multi_host_run.py', what, workdir, data_dir, str(num_hosts)]
   return subprocess.Popen(
     [sys.executable, *script],
     env=env,
@@ -67,20 +67,22 @@ def finish(processes):
   return results
 
 
-@pytest.mark.long
-def test_two_hosts_train_as_one_and_resume(tmp_path, digits_dir, fast_compilation):
-  two = tmp_path / 'two'
-  hosts = [start(two, digits_dir, 2, i) for i in range(2)]
-  steps_of_one_host = three_steps(0, 1)
-  results = finish(hosts)
-  assert results[0] == results[1]  # Both hosts know the same numbers.
-
-  first, second = (np.load(f'{two}_step_{i}.npz') for i in range(2))
-  for name, expected in zip(first, steps_of_one_host, strict=True):
-    np.testing.assert_allclose(first[name], expected, atol=1e-5)
+def test_three_steps_of_two_hosts_are_those_of_one(tmp_path, fast_compilation):
+  hosts = [start('steps', tmp_path / 'state', '', 2, i) for i in range(2)]
+  expected = three_steps(0, 1)
+  finish(hosts)
+  first, second = (np.load(tmp_path / f'state_{i}.npz') for i in range(2))
+  for name, x in zip(first, expected, strict=True):
+    np.testing.assert_allclose(first[name], x, atol=1e-5)
     # Both hosts hold the same state, bit for bit.
     np.testing.assert_array_equal(first[name], second[name])
 
-  steps = sorted(p.name for p in (two / 'checkpoints').iterdir())
+
+@pytest.mark.long
+def test_two_hosts_train_and_resume(tmp_path, digits_dir):
+  workdir = tmp_path / 'run'
+  results = finish([start('run', workdir, digits_dir, 2, i) for i in range(2)])
+  assert results[0] == results[1]  # Both hosts know the same numbers.
+  steps = sorted(p.name for p in (workdir / 'checkpoints').iterdir())
   assert steps == ['3', '6', '9']
-  assert len(list((two / 'tensorboard').iterdir())) == 2  # One writer in each run.
+  assert len(list((workdir / 'tensorboard').iterdir())) == 2  # One writer in each run.
