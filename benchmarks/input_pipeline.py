@@ -266,9 +266,11 @@ def read_bytes(spans: list[datasets.Span]):
 
 
 def one_by_one(spans: list[datasets.Span]) -> tf.data.Dataset:
-  """Returns the records, read by one thread."""
-  paths = [span.path for span in spans]
-  return tf.data.TFRecordDataset(paths, buffer_size=prepared.READ_BYTES)
+  """Returns the records, read by one thread, as the training stream once did."""
+  paths = tf.data.Dataset.from_tensor_slices([span.path for span in spans])
+  return paths.flat_map(
+    lambda path: tf.data.TFRecordDataset(path, buffer_size=prepared.READ_BYTES)
+  )
 
 
 def count_records(records: tf.data.Dataset) -> int:

@@ -17,20 +17,21 @@ that the published networks were trained with.
 """
 
 import functools
-import os
 
 import tensorflow as tf
 
 from advprop_jax import errors
-from advprop_jax.input import bad_examples, datasets, decode, order, preprocess
-
-# Fixed, see `_with_options`: a thread for every core that this process may use (macOS
-# does not say which), and two batches ahead.
-NUM_PARALLEL_EXAMPLES = (
-  len(os.sched_getaffinity(0))
-  if hasattr(os, 'sched_getaffinity')
-  else os.cpu_count() or 1
+from advprop_jax.input import (
+  bad_examples,
+  cores,
+  datasets,
+  decode,
+  order,
+  preprocess,
 )
+
+# Fixed, see `_with_options`: a thread for every core, and two batches ahead.
+NUM_PARALLEL_EXAMPLES = cores.count()
 PREFETCHED_BATCHES = 2
 
 # Second half of the run's seed; `order.py` draws orders with another.

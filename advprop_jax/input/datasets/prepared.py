@@ -12,13 +12,15 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from advprop_jax import errors
+from advprop_jax.input import cores
 from advprop_jax.input.datasets import dataset, digits
 
 # Large pieces suit network storage; a record of ImageNet is about 0.1 MB.
 READ_BYTES = 8 << 20
-# Files that are read at a time. The later ones are kept in memory until it is their
-# turn, so that larger files are read one by one. ImageNet's 1,024 have 0.14 GB each.
-FILES_AT_A_TIME, MAX_FILE_BYTES = 4, 256 << 20
+# Files that are read at a time, which changes no order; more than there are cores are
+# slower. The later ones are kept in memory until it is their turn, so that larger files
+# are read one by one. ImageNet's 1,024 have 0.14 GB each.
+FILES_AT_A_TIME, MAX_FILE_BYTES = min(8, cores.count()), 256 << 20
 # What must be fetched by hand, after registration at image-net.org.
 MANUAL_ARCHIVES = {
   'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
