@@ -45,7 +45,7 @@ def test_a_site_has_the_parameters_of_its_activation():
 
 
 def test_unknown_names_are_refused():
-  with pytest.raises(errors.UserError, match="'gellu'; allowed: relu, silu, swish"):
+  with pytest.raises(errors.UserError, match="'gellu'; allowed: .*relu.* silu"):
     activations.get_activation('gellu')
 
 
