@@ -224,26 +224,22 @@ def parameters(config):
   return digest(jax.device_get(state.replace(rng=jax.random.key_data(state.rng))))
 
 
-# All that follow see a tiny network.
+# All that follow see a tiny network. Of four devices, four images each:
+BATCH = {
+  'image': jax.ShapeDtypeStruct((4, 4, 32, 32, 3), np.uint8),
+  'label': jax.ShapeDtypeStruct((4, 4), np.int32),
+}
 
 
 def step(config):
   """Returns the program of the step."""
   exp = experiment.create_experiment(config)
-  batch = {
-    'image': jax.ShapeDtypeStruct((4, 4, 32, 32, 3), np.uint8),
-    'label': jax.ShapeDtypeStruct((4, 4), np.int32),
-  }
-  return exp.train_step.lower(exp.abstract_state, batch).as_text()
+  return exp.train_step.lower(exp.abstract_state, BATCH).as_text()
 
 
 def step_metrics(config):
   exp = experiment.create_experiment(config)
-  batch = {
-    'image': jax.ShapeDtypeStruct((4, 4, 32, 32, 3), np.uint8),
-    'label': jax.ShapeDtypeStruct((4, 4), np.int32),
-  }
-  _, metrics = jax.eval_shape(exp.train_step, exp.abstract_state, batch)
+  _, metrics = jax.eval_shape(exp.train_step, exp.abstract_state, BATCH)
   return sorted(metrics)
 
 

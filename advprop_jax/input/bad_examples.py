@@ -41,7 +41,7 @@ class BadExamples:
     self.count = 0  # Since the start; every pass meets the same ones again.
     self._named: set[bytes] = set()
     self._bad_in_pass = self._seen_in_pass = 0
-    self._split, self._num_examples = split, num_examples
+    self._split, self.num_examples = split, num_examples
     self._max_share = max_share
 
   def add(self, batch: dict[str, np.ndarray], num_real: int) -> None:
@@ -56,7 +56,7 @@ class BadExamples:
       UserError: too many bad examples in this pass.
     """
     problem, name = batch['problem'], batch['name']
-    if self._seen_in_pass >= self._num_examples:
+    if self._seen_in_pass >= self.num_examples:
       self._bad_in_pass = self._seen_in_pass = 0
     self._seen_in_pass += num_real
     bad = np.flatnonzero(problem)
@@ -64,7 +64,7 @@ class BadExamples:
       self._log(name[i], decode.PROBLEMS[problem[i]])
     self.count += bad.size
     self._bad_in_pass += bad.size
-    enough = min(MIN_SEEN, self._num_examples)
+    enough = min(MIN_SEEN, self.num_examples)
     if self._bad_in_pass > self._max_share * max(self._seen_in_pass, enough):
       raise errors.UserError(
         f'{self._bad_in_pass} of {self._seen_in_pass} examples of {self._split} cannot '
@@ -75,13 +75,9 @@ class BadExamples:
   def none_is_good(self) -> errors.UserError:
     """Returns the error that there is nothing to put in the place of bad examples."""
     return errors.UserError(
-      f'none of the {self._num_examples} examples of {self._split} can be decoded; '
+      f'none of the {self.num_examples} examples of {self._split} can be decoded; '
       'allowed: a split with one that can'
     )
-
-  def knows_all(self, num_examples: int) -> bool:
-    """Returns whether so many examples in a row are the whole split."""
-    return num_examples >= self._num_examples
 
   def _log(self, name: bytes, problem: str):
     """Names a bad example, unless it or enough others have been named."""
@@ -141,7 +137,8 @@ class TrainBatches:
       if good.size:
         break
       num_bad_batches += 1
-      if self._bad.knows_all(num_bad_batches * size):
+      # So many in a row hold a whole epoch, wherever they begin.
+      if num_bad_batches * size >= 2 * self._bad.num_examples:
         raise self._bad.none_is_good()
     source = np.arange(size)
     source[bad] = good[np.searchsorted(good, np.flatnonzero(bad)) % good.size]

@@ -170,11 +170,11 @@ def batch(problems, start=0):
 class Stream(bad_examples.TrainBatches):
   """A training stream of these problems, again and again, resumed at a batch."""
 
-  def __init__(self, *problems, first=0, max_share=1.0):
+  def __init__(self, *problems, first=0, num_epochs=1):
     size = len(problems[0])
     self._all = itertools.cycle(batch(x, size * i) for i, x in enumerate(problems))
-    num_examples = size * len(problems)
-    bad = bad_examples.BadExamples("split 'train'", num_examples, max_share)
+    num_examples = size * len(problems) // num_epochs
+    bad = bad_examples.BadExamples("split 'train'", num_examples, 1.0)
     super().__init__(lambda *_: self, bad)
     for _ in range(first):
       next(self._all)
@@ -199,6 +199,12 @@ def test_for_a_batch_of_bad_examples_alone_the_next_good_example_stands_in():
       result = next(stream)
       np.testing.assert_array_equal(result['image'], expected[i % 5])
       np.testing.assert_array_equal(result['label'], np.negative(expected[i % 5]))
+
+
+def test_a_good_example_is_found_that_comes_first_and_in_the_next_epoch_last():
+  stream = Stream([0, 1], [1, 1], [1, 1], [1, 0], num_epochs=2)
+  images = [next(stream)['image'].tolist() for _ in range(4)]
+  assert images == [[0, 0], [7, 7], [7, 7], [7, 7]]
 
 
 def test_a_split_without_a_good_example_is_an_error():
