@@ -4,6 +4,7 @@ And other libraries' errors in one line, where they come from the user's input.
 """
 
 import re
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -27,13 +28,18 @@ def check_choice(what: str, given: str, allowed) -> None:
     raise UserError(f'unknown {what} {given!r}; allowed: {", ".join(allowed)}')
 
 
-def describe_flag_error(e: BaseException) -> str:
+def describe_flag_error(e: BaseException, keys: Iterable[str] = ()) -> str:
   """Returns in one line what is wrong with a command line.
 
   Args:
     e: from parsing it. ml_collections raises whatever the lookup of a misspelt key or
       the execution of a config file raised.
+    keys: of the config, 'attack.epsilon'; one of them may stand for the flag.
   """
+  flag = getattr(e, 'flagname', '')
+  if meant := [key for key in keys if flag and key.split('.')[-1] == flag]:
+    allowed = ', '.join(f'--config.{key}' for key in sorted(meant))
+    return f'unknown flag --{flag}, which is part of the config; allowed: {allowed}'
   while e.args and isinstance(e.args[0], Exception):
     e = e.args[0]
   message = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
@@ -41,6 +47,11 @@ def describe_flag_error(e: BaseException) -> str:
   message = (message or type(e).__name__).splitlines()[-1].strip()
   if re.fullmatch(r"'\w*'", message):  # A key that resembles no other.
     message = f'unknown config key {message}; allowed: those of configs/default.py'
+  if 'tuple indices must be' in message:  # `--config.streams.clean.weight=2`
+    message = (
+      'a key of the command line lies inside of a tuple, as config.streams is one; '
+      'allowed: keys of whole values; streams are set in a config file'
+    )
   return message.removeprefix('ValueError: ')
 
 

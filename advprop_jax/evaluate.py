@@ -1,43 +1,93 @@
-"""Evaluates a checkpoint: from a config and a workdir to numbers."""
+"""Evaluates a checkpoint: from a workdir to numbers that say what they are of."""
 
 from absl import logging
 
-from advprop_jax import errors, experiment
+from advprop_jax import errors, experiment, schema
 from advprop_jax.evaluation import pictures
 from advprop_jax.workdir import checkpoint, directory, logs
 
 
-def evaluate_checkpoint(config, workdir: str) -> dict[str, float]:
-  """Evaluates the newest checkpoint of a workdir, without changing it.
+def evaluate_checkpoint(
+  config, workdir: str, *, which: str = 'newest'
+) -> dict[str, float]:
+  """Evaluates a checkpoint of a workdir, without changing it.
+
+  Of the config only data, model and evaluation count. The classes and the branches are
+  the checkpoint's.
 
   Args:
-    config: that of the checkpoint, as far as model and branches go; data, evaluation
-      and optimizer may differ.
-    workdir: directory that has been trained in; results.jsonl receives a line.
+    config: whose model is the checkpoint's; see `directory.read_config`.
+    workdir: directory that has been trained in. It receives a line of results.jsonl
+      for every suite, that says what was evaluated, and pictures.
+    which: 'newest', 'best' or a step.
 
   Returns:
-    The metrics.
+    The metrics, named '<data set>:<split>/<branch>_<score>'.
 
   Raises:
-    UserError: no checkpoint, one of another model, or a config that cannot be used.
+    UserError: no such checkpoint, one of another model, or a config that cannot be
+      used.
   """
-  exp = experiment.create_experiment(config)
-  steps = directory.saved_steps(workdir)
-  if not steps:
+  config = schema.read(config)
+  if not directory.saved_steps(workdir):
     raise errors.UserError(
       f'{workdir} has no checkpoint; allowed: a --workdir that was trained in'
     )
   path = directory.open_workdir(workdir)
   with checkpoint.Checkpointer(path / 'checkpoints', read_only=True) as checkpointer:
-    variables, saved = checkpointer.restore_model(steps[-1], exp.abstract_state.model)
-  checkpoint.warn_of_changes(saved, config.to_dict())
+    step = checkpointer.find(which)
+    saved, branch_names = checkpointer.describe(step)
+    config = experiment.with_class_names(config, _class_names(saved, config))
+    model = experiment.create_model(config, num_classes=len(config.data.class_names))
+    evaluation = experiment.create_evaluation(config, model)
+    template = experiment.abstract_variables(config, model, branch_names=branch_names)
+    variables, averaged = checkpointer.restore_model(step, template)
+  checkpoint.warn_of_changes(saved, config)
+  metrics: dict[str, float] = {}
   with logs.MetricWriter(path) as writer:
-    logging.info('evaluating step %d', steps[-1])
-    values, examples = exp.evaluate(variables)
-    writer.write_scalars(steps[-1], values)
-    for suite, shown in examples.items():
-      grid = pictures.adversarial_grid(
-        **shown._asdict(), class_names=exp.dataset.class_names
+    about = {'checkpoint': str(path / 'checkpoints' / str(step)), 'averaged': averaged}
+    for suite in evaluation.suites.values():
+      logging.info(
+        'evaluating step %d (%s weights) of %s on %s, split %r: %d images; branches %s',
+        step,
+        'averaged' if averaged else 'plain',
+        path,
+        suite.dataset.name,
+        suite.split,
+        suite.dataset.num_examples(suite.split),
+        ', '.join(branch_names),
       )
-      writer.write_image(steps[-1], f'{suite}/clean_pgd', grid)
-  return values
+      for note in suite.dataset.notes:
+        logging.warning('%s', note)
+    for name, result in evaluation.run(variables).items():
+      suite = evaluation.suites[name]
+      title = f'{suite.dataset.name}:{suite.split}'
+      values = {f'{title}/{key}': x for key, x in result.metrics.items()}
+      writer.write_scalars(
+        step,
+        values,
+        about={**about, 'dataset': suite.dataset.name, 'split': suite.split},
+      )
+      if result.pictures is not None:
+        writer.write_image(
+          step,
+          f'{title}/clean_pgd',
+          pictures.adversarial_grid(
+            **result.pictures._asdict(), class_names=suite.dataset.class_names
+          ),
+        )
+      metrics |= values
+  return metrics
+
+
+def _class_names(saved: dict, config: schema.Section) -> tuple[str, ...]:
+  """Returns the names of a checkpoint's classes, in the order of its logits."""
+  if names := saved['data'].get('class_names'):
+    return tuple(names)
+  names = experiment.open_dataset(config).class_names
+  logging.warning(
+    'the checkpoint is older than names of classes in checkpoints: they are taken to '
+    'be those of %s',
+    config.data.name,
+  )
+  return names

@@ -1,17 +1,18 @@
 """From a config to the objects it describes, built and checked before anything runs.
 
 This file, `schema.py`, `train.py` and `evaluate.py` are the last that see a config:
-below them, functions take named arguments. A config is anything with the keys of
-`configs/default.py`. What comes in kinds is made from its section and its table by
-`registry.create`, so that a new kind is no business of this file.
+below them, functions take named arguments. A config is anything that `schema.read`
+takes. What comes in kinds is made from its section and its table by `registry.create`,
+so that a new kind is no business of this file.
 """
 
 import functools
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 from absl import logging
 
@@ -27,14 +28,31 @@ from advprop_jax import (
   train_state,
   train_step,
 )
-from advprop_jax.evaluation import runner, suites
+from advprop_jax.evaluation import labels, runner, suites
 from advprop_jax.input import augment, batches, datasets, order, preprocess
 from advprop_jax.workdir import logs
+
+
+class Suite(NamedTuple):
+  """The images of a suite, opened."""
+
+  dataset: datasets.Dataset
+  split: str
+  batches: Any  # Sized iterable of batches
+
+
+class Evaluation(NamedTuple):
+  """What a config says of evaluation. It needs nothing that only training needs."""
+
+  suites: dict[str, Suite]
+  run: Callable[[dict], dict[str, runner.Result]]
+  # {'params', 'norms', 'batch_stats'} -> {suite: result}
 
 
 class Experiment(NamedTuple):
   """What a config describes. Nothing in it has touched the workdir."""
 
+  config: schema.Section  # As it was given, with the names of the classes.
   dataset: datasets.Dataset
   recipe: preprocess.Recipe
   model: nn.Module
@@ -43,8 +61,7 @@ class Experiment(NamedTuple):
   create_state: Any  # () -> TrainState before the first step
   abstract_state: Any  # Its shapes and types, to restore into
   train_step: Any  # (state, batch split over devices) -> (state, metrics)
-  eval_batches: dict[str, Any]  # {suite: batches}
-  evaluate: Any  # {'params', 'norms', 'batch_stats'} -> (metrics, {suite: Pictures})
+  evaluation: Evaluation
   steps_per_epoch: float
   total_steps: int
 
@@ -55,13 +72,15 @@ def create_experiment(config) -> Experiment:
   Raises:
     UserError: the config asks for something that does not exist or cannot be.
   """
+  config = schema.read(config)
   parallel.check_batch_size('data.batch_size', config.data.batch_size)
-  parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
-  schema.check(config.to_dict())
   recipe = create_recipe(config)
 
-  dataset = _open_dataset(config, config.data.name)
-  num_classes = dataset.num_classes
+  dataset = open_dataset(config)
+  class_names = config.data.class_names or dataset.class_names
+  dataset = dataset.with_class_names(class_names)
+  config = with_class_names(config, class_names)
+  num_classes = len(class_names)
   num_examples = dataset.num_examples(config.data.train_split)
   steps_per_epoch = num_examples / config.data.batch_size
   if steps_per_epoch < 1:
@@ -96,8 +115,8 @@ def create_experiment(config) -> Experiment:
     label_smoothing=config.optim.label_smoothing,
     ema_decay=config.optim.ema_decay,
   )
-  eval_batches, evaluate = create_evaluation(config, model, dataset, recipe)
   return Experiment(
+    config=config,
     dataset=dataset,
     recipe=recipe,
     model=model,
@@ -106,11 +125,16 @@ def create_experiment(config) -> Experiment:
     create_state=create_state,
     abstract_state=abstract_state,
     train_step=parallel.data_parallel(step, split=(False, True), donate_state=True),
-    eval_batches=eval_batches,
-    evaluate=evaluate,
+    evaluation=create_evaluation(config, model, dataset=dataset),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
+
+
+def with_class_names(config: schema.Section, class_names) -> schema.Section:
+  """Returns a config that says which class each logit stands for."""
+  data = schema.Section(config.data | {'class_names': tuple(class_names)})
+  return schema.Section(config | {'data': data})
 
 
 def create_model(config, *, num_classes: int) -> nn.Module:
@@ -145,50 +169,83 @@ def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
   return schedule, tx
 
 
-def create_evaluation(config, model, dataset, recipe):
-  """Returns the batches of every suite, and the function that evaluates all of them.
+def create_evaluation(config, model, *, dataset=None) -> Evaluation:
+  """Opens the suites of a config, to evaluate a model on them.
 
-  Returns:
-    {suite: batches}; and a function of {'params', 'norms', 'batch_stats'} to the
-    metrics and {suite: `runner.Pictures`} of the suites that are attacked.
+  Args:
+    config: whose `data.class_names` are those of the model's logits, in their order.
+    model: maps images to logits.
+    dataset: `config.data.name`, if it is open already.
+
+  Raises:
+    UserError: a suite is unknown, or has classes that the model does not know.
   """
-  attack = registry.create(
-    'eval.attack',
-    attacks.ATTACKS,
-    config.eval.attack,
-    num_classes=dataset.num_classes,
-  )
-  evaluator = runner.Evaluator(model, attack, seed=config.seed)
-  eval_batches = {}
+  parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
+  recipe = create_recipe(config)
+  opened, evaluators = {}, {}
   for name in config.eval.suites:
     errors.check_choice('suite of eval.suites', name, suites.SUITES)
-    suite = suites.SUITES[name]
-    eval_batches[name] = batches.eval_batches(
-      _open_dataset(config, suite.data_name) if suite.data_name else dataset,
-      split=suite.split or config.data.eval_split,
+    entry = suites.SUITES[name]
+    if entry.data_name or dataset is None:
+      suite_data = open_dataset(config, entry.data_name)
+    else:
+      suite_data = dataset
+    split = entry.split or config.data.eval_split
+    columns = labels.columns(
+      suite_data.class_names, config.data.class_names, data_name=suite_data.name
+    )
+    if columns is not None and len(columns) < len(config.data.class_names):
+      logging.info(
+        '%s has %d of the %d classes of the network: the logits of the others are '
+        'masked, accuracy is over these: %s',
+        suite_data.name,
+        len(columns),
+        len(config.data.class_names),
+        ', '.join(suite_data.class_names[:10]),
+      )
+    attack = registry.create(
+      'eval.attack',
+      attacks.ATTACKS,
+      config.eval.attack,
+      num_classes=suite_data.num_classes,
+    )
+    evaluators[name] = runner.Evaluator(
+      model, attack if entry.attacked else None, seed=config.seed, columns=columns
+    )
+    split_batches = batches.eval_batches(
+      suite_data,
+      split=split,
       batch_size=config.data.eval_batch_size,
       recipe=recipe,
       max_bad_share=config.data.max_bad_share,
       hosts=_hosts(),
     )
+    opened[name] = Suite(suite_data, split, split_batches)
 
-  def evaluate(variables):
-    metrics: dict[str, float] = {}
-    pictures: dict[str, runner.Pictures] = {}
-    for name, suite_batches in eval_batches.items():
-      values, shown = evaluator(
+  def run(variables):
+    return {
+      name: evaluators[name](
         **variables,
-        batches=suite_batches,
-        suite=name,
-        attacked=suites.SUITES[name].attacked,
-        progress=logs.create_progress(len(suite_batches), every_secs=10.0),
+        batches=suite.batches,
+        progress=logs.create_progress(len(suite.batches), every_secs=10.0),
       )
-      metrics |= values
-      if shown is not None:
-        pictures[name] = shown
-    return metrics, pictures
+      for name, suite in opened.items()
+    }
 
-  return eval_batches, evaluate
+  return Evaluation(opened, run)
+
+
+def abstract_variables(config, model, *, branch_names) -> dict[str, Any]:
+  """Returns the shapes and types of {'params', 'norms', 'batch_stats'} of a model."""
+  size = config.data.image_size
+  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  init = functools.partial(model.init, train=False)
+  variables = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), image)
+  return {
+    'params': variables['params'],
+    'norms': dict.fromkeys(branch_names, variables['norm']),
+    'batch_stats': dict.fromkeys(branch_names, variables['batch_stats']),
+  }
 
 
 def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]:
@@ -211,11 +268,13 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
         f'a stream has the keys {sorted(map(str, stream))}; allowed: exactly '
         f'{sorted(expected)}, as in configs/default.py'
       )
+    schema.check_section('streams', {**stream, 'attack': None})
     errors.check_choice('image_key of a stream', stream['image_key'], ['image'])
     errors.check_choice('label_key of a stream', stream['label_key'], ['label'])
-    if not isinstance(stream['weight'], float) or not math.isfinite(stream['weight']):
+    if not isinstance(stream['attack'], dict | None):
       raise errors.UserError(
-        f'weight of a stream is {stream["weight"]!r}; allowed: a finite float'
+        f'attack of a stream is {stream["attack"]!r}; allowed: None, or a dict of '
+        'values that replace those of config.attack'
       )
     attack, statistics = _create_attack(config, stream['attack'], num_classes)
     streams.append(
@@ -283,8 +342,11 @@ def create_recipe(config) -> preprocess.Recipe:
   )
 
 
-def _open_dataset(config, name: str) -> datasets.Dataset:
-  return datasets.open_dataset(name, data_dir=config.data.data_dir or None)
+def open_dataset(config, name: str | None = None) -> datasets.Dataset:
+  """Opens the data set of a config, or another one from the same place."""
+  return datasets.open_dataset(
+    name or config.data.name, data_dir=config.data.data_dir or None
+  )
 
 
 def _hosts() -> order.Hosts:

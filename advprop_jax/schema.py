@@ -1,5 +1,6 @@
-"""Which numbers a config may hold: the range of every one of them, in one table."""
+"""What a config may hold: the type and the range of every value, in one table."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,68 +12,142 @@ from advprop_jax import errors
 _TINY = float(np.finfo(np.float32).tiny)  # The least that is more than 0.
 
 
+class Section(dict):
+  """A section of a config: a dict whose keys are attributes, too."""
+
+  def __getattr__(self, key: str) -> Any:
+    try:
+      return self[key]
+    except KeyError:
+      raise AttributeError(key) from None
+
+
 class Range(NamedTuple):
   """The numbers from low to high, both included."""
 
   low: float
   high: float = math.inf
   length: int | None = None  # Of a tuple of such numbers.
+  integer: bool = False
   note: str = ''  # What the user may have meant.
 
-  def check(self, key: str, value):
-    """Raises UserError unless a value, or each of a tuple, is a number in the range."""
-    values = value if isinstance(value, tuple | list) else [value]
-    if self.length is not None and len(values) != self.length:
-      raise errors.UserError(f'{key} is {value}; allowed: {self.length} numbers')
-    for x in values:
-      if not (self.low <= x <= self.high and math.isfinite(x)):
-        raise errors.UserError(f'{key} is {value}; allowed: {self}{self.note}')
+  def allows(self, value) -> bool:
+    """Returns whether a value, or each of a tuple, is a number in the range."""
+    if self.length is None:
+      return self._allows_one(value)
+    is_tuple = isinstance(value, tuple) and len(value) == self.length
+    return is_tuple and all(map(self._allows_one, value))
+
+  def _allows_one(self, x) -> bool:
+    if isinstance(x, bool) or not isinstance(x, int if self.integer else int | float):
+      return False
+    return self.low <= x <= self.high and math.isfinite(x)
 
   def __str__(self):
     if self.low == -math.inf:
-      return 'finite numbers'
-    if self.low == _TINY:
-      return 'more than 0' + ('' if self.high == math.inf else f', up to {self.high}')
-    return f'{self.low} ' + (
-      'or more, finite' if self.high == math.inf else f'to {self.high}'
-    )
+      numbers = 'finite numbers'
+    elif self.low == _TINY:
+      numbers = 'more than 0, ' + (
+        'finite' if self.high == math.inf else f'up to {self.high}'
+      )
+    elif self.high == math.inf:
+      numbers = f'{self.low} or more, {"whole" if self.integer else "finite"}'
+    else:
+      numbers = f'{self.low} to {self.high}' + (', whole' if self.integer else '')
+    if self.length is not None:
+      return f'{self.length} numbers in brackets, {numbers}{self.note}'
+    return numbers + self.note
+
+
+class Kind(NamedTuple):
+  """The values of a type that is no number."""
+
+  kind: type
+  name: str  # What to call them in a message.
+  of: type | None = None  # What a tuple holds.
+
+  def allows(self, value) -> bool:
+    """Returns whether a value is of this kind."""
+    if self.of is not None:
+      return isinstance(value, tuple) and all(isinstance(x, self.of) for x in value)
+    return isinstance(value, self.kind)
+
+  def __str__(self):
+    return self.name
 
 
 POSITIVE = Range(_TINY)
 NOT_NEGATIVE = Range(0)
-COUNT = Range(1)
+COUNT = Range(1, integer=True)
 SHARE = Range(0, 1)
-PIXELS = Range(0, 1, note=", in units of pixels in [0, 1]: the papers' 8 is 8 / 255")
+PIXELS = Range(0, 1, note=", in units of pixels in [0, 1]: the papers' 8 is 8/255")
+TEXT = Kind(str, 'text')
+FLAG = Kind(bool, 'True or False')
+NAMES = Kind(tuple, "names in quotes and brackets, as in ('one',)", of=str)
 
-ATTACK = {
+ATTACK: dict[str, Range | Kind] = {
+  'name': TEXT,
   'epsilon': PIXELS,
   'step_size': PIXELS,
-  'num_steps': NOT_NEGATIVE,
+  'num_steps': Range(0, integer=True),
+  'targeted': FLAG,
   'prob_start_from_clean': SHARE,
 }
-# Sections are listed with the keys of all their kinds.
-RANGES = {
-  'seed': Range(0, 2**31 - 1),
+# Sections that come in kinds, each with arguments of its own. Their keys are checked
+# against the function that takes them, see `registry.create`.
+KINDS = (
+  'model',
+  'attack',
+  'eval.attack',
+  'data.augmentation',
+  'optim.optimizer',
+  'optim.schedule',
+)
+# Sections that come in kinds are listed with the keys of all kinds.
+VALUES: dict[str, Range | Kind] = {
+  'seed': Range(0, 2**31 - 1, integer=True),
   'num_epochs': POSITIVE,
   'log_every_steps': COUNT,
+  'data.name': TEXT,
+  'data.data_dir': TEXT,
+  'data.train_split': TEXT,
+  'data.eval_split': TEXT,
+  'data.class_names': NAMES,
   'data.image_size': COUNT,
   'data.batch_size': COUNT,
   'data.eval_batch_size': COUNT,
   'data.shuffle_window': COUNT,
   'data.crop_area': Range(_TINY, 1, length=2),
-  'data.crop_padding': NOT_NEGATIVE,
+  'data.flip': FLAG,
+  'data.crop_padding': Range(0, integer=True),
+  'data.resize_method': TEXT,
   'data.max_bad_share': SHARE,
+  'data.augmentation.name': TEXT,
   'data.augmentation.num_layers': COUNT,
   'data.augmentation.magnitude': NOT_NEGATIVE,
+  'model.name': TEXT,
   'model.drop_connect_rate': SHARE,
+  'model.activation': TEXT,
   'model.mean': Range(-math.inf, length=3),
   'model.std': Range(_TINY, length=3),
+  'model.dtype': TEXT,
+  'model.remat_blocks': FLAG,
+  'model.cpu_kernels': FLAG,
   'model.bn_momentum': SHARE,
+  'model.bn_scope': TEXT,
+  'streams.name': TEXT,
+  'streams.image_key': TEXT,
+  'streams.label_key': TEXT,
+  'streams.branch': TEXT,
+  'streams.weight': Range(-math.inf),
   **{f'attack.{key}': x for key, x in ATTACK.items()},
+  'attack.statistics': TEXT,
+  'optim.optimizer.name': TEXT,
   'optim.optimizer.momentum': SHARE,
   'optim.optimizer.decay': SHARE,
   'optim.optimizer.epsilon': POSITIVE,
   'optim.optimizer.weight_decay': NOT_NEGATIVE,
+  'optim.schedule.name': TEXT,
   'optim.schedule.learning_rate': NOT_NEGATIVE,
   'optim.schedule.warmup_epochs': NOT_NEGATIVE,
   'optim.schedule.decay_epochs': POSITIVE,
@@ -80,32 +155,85 @@ RANGES = {
   'optim.label_smoothing': SHARE,
   'optim.ema_decay': SHARE,
   'eval.every_epochs': POSITIVE,
+  'eval.suites': NAMES,
   **{f'eval.attack.{key}': x for key, x in ATTACK.items()},
   'checkpoint.every_epochs': POSITIVE,
   'checkpoint.keep_last': COUNT,
 }
 
 
-def check(config: Mapping[str, Any]):
-  """Raises UserError for numbers that would fail late, or silently do nothing."""
-  check_section('', config)
-  smallest, largest = config['data']['crop_area']
+def read(config) -> Section:
+  """Returns a config as sections of plain values, checked.
+
+  Args:
+    config: with the keys of `configs/default.py`: a ConfigDict, a dict, or what JSON
+      makes of either, with lists in the place of tuples.
+
+  Raises:
+    UserError: a key is missing or unknown, or a value would fail late, or silently do
+      nothing.
+  """
+  result = _plain(config)
+  _check_keys(result)
+  check_section('', {k: x for k, x in result.items() if k != 'streams'})
+  smallest, largest = result.data.crop_area
   if smallest > largest:
     raise errors.UserError(
       f'data.crop_area is {(smallest, largest)}; allowed: the smaller share first'
     )
+  return result
+
+
+def _plain(value):
+  if hasattr(value, 'items'):
+    return Section((key, _plain(x)) for key, x in value.items())
+  if isinstance(value, list | tuple):
+    return tuple(_plain(x) for x in value)
+  return value
+
+
+def _check_keys(config: Section):
+  """Raises UserError unless a config has all keys but those of kinds, and no others."""
+  expected = {
+    key for key in VALUES if not key.startswith(tuple(f'{x}.' for x in KINDS))
+  }
+  expected = {key for key in expected if not key.startswith('streams.')}
+  expected |= {'streams', *KINDS}
+  found = set(_keys(config))
+  for key in sorted(expected - found):
+    raise errors.UserError(
+      f'the config has no {key}; allowed: all keys of configs/default.py'
+    )
+  for key in sorted(found - expected):
+    nearest = difflib.get_close_matches(key, expected, n=1)
+    hint = f'did you mean {nearest[0]}? ' if nearest else ''
+    raise errors.UserError(
+      f'unknown config key {key}; {hint}allowed: those of configs/default.py'
+    )
+
+
+def _keys(section: Mapping[str, Any], place: str = ''):
+  """Yields the keys of all values; a section that comes in kinds is one value."""
+  for name, value in section.items():
+    key = f'{place}{name}'
+    if isinstance(value, Mapping) and key not in KINDS:
+      yield from _keys(value, f'{key}.')
+    else:
+      yield key
 
 
 def check_section(place: str, section: Mapping[str, Any]):
-  """Raises UserError for a number of a section, or of those in it, out of its range.
+  """Raises UserError for a value of another type, or out of its range.
 
   Args:
     place: of the section in the config: 'optim.schedule'; '' is the whole config.
-    section: its keys and values.
+    section: its keys and values; of keys that the table does not have, any.
   """
   for name, value in section.items():
     key = f'{place}.{name}' if place else name
     if isinstance(value, Mapping):
       check_section(key, value)
-    elif key in RANGES:
-      RANGES[key].check(key, value)
+    elif key in KINDS:
+      raise errors.UserError(f"{key} is {value!r}; allowed: a section with a 'name'")
+    elif key in VALUES and not VALUES[key].allows(value):
+      raise errors.UserError(f'{key} is {value!r}; allowed: {VALUES[key]}')

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import errors, experiment, parallel, train_state
+from advprop_jax import errors, experiment, parallel, schema, train_state
 from advprop_jax.evaluation import pictures
+from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs
 
 
@@ -18,7 +19,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   checkpoints/.
 
   Args:
-    config: with the keys of `configs/default.py`.
+    config: see `schema.read`.
     workdir: directory, local or `gs://`; made if it does not exist.
 
   Returns:
@@ -31,14 +32,16 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   with contextlib.ExitStack() as stack:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
-      exp = experiment.create_experiment(config)
+      exp = experiment.create_experiment(_with_trained_classes(config, workdir))
+      config = exp.config
       path = directory.open_workdir(workdir)
       checkpointer = stack.enter_context(
         checkpoint.Checkpointer(
           path / 'checkpoints', keep_last=config.checkpoint.keep_last
         )
       )
-      state, examples_seen = _restore_or_create(config, exp, checkpointer)
+      fingerprint = exp.dataset.fingerprint(config.data.train_split)
+      state, examples_seen = _restore_or_create(exp, checkpointer, fingerprint)
       first_step = int(state.step)
       if first_step >= exp.total_steps:
         logging.info(
@@ -49,14 +52,14 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
           exp.total_steps,
         )
         return {}
-      directory.write_config(path, config.to_dict())
+      directory.write_config(path, config)
       writer = stack.enter_context(logs.MetricWriter(path, resume_step=first_step))
-      writer.write_hparams(directory.flatten(config.to_dict()))
+      writer.write_hparams(directory.flatten(config))
       batches = experiment.create_train_batches(
         config, exp, examples_seen=examples_seen
       )
       device_batches = parallel.prefetch(batches)
-      _log_overview(config, exp, state)
+      _log_overview(exp, state)
     logging.info('compiling the step: a minute or more, unless it is in the cache ...')
 
     # A short run is reported, too: at least ten times.
@@ -95,17 +98,19 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
         writer.write_scalars(step, scalars)
         recent, timed_images, train_secs = [], 0, timer.secs['train']
 
-      val_metrics = {}
+      val_metrics: dict[str, float] = {}
       if step in eval_steps:
         with timer('eval'):
           logging.info('evaluating step %d', step)
-          val_metrics, examples = exp.evaluate(state.eval_variables)
+          for name, result in exp.evaluation.run(state.eval_variables).items():
+            val_metrics |= {f'{name}/{key}': x for key, x in result.metrics.items()}
+            if result.pictures is not None:
+              names = exp.evaluation.suites[name].dataset.class_names
+              grid = pictures.adversarial_grid(
+                **result.pictures._asdict(), class_names=names
+              )
+              writer.write_image(step, f'{name}/clean_pgd', grid)
           writer.write_scalars(step, val_metrics)
-          for suite, shown in examples.items():
-            grid = pictures.adversarial_grid(
-              **shown._asdict(), class_names=exp.dataset.class_names
-            )
-            writer.write_image(step, f'{suite}/clean_pgd', grid)
       if step in save_steps or step in eval_steps:  # So that the best can be kept.
         with timer('save'):
           # A broken state must not push a good one out of the directory.
@@ -114,8 +119,9 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
           checkpointer.save(
             step,
             state.parts,
-            config=config.to_dict(),
+            config=config,
             examples_seen=examples_seen,
+            fingerprint=fingerprint,
             metrics=val_metrics,
           )
 
@@ -132,14 +138,33 @@ def _steps_before_end(every_epochs: float, exp) -> range:
   return range(exp.total_steps, 0, -stride)
 
 
-def _restore_or_create(config, exp, checkpointer):
+def _with_trained_classes(config, workdir: str) -> schema.Section:
+  """Returns a config with the classes, and their order, that a workdir began with."""
+  config = schema.read(config)
+  if config.data.class_names or not directory.saved_steps(workdir):
+    return config
+  data = directory.read_config(f'{workdir}/config.json').get('data', {})
+  return experiment.with_class_names(config, data.get('class_names', ()))
+
+
+def _restore_or_create(exp, checkpointer, fingerprint: dict):
   """Returns the state to go on from, on all devices, and the examples it has seen."""
   steps = checkpointer.steps()
   if not steps:
     return parallel.replicate(exp.create_state()), 0
   parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
-  checkpoint.warn_of_changes(saved, config.to_dict())
+  checkpoint.warn_of_changes(saved, exp.config)
   logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
+  # Older checkpoints have none.
+  before = position.get('fingerprint', fingerprint)
+  if change := datasets.describe_change(before, fingerprint):
+    logging.warning(
+      'data set %s is another one than at step %d: %s; the images come in another '
+      'order from here',
+      exp.dataset.name,
+      steps[-1],
+      change,
+    )
   num_hosts = jax.process_count()
   # Older checkpoints do not say by how many they were saved.
   if (saved_by := position.get('process_count', num_hosts)) != num_hosts:
@@ -160,7 +185,8 @@ def _diverged(step: int, checkpointer) -> errors.UserError:
   )
 
 
-def _log_overview(config, exp, state):
+def _log_overview(exp, state):
+  config = exp.config
   logs.log_parameters(state.params)
   logging.info(
     'norms %s, %d trained values each; streams %s',
@@ -185,3 +211,5 @@ def _log_overview(config, exp, state):
     jax.default_backend(),
     exp.steps_per_epoch,
   )
+  for note in exp.dataset.notes:
+    logging.warning('%s', note)

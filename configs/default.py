@@ -118,6 +118,9 @@ def get_config():
   # A tensorflow-datasets name, 'digits', or 'folder:<path>' with <split>/<class>/*.jpg.
   data.name = 'imagenet2012'
   data.data_dir = ''  # Where it is prepared; empty: ~/tensorflow_datasets.
+  # Which class each logit stands for; (): the classes of the data set, in its order. A
+  # run writes them down, and other data are then mapped to them by name.
+  data.class_names = ()
   data.train_split = 'train'
   data.eval_split = 'validation'
   data.image_size = 224  # Pixels, square.

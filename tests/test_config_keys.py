@@ -19,6 +19,7 @@ from PIL import Image
 from tiny_model import create_tiny_model
 
 from advprop_jax import errors, experiment, parallel, train
+from advprop_jax.evaluation import runner
 from configs import default
 
 # Kinds of sections whose keys are not all in `default.get_config()`.
@@ -60,6 +61,7 @@ CHANGES = {
   'log_every_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
   'data.name': Change('folder', 'dataset'),
   'data.data_dir': Change('elsewhere', 'dataset'),
+  'data.class_names': Change(tuple('9876543210'), 'dataset'),
   'data.train_split': Change('train[80:240]', 'batches'),
   'data.eval_split': Change('test[8:16]', 'evaluation'),
   'data.image_size': [Change(48, x) for x in ('batches', 'evaluation')],
@@ -277,13 +279,13 @@ def num_bad(config):
 
 def eval_batches(config):
   exp = experiment.create_experiment(config)
-  return {name: [digest(b) for b in x] for name, x in exp.eval_batches.items()}
+  return {k: [digest(b) for b in x.batches] for k, x in exp.evaluation.suites.items()}
 
 
 def evaluation(config):
   exp = experiment.create_experiment(config)
-  metrics, _ = exp.evaluate(parallel.replicate(exp.create_state()).eval_variables)
-  return metrics
+  state = parallel.replicate(exp.create_state())
+  return {k: x.metrics for k, x in exp.evaluation.run(state.eval_variables).items()}
 
 
 def loop(config):
@@ -299,7 +301,9 @@ def loop(config):
       'create_experiment',
       lambda config: create(config)._replace(
         train_step=lambda state, _: (state.replace(step=state.step + 1), metrics),
-        evaluate=lambda _: ({'val/clean_top1': 0.0}, {}),
+        evaluation=experiment.Evaluation(
+          {}, lambda _: {'val': runner.Result({'clean_top1': 0.0}, None)}
+        ),
       ),
     )
     train.train_and_evaluate(config, workdir)

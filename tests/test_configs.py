@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tiny_model import create_tiny_model
 
-from advprop_jax import experiment, train
+from advprop_jax import experiment, schema, train
 from advprop_jax.models import efficientnet
-from configs import arguments, default, effnet_sizes
+from configs import arguments, default, effnet_sizes, saved
 
-HELPERS = {'default', 'arguments', 'effnet_sizes'}
+HELPERS = {'default', 'arguments', 'effnet_sizes', 'saved'}
 FILES = (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*.py')
 NAMES = sorted({path.stem for path in FILES} - HELPERS)
 SIZES = tuple(f'b{i}' for i in range(9))
@@ -75,6 +75,17 @@ def check_same_keys(config, schema, place):
 @pytest.mark.parametrize('name, argument', ALL)
 def test_has_exactly_the_default_keys_and_their_types(name, argument, get):
   check_same_keys(get(name, argument), default.get_config(), '')
+
+
+@pytest.mark.parametrize('get', [get_config, get_smoke])
+@pytest.mark.parametrize('name, argument', ALL)
+def test_a_round_trip_through_json_is_the_identity(name, argument, get):
+  config = get(name, argument)
+  text = json.dumps(config.to_dict())
+  again = saved.get_config(text)
+  assert again.to_dict() == config.to_dict() and again.is_locked
+  assert json.dumps(again.to_dict()) == text
+  assert schema.read(json.loads(text)) == schema.read(config) == config.to_dict()
 
 
 def test_every_size_has_its_advprop_config():

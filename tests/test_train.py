@@ -148,18 +148,30 @@ def test_evaluate_repeats_the_numbers_of_training(tmp_path, digits_dir, tiny_mod
   config = small_config(digits_dir)
   values = train.train_and_evaluate(config, str(tmp_path))
   saved = sorted((tmp_path / 'checkpoints').rglob('*'))
-  assert evaluate.evaluate_checkpoint(config, str(tmp_path)) == values
+  pictures = {p: p.read_bytes() for p in (tmp_path / 'pictures').iterdir()}
+  found = evaluate.evaluate_checkpoint(config, str(tmp_path))
+  assert found == {k.replace('val/', 'digits:test[:12]/'): values[k] for k in values}
   assert sorted((tmp_path / 'checkpoints').rglob('*')) == saved
-  assert results(tmp_path)[-1] == {'step': 6, **values}
+  assert results(tmp_path)[-1] == {
+    'step': 6,
+    'checkpoint': str(tmp_path / 'checkpoints' / '6'),
+    'averaged': True,
+    'dataset': 'digits',
+    'split': 'test[:12]',
+    **found,
+  }
+  assert pictures == {p: p.read_bytes() for p in pictures}
+  new = {p.name for p in (tmp_path / 'pictures').iterdir()} - {p.name for p in pictures}
+  assert new == {'digits_test_12_step_0000006.png'}
 
 
 def test_the_averaged_weights_are_evaluated(tmp_path, digits_dir, tiny_model):
   config = small_config(digits_dir)
   values = train.train_and_evaluate(config, str(tmp_path))
   state, exp = load(config, tmp_path, 6), experiment.create_experiment(config)
-  averaged, _ = exp.evaluate(state.ema)
-  plain, _ = exp.evaluate(state.model)
-  assert values == averaged != plain
+  averaged = exp.evaluation.run(state.ema)['val'].metrics
+  plain = exp.evaluation.run(state.model)['val'].metrics
+  assert values == {f'val/{k}': x for k, x in averaged.items()} and averaged != plain
 
 
 def test_evaluating_an_older_checkpoint_keeps_every_line(
@@ -241,6 +253,7 @@ def test_another_number_of_hosts_is_told_on_resume(
   revive()
   (path,) = tmp_path.glob('checkpoints/2/data/metadata')
   saved = json.loads(path.read_text())
+  assert saved.pop('fingerprint')['num_files'] == 1
   assert saved == {'examples_seen': 16, 'process_count': 1}
   path.write_text(json.dumps(saved | {'process_count': 2}))
   train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
@@ -253,9 +266,8 @@ def test_a_checkpoint_of_another_method_stays_untouched(
   train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
   before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
   other = small_config(digits_dir, digits_adversarial_training)
-  for run in (train.train_and_evaluate, evaluate.evaluate_checkpoint):
-    with pytest.raises(errors.UserError, match='of another model: .*adv'):
-      run(other, str(tmp_path))
+  with pytest.raises(errors.UserError, match='of another model: .*adv'):
+    train.train_and_evaluate(other, str(tmp_path))
   after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
   assert after == before
 
@@ -330,7 +342,7 @@ def test_bad_images_are_counted_in_the_metrics_and_passed_over(
     name=f'folder:{tmp_path}/images',
     train_split='train',
     eval_split='val',
-    max_bad_share=0.12,  # 2 of 27, 1 of 9.
+    max_bad_share=0.01,
   )
   config.data.augmentation = default.AUTOAUGMENT
   config.num_epochs = 32 / 27 * 2  # Eight steps: two epochs of 27, and a part.
@@ -344,8 +356,10 @@ def test_bad_images_are_counted_in_the_metrics_and_passed_over(
   for path in ('train/a/12.JPEG', 'train/b/12.JPEG', 'val/a/9.JPEG'):
     assert f'{path} cannot be decoded' in caplog.text
 
-  config.data.max_bad_share = 0.05
-  with pytest.raises(errors.UserError, match='^2 of .* share of 0.05'):
+  config.data.max_bad_share = 0.001
+  with pytest.raises(
+    errors.UserError, match='^2 of .* at most 1, .*max_bad_share=0.001'
+  ):
     train.train_and_evaluate(config, str(tmp_path / 'strict'))
 
 
@@ -388,7 +402,10 @@ STREAM = dict(digits_advprop.get_config().streams[0])
     ),
     ({'num_epochs': -1.0}, 'num_epochs is -1.0; allowed: more than 0'),
     ({'num_epochs': float('nan')}, 'num_epochs is nan'),
-    ({'model.std': (0.5, 0.0, 0.5)}, 'model.std is .*; allowed: more than 0'),
+    (
+      {'model.std': (0.5, 0.0, 0.5)},
+      'model.std is .*; allowed: 3 numbers in brackets, more than 0',
+    ),
     ({'model.drop_connect_rate': -0.1}, 'model.drop_connect_rate is -0.1'),
     ({'data.crop_area': (0.9, 0.5)}, 'data.crop_area .* the smaller share first'),
     ({'data.crop_area': (0.0, 0.5)}, 'data.crop_area .* more than 0, up to 1'),
@@ -396,7 +413,7 @@ STREAM = dict(digits_advprop.get_config().streams[0])
       {'streams': ({**STREAM, 'attack': {'epsilom': 1}},)},
       "'epsilom' in attack, .*did you mean 'epsilon'.* allowed: epsilon, .*statistics",
     ),
-    ({'streams': ({**STREAM, 'weight': 'x'},)}, "weight of a stream is 'x'"),
+    ({'streams': ({**STREAM, 'weight': 'x'},)}, "streams.weight is 'x'; .* finite"),
     ({'streams': ('VANILLA',)}, "holds 'VANILLA'.*as in configs/default.py"),
     ({'streams': ({1: 2, 'a': 3},)}, "keys .'1', 'a'.*as in configs/default.py"),
     ({'seed': -1}, 'seed is -1'),
@@ -483,16 +500,46 @@ def run_main(tmp_path_factory):
     (['--config=configs/digits_advprop.py:smok'], "'smok'; allowed: smoke"),
     (['--mode=dance'], 'train|evaluate'),
     (['--wrokdir=x'], 'workdir'),
+    (['--epsilon=2'], 'allowed: --config.attack.epsilon, --config.eval.attack.epsilon'),
+    (
+      ['--num_epochs=2'],
+      '--num_epochs, which is part of the config; allowed: --config.',
+    ),
+    (['--config.num_epochs=inf'], 'num_epochs is inf; allowed: more than 0, finite'),
+    (['--config.attack.epsilon=512/256'], 'attack.epsilon is 2.0; allowed: 0 to 1'),
+    (['--config.attack.epsilon=4/0'], "'4/0' is no number; allowed: 0.5 or 4/255"),
+    (['--config.attack.epsilon=4/255/2'], "'4/255/2' is no number"),
+    (['--config.attack.epsilon=2**3'], "could not convert string to float: '2**3'"),
+    (['--config.attack.epsilon=4'], 'allowed: 0 to 1, in units of pixels in [0, 1]'),
+    (
+      ['--config.attack.num_steps=4/2'],
+      "invalid literal for int() with base 10: '4/2'",
+    ),
+    (
+      ['--config.model.mean=imagenet'],
+      "model.mean is ('imagenet',); allowed: 3 numbers",
+    ),
+    (
+      ['--config.data.crop_area=(0.5;1.0)'],
+      "data.crop_area is ('(0.5;1.0)',); allowed: 2 numbers in brackets, more than 0",
+    ),
+    (['--config.streams.clean.weight=2'], 'config.streams'),
+    (['--config=DIR/config.json'], 'DIR/config.json; allowed: that of a --workdir'),
+    (['--checkpoint=best'], '--checkpoint=best is for --mode=evaluate'),
     (['stray'], 'stray'),
     (['--multi_host'], 'cannot join other hosts'),
     (['--config.data.data_dir=DIR', '--config.data.name=imagenet2012'], 'tfds build'),
-    (['--mode=evaluate', '--config.data.data_dir=DIR'], 'has no checkpoint'),
+    (
+      ['--mode=evaluate', '--config.data.data_dir=DIR'],
+      'config.json; allowed: that of',
+    ),
   ],
 )
 def test_a_wrong_command_line_is_one_line_and_no_traceback(
   arguments, message, tmp_path, digits_dir, run_main
 ):
   arguments = [x.replace('DIR', str(digits_dir)) for x in arguments]
+  message = message.replace('DIR', str(digits_dir))
   status, stderr = run_main(f'--workdir={tmp_path}', *arguments)
   assert status == 1
   assert 'Traceback' not in stderr

@@ -5,7 +5,9 @@ unit, so the papers' 'epsilon 4' is `4 / 255` here. The model's mean/std normali
 happens inside `logits_fn`, never before it.
 
 Two layers: `pgd_linf` climbs any loss per example; `make_pgd` makes the papers'
-attacker of it, a function `attack(logits_fn, image, label, rng) -> image`.
+attacker of it, a function `attack(logits_fn, image, label, rng) -> image`. `rng` is one
+key for the batch, as in training, or a key for every example, [B], as in evaluation:
+then what an example gets does not depend on the batch that it is in.
 
 Which batch norm the attack goes through, and with which statistics, is the business of
 whoever makes `logits_fn` (see `train_step.py`): an attack sees a function and cannot
@@ -93,8 +95,8 @@ def make_pgd(
     targeted: descend the loss of a random wrong class (AdvProp) instead of climbing
       that of the true class (smooth adversarial training).
     prob_start_from_clean: probability to start at the image instead of uniformly in the
-      ball; one draw per call, so per device and step. Source: the first author's
-      released attack code: 0.2 in training, 0 in evaluation.
+      ball; one draw per key, so per device and step in training. Source: the first
+      author's released attack code: 0.2 in training, 0 in evaluation.
 
   Raises:
     UserError: a value is outside its range.
@@ -117,20 +119,21 @@ def make_pgd(
       'allowed: 2 classes or more, or attack.targeted = False'
     )
 
-  def attack(logits_fn, image, label, rng):
+  def draw(rng, image, label):
+    """Returns where to start, like `image`, and the class of the loss."""
     target_rng, start_rng, noise_rng = jax.random.split(rng, 3)
+    target = random_wrong_class(target_rng, label, num_classes) if targeted else label
+    start_from_clean = jax.random.bernoulli(start_rng, prob_start_from_clean)
+    noise = jax.random.uniform(noise_rng, image.shape, image.dtype, -epsilon, epsilon)
+    return jnp.where(start_from_clean, image, image + noise), target
 
-    target = label
-    if targeted:
-      target = random_wrong_class(target_rng, label, num_classes)
+  def attack(logits_fn, image, label, rng):
+    start, target = (jax.vmap(draw) if rng.ndim else draw)(rng, image, label)
     sign = -1.0 if targeted else 1.0
 
     def loss_fn(x):
       return sign * losses.cross_entropy(logits_fn(x), target)
 
-    start_from_clean = jax.random.bernoulli(start_rng, prob_start_from_clean)
-    noise = jax.random.uniform(noise_rng, image.shape, image.dtype, -epsilon, epsilon)
-    start = jnp.where(start_from_clean, image, image + noise)
     return pgd_linf(
       loss_fn, image, start, epsilon=epsilon, step_size=step_size, num_steps=num_steps
     )

@@ -2,10 +2,11 @@
 
 For every branch b and every score s of `scores.py`:
 
-  {suite}/{b}_{s}       clean images
-  {suite}/{b}_pgd_{s}   attacked through b, predicted through b
+  {b}_{s}       clean images
+  {b}_pgd_{s}   attacked through b, predicted through b
 
-The clean branch is the model; the others are for study.
+and 'num_examples', which they are means of, and 'num_unlabelled', left out since they
+have no label. The clean branch is the model; the others are for study.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advprop_jax import branches, parallel, pixels
+from advprop_jax import branches, errors, parallel, pixels
 from advprop_jax.attacks import gradient
 from advprop_jax.evaluation import scores
 
@@ -35,55 +36,76 @@ class Pictures(NamedTuple):
   adversarial_logits: np.ndarray
 
 
-def make_eval_step(model):
-  """Returns `step(variables, batch) -> (sums, logits)`, per device.
+class Result(NamedTuple):
+  """What was found on a set of images."""
 
-  Sums are over all devices and over the examples whose mask is set: 'count' and those
-  of `scores.SCORES`, float32 scalars. Logits are those of the device, float32 [B, K].
+  metrics: dict[str, float]
+  pictures: Pictures | None  # Of the first examples of this host, if attacked.
+
+
+def make_step(model, attack: gradient.Attack | None, *, columns: np.ndarray | None):
+  """Returns `step(variables, batch, rng) -> (sums, pictures)`, per device.
+
+  A batch is that of `input/batches.py`. Sums are over all devices, {'': clean images,
+  '_pgd': attacked}, each {'count', 'unlabelled', a score of `scores.SCORES`, ...},
+  float32 scalars over the examples whose mask is set. Pictures are the fields
+  of `Pictures`, of the first examples of the device; None without an attack.
+
+  Args:
+    model: maps images to logits, float32 [B, K].
+    attack: the one to withstand, through running statistics; None: none.
+    columns: the logit of each label, int32 [D]: only these count; None: all do.
   """
 
-  def step(variables, batch):
-    image = pixels.to_unit(batch['image'])
-    logits = model.apply(variables, image, train=False)
-    label, mask = batch['label'], batch['mask'].astype(jnp.float32)
-    values = {name: score(logits, label) for name, score in scores.SCORES.items()}
-    values['count'] = jnp.ones_like(mask)
-    # `where`, not a product: a padded image may give a loss that is not finite.
-    sums = {name: jnp.where(mask > 0, x, 0.0).sum() for name, x in values.items()}
-    return jax.lax.psum(sums, parallel.AXIS), logits
-
-  return step
-
-
-def make_attack_step(model, attack: gradient.Attack):
-  """Returns `step(variables, batch, rng, index) -> adversarial image`, per device.
-
-  The attack sees running statistics; `index` numbers the batches, so that each has
-  random numbers of its own.
-  """
-
-  def step(variables, batch, rng, index):
+  def step(variables, batch, rng):
     def logits_fn(image):
-      return model.apply(variables, image, train=False)
+      logits = model.apply(variables, image, train=False)
+      return logits if columns is None else logits[:, columns]
 
-    rng = parallel.device_rng(rng, index)
-    return attack(logits_fn, pixels.to_unit(batch['image']), batch['label'], rng)
+    # An example without a label is masked; any label will do for its attack.
+    label = jnp.maximum(batch['label'], 0)
+
+    def measure(logits):
+      mask = batch['mask'].astype(jnp.float32)
+      values = {name: score(logits, label) for name, score in scores.SCORES.items()}
+      values['count'] = jnp.ones_like(mask)
+      # `where`, not a product: a padded image may give a loss that is not finite.
+      sums = {name: jnp.where(mask > 0, x, 0.0).sum() for name, x in values.items()}
+      sums['unlabelled'] = (batch['label'] < 0).astype(jnp.float32).sum()
+      return jax.lax.psum(sums, parallel.AXIS)
+
+    image = pixels.to_unit(batch['image'])
+    logits = logits_fn(image)
+    sums = {'': measure(logits)}
+    if attack is None:
+      return sums, None
+    # By the example's position: the same on any number of devices, in any batch size.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch['position'])
+    adversarial = attack(logits_fn, image, label, keys)
+    adversarial_logits = logits_fn(adversarial)
+    sums['_pgd'] = measure(adversarial_logits)
+    shown = (image, adversarial, label, logits, adversarial_logits)
+    return sums, tuple(x[:NUM_PICTURES] for x in shown)
 
   return step
 
 
 class Evaluator:
-  """Holds the compiled steps, so that later evaluations do not compile again."""
+  """Holds the compiled step, so that later evaluations do not compile again."""
 
-  def __init__(self, model, attack: gradient.Attack, *, seed: int):
-    """Prepares evaluation of `model`; `attack` is the one to withstand."""
-    self._eval_step = parallel.data_parallel(
-      make_eval_step(model), split=(False, True), split_outputs=(False, True)
-    )
-    self._attack_step = parallel.data_parallel(
-      make_attack_step(model, attack),
-      split=(False, True, False, False),
-      split_outputs=True,
+  def __init__(
+    self,
+    model,
+    attack: gradient.Attack | None,
+    *,
+    seed: int,
+    columns: np.ndarray | None = None,
+  ):
+    """Prepares the evaluation of a model; see `make_step`. `seed` is the attack's."""
+    self._step = parallel.data_parallel(
+      make_step(model, attack, columns=columns),
+      split=(False, True, False),
+      split_outputs=(False, True),
     )
     self._rng = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
 
@@ -94,60 +116,53 @@ class Evaluator:
     batch_stats,
     *,
     batches,
-    suite: str,
-    attacked: bool = True,
     progress: Callable[[int], None] = lambda num_done: None,
-  ) -> tuple[dict[str, float], Pictures | None]:
+  ) -> Result:
     """Evaluates every branch on every example.
 
     Args:
       params: shared weights, replicated.
       norms: {branch: scale and bias}.
       batch_stats: {branch: running statistics}.
-      batches: sized iterable of {'image', 'label', 'mask'}, see `input/batches.py`.
-      suite: first part of the metrics' names.
-      attacked: whether the images are evaluated under attack as well.
-      progress: called with the number of batches done, after each.
+      batches: sized iterable of batches, see `input/batches.py`.
+      progress: called with the number of batches begun, after each.
 
-    Returns:
-      The metrics; and, if attacked, pictures of the clean branch, of the first examples
-      of this host, else None.
+    Raises:
+      UserError: no example counts.
     """
-    totals: dict[str, dict[str, float]] = {}
     pictures = None
-    for index, batch in enumerate(batches):
-      batch = parallel.shard(batch)
+    sums: dict[str, list] = {branch: [] for branch in norms}
+    under_way: list = []
+    for index, batch in enumerate(parallel.prefetch(batches)):
       for branch in norms:
         variables = branches.variables(params, norms, batch_stats, branch)
-        sums, logits = self._eval_step(variables, batch)
-        _add(totals.setdefault(branch, {}), sums)
-        if not attacked:
-          continue
-        image = self._attack_step(variables, batch, self._rng, np.int32(index))
-        attacked_sums, attacked_logits = self._eval_step(
-          variables, {**batch, 'image': image}
-        )
-        _add(totals.setdefault(f'{branch}_pgd', {}), attacked_sums)
-        if index == 0 and branch == branches.CLEAN:
-          pictures = Pictures(
-            image=pixels.to_unit(_first(batch['image'], NUM_PICTURES)),
-            adversarial=_first(image, NUM_PICTURES),
-            label=_first(batch['label'], NUM_PICTURES),
-            logits=_first(logits, NUM_PICTURES),
-            adversarial_logits=_first(attacked_logits, NUM_PICTURES),
-          )
+        batch_sums, shown = self._step(variables, batch, self._rng)
+        sums[branch].append(batch_sums)
+        if index == 0 and branch == branches.CLEAN and shown is not None:
+          pictures = Pictures(*(_first(x, NUM_PICTURES) for x in shown))
+        # At most one step is under way while the next is prepared: batches are large.
+        under_way = [*under_way[-1:], batch_sums]
+        jax.block_until_ready(under_way[0])
       progress(index + 1)
-    metrics = {f'{suite}/num_examples': totals[branches.CLEAN]['count']}
-    for name, sums in totals.items():
-      for score in scores.SCORES:
-        metrics[f'{suite}/{name}_{score}'] = sums[score] / sums['count']
-    return metrics, pictures
+    metrics: dict[str, float] = {}
+    for branch, of_batches in sums.items():
+      for kind, totals in _add(jax.device_get(of_batches)).items():
+        count = totals.pop('count')
+        if not count:
+          raise errors.UserError(
+            'no image can be evaluated: all are without a label, or cannot be decoded; '
+            'allowed: a split with one at least'
+          )
+        metrics['num_examples'] = count
+        metrics['num_unlabelled'] = totals.pop('unlabelled')
+        for score, total in totals.items():
+          metrics[f'{branch}{kind}_{score}'] = total / count
+    return Result(metrics, pictures)
 
 
-def _add(totals, sums):
-  """Adds a batch's sums to the running ones, in Python's double precision."""
-  for quantity, value in sums.items():
-    totals[quantity] = totals.get(quantity, 0.0) + float(value)
+def _add(trees):
+  """Returns the sums of equal trees of numbers, in Python's double precision."""
+  return jax.tree.map(lambda *x: sum(map(float, x)), *trees)
 
 
 def _first(x, n: int) -> np.ndarray:

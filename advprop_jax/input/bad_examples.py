@@ -22,9 +22,10 @@ from advprop_jax.input import decode
 
 # So many are named in the log, once each; the others are only counted.
 NUM_NAMED = 10
-# The share is bad / max(seen, MIN_SEEN), or the size of a smaller split, so that one
-# early bad file cannot end a run.
+# The share is bad / max(seen, MIN_SEEN), so that a few bad files end no run, early in a
+# pass or in a small split. Of a small split more than half are always too many.
 MIN_SEEN = 1000
+MAX_SHARE = 0.5
 
 
 class BadExamples:
@@ -41,7 +42,7 @@ class BadExamples:
     self.count = 0  # Since the start; every pass meets the same ones again.
     self._named: set[bytes] = set()
     self._bad_in_pass = self._seen_in_pass = 0
-    self._split, self.num_examples = split, num_examples
+    self.split, self.num_examples = split, num_examples
     self._max_share = max_share
 
   def add(self, batch: dict[str, np.ndarray], num_real: int) -> None:
@@ -64,19 +65,29 @@ class BadExamples:
       self._log(name[i], decode.PROBLEMS[problem[i]])
     self.count += bad.size
     self._bad_in_pass += bad.size
-    enough = min(MIN_SEEN, self.num_examples)
-    if self._bad_in_pass > self._max_share * max(self._seen_in_pass, enough):
+    by_share = self._max_share * max(self._seen_in_pass, MIN_SEEN)
+    most = max(self._max_share, MAX_SHARE) * self.num_examples
+    # One alone is no share of anything, unless none is allowed.
+    allowed = min(by_share, max(most, 1.0))
+    if self._bad_in_pass > allowed:
       raise errors.UserError(
-        f'{self._bad_in_pass} of {self._seen_in_pass} examples of {self._split} cannot '
-        f'be decoded (the log names some); allowed: a share of {self._max_share}, '
-        'data.max_bad_share'
+        f'{self._bad_in_pass} of {self._seen_in_pass} examples of {self.split} cannot '
+        f'be decoded (the log names some); allowed: at most {int(allowed)}, by '
+        f'data.max_bad_share={self._max_share}'
       )
 
   def none_is_good(self) -> errors.UserError:
     """Returns the error that there is nothing to put in the place of bad examples."""
     return errors.UserError(
-      f'none of the {self.num_examples} examples of {self._split} can be decoded; '
+      f'none of the {self.num_examples} examples of {self.split} can be decoded; '
       'allowed: a split with one that can'
+    )
+
+  def no_label(self) -> errors.UserError:
+    """Returns the error that an example cannot be learned from."""
+    return errors.UserError(
+      f'{self.split} has examples without a label (outside of the range of its '
+      'classes), as test splits do; allowed: a split in which all have one'
     )
 
   def _log(self, name: bytes, problem: str):
@@ -84,10 +95,10 @@ class BadExamples:
     if name in self._named or len(self._named) == NUM_NAMED:
       return
     shown = name.decode(errors='replace') or 'an image without a name'
-    logging.warning('bad example in %s: %s %s', self._split, shown, problem)
+    logging.warning('bad example in %s: %s %s', self.split, shown, problem)
     self._named.add(name)
     if len(self._named) == NUM_NAMED:
-      logging.warning('further bad examples in %s are counted, not named', self._split)
+      logging.warning('further bad examples in %s are counted, not named', self.split)
 
 
 class TrainBatches:
@@ -128,6 +139,8 @@ class TrainBatches:
     while True:
       batch = self._read()
       size = len(batch['label'])
+      if (batch['label'] < 0).any():
+        raise self._bad.no_label()
       self._bad.add(batch, size)
       bad = batch['problem'] != decode.GOOD
       batch = _without_problems(batch)
@@ -190,7 +203,7 @@ class EvalBatches:
       with _told_in_one_line():
         batch = next(batches)
       bad.add(batch, int(np.count_nonzero(batch['mask'])))
-      mask = batch['mask'] & (batch['problem'] == decode.GOOD)
+      mask = batch['mask'] & (batch['problem'] == decode.GOOD) & (batch['label'] >= 0)
       yield {**_without_problems(batch), 'mask': mask}
 
 

@@ -5,7 +5,13 @@ A batch is a dict of numpy arrays, for this process; `batch_size` is always glob
   image  uint8 [b, S, S, 3], RGB; b = batch_size // hosts.count. Or a float type in
          [0, 1], see `pixels.py`: a quarter of the bytes to move, or no rounding
   label  int32 [b]
-  mask   bool [b], False for padding and bad examples (only ever in evaluation)
+  mask   bool [b], False for padding, bad examples and those without a label
+
+In evaluation there are also masked examples and
+
+  position  int32 [b], the example's place in the whole split; -1 for padding
+
+An example without a label has -1 there; in training it is an error.
 
 The training stream is a pure function of the seed and the position in it: the order
 (see `order.py`), and the augmentation of the example at position p, drawn from
@@ -160,6 +166,7 @@ def eval_batches(
   preprocess.check_options(recipe)
   spans = dataset.spans(split)
   num_batches = -(-sum(span.take for span in spans) // batch_size)
+  first = hosts.index * sum(span.take for span in spans) // hosts.count
   spans = order.share(spans, hosts)
   num_examples = sum(span.take for span in spans)
 
@@ -170,13 +177,17 @@ def eval_batches(
     image = preprocess.resize(crop, recipe.image_size, recipe.resize_method)
     return preprocess.to_dtype(image, recipe.image_dtype)
 
-  examples = order.in_order(dataset, spans).map(
-    lambda record: _example(dataset, record, box_fn, finish), NUM_PARALLEL_EXAMPLES
-  )
+  def example(position, record):
+    values = _example(dataset, record, box_fn, finish)
+    return {**values, 'position': tf.cast(position, tf.int32)}
+
+  examples = order.in_order(dataset, spans).enumerate(first)
+  examples = examples.map(example, NUM_PARALLEL_EXAMPLES)
   padding = {
     'image': tf.zeros([recipe.image_size, recipe.image_size, 3], recipe.image_dtype),
     'label': tf.constant(0),
     'mask': tf.constant(False),
+    'position': tf.constant(-1),
     'problem': tf.constant(decode.GOOD),
     'name': tf.constant(''),
   }
@@ -196,9 +207,12 @@ def _example(dataset, record, box_fn, finish, guard=True):
   """Returns a record as an element of a batch, and what is wrong with it."""
   encoded, label, name = dataset.parse_fn(record)
   crop, problem = decode.decode_crop(encoded, box_fn, guard=guard)
+  # A data set in memory, as tests have it, may not say its classes.
+  num_classes = dataset.num_classes or tf.int32.max
+  is_label = (label >= 0) & (label < num_classes)
   return {
     'image': finish(crop),
-    'label': tf.cast(label, tf.int32),
+    'label': tf.cast(tf.where(is_label, label, -1), tf.int32),
     'mask': tf.constant(True),
     'problem': problem,
     'name': name,

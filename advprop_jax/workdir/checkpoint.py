@@ -5,9 +5,9 @@ A checkpoint is `<directory>/<step>/` with the items
   model     {'params', 'norms', 'batch_stats'}: all that a network consists of
   ema       averages of the three; absent if none are kept
   training  {'step', 'rng', 'opt_state'}: what only training needs
-  config    the resolved config, JSON
-  data      {'examples_seen': N, 'process_count': P}: with the seed they determine every
-            batch to come
+  config    the resolved config, JSON, with the names of the classes
+  data      {'examples_seen': N, 'process_count': P, 'fingerprint': {...}}: with the
+            seed and files of this fingerprint they determine every batch to come
   metrics   those of an evaluation at that very step; empty if there was none
 
 Arrays are whole, so any number of devices restores them. Whoever wants the network
@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from advprop_jax import errors, parallel
+from advprop_jax import branches, errors, parallel
 from advprop_jax.workdir import directory as workdirs
 
 BEST_METRIC = 'val/clean_top1'
@@ -82,6 +82,7 @@ class Checkpointer:
     *,
     config: dict,
     examples_seen: int,
+    fingerprint: dict,
     metrics=None,
   ):
     """Saves in the background; the arrays may be donated as soon as this returns."""
@@ -89,7 +90,11 @@ class Checkpointer:
       item: ocp.args.StandardSave(part)
       for item, part in parallel.to_saveable(parts).items()
     }
-    position = {'examples_seen': examples_seen, 'process_count': jax.process_count()}
+    position = {
+      'examples_seen': examples_seen,
+      'process_count': jax.process_count(),
+      'fingerprint': fingerprint,
+    }
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -99,6 +104,45 @@ class Checkpointer:
       ),
       metrics=metrics or {},
     )
+
+  def find(self, which: str) -> int:
+    """Returns the step of a checkpoint: 'newest', 'best' by BEST_METRIC, or its number.
+
+    Raises:
+      UserError: there is none.
+    """
+    steps = self.steps()
+    measured = {step: _best(self._manager.metrics(step) or {}) for step in steps}
+    found = None
+    if which == 'newest':
+      found = steps[-1] if steps else None
+    elif which == 'best':
+      best = max(measured.values(), default=-math.inf)
+      found = next((s for s, x in measured.items() if x == best > -math.inf), None)
+    elif which.isdecimal() and int(which) in steps:
+      found = int(which)
+    if found is None:
+      choices = ['newest', *(['best'] if max(measured.values()) > -math.inf else [])]
+      raise errors.UserError(
+        f'no checkpoint {which!r} in {self._manager.directory}; allowed: '
+        f'{", ".join([*choices, *map(str, steps)])}'
+      )
+    return found
+
+  def describe(self, step: int) -> tuple[dict, tuple[str, ...]]:
+    """Returns the config of a checkpoint and the names of its branches.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    self._check_items(step, {})
+    try:
+      norms = self._manager.item_metadata(step)['model']['norms']
+      args = ocp.args.Composite(config=ocp.args.JsonRestore())
+      config = self._manager.restore(step, args=args)['config']
+    except (KeyError, TypeError, ValueError, OSError) as e:
+      raise self._unreadable(step) from e
+    return config, tuple(sorted(norms, key=lambda name: (name != branches.CLEAN, name)))
 
   def wait_until_finished(self):
     """Waits for the saves under way."""
@@ -147,8 +191,8 @@ class Checkpointer:
     arrays = parallel.to_host_local({item: restored[item] for item in templates})
     return arrays, restored['config'], restored['data']
 
-  def restore_model(self, step: int, template: dict) -> tuple[dict, dict]:
-    """Returns (variables, config) of a checkpoint, to evaluate or to release.
+  def restore_model(self, step: int, template: dict) -> tuple[dict, bool]:
+    """Returns the variables of a checkpoint, and whether they are averages.
 
     Reads the averages where there are some, else the weights themselves.
 
@@ -161,8 +205,8 @@ class Checkpointer:
       UserError: see `restore`.
     """
     item = 'ema' if (self._path(step) / 'ema').exists() else 'model'
-    parts, config, _ = self.restore(step, {item: template})
-    return parts[item], config
+    parts, _, _ = self.restore(step, {item: template})
+    return parts[item], item == 'ema'
 
   def _check_items(self, step: int, templates):
     """Raises UserError for a checkpoint of the older format, or without averages."""

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 import jax
 from etils import epath
@@ -10,7 +11,12 @@ from advprop_jax import errors
 
 
 def default_workdir(config_flag: str) -> str:
-  """Returns 'runs/b0_smoke' for 'configs/b0.py:smoke': no two configs share one."""
+  """Returns 'runs/b0_smoke' for 'configs/b0.py:smoke': no two configs share one.
+
+  Of the config.json of a run it is the directory of that run.
+  """
+  if config_flag.endswith('.json'):
+    return config_flag.rpartition('/')[0] or '.'
   file, _, argument = config_flag.partition(':')
   words = [pathlib.Path(file).stem, *argument.split(',')]
   return str(pathlib.Path('runs', '_'.join(word for word in words if word)))
@@ -42,6 +48,30 @@ def write_config(workdir: epath.Path, config: dict):
     (workdir / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
+def read_config(path) -> dict:
+  """Returns what a run has written of its config, with lists in the place of tuples.
+
+  Args:
+    path: of a `config.json`.
+
+  Raises:
+    UserError: there is none, or it is no JSON object.
+  """
+  try:
+    config = json.loads(epath.Path(path).expanduser().read_text())
+  except FileNotFoundError as e:
+    raise errors.UserError(
+      f'there is no {path}; allowed: that of a --workdir that was trained in'
+    ) from e
+  except (OSError, ValueError, RecursionError) as e:
+    raise errors.UserError(
+      f'{path} cannot be read as JSON; allowed: a file as a run writes it'
+    ) from e
+  if not isinstance(config, dict):
+    raise errors.UserError(f'{path} holds no config; allowed: what a run has written')
+  return config
+
+
 def saved_steps(workdir: str) -> list[int]:
   """Returns the steps of the checkpoints in a workdir, which need not exist."""
   checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
@@ -49,7 +79,7 @@ def saved_steps(workdir: str) -> list[int]:
   return sorted(int(name) for name in names if name.isdigit())
 
 
-def flatten(config: dict, prefix: str = '') -> dict:
+def flatten(config: Mapping, prefix: str = '') -> dict:
   """Returns {'data.batch_size': 64, ...}; what is neither number nor str as text."""
   flat: dict[str, bool | int | float | str] = {}
   for key, value in config.items():

@@ -8,6 +8,7 @@ import json
 import logging as std_logging
 import math
 import os
+import re
 import time
 
 import clu
@@ -99,23 +100,31 @@ class MetricWriter:
   def __exit__(self, *exc_info):
     self._clu.close()
 
-  def write_scalars(self, step: int, scalars: dict[str, float]):
-    """Writes one line of results and the same numbers to TensorBoard and the log."""
+  def write_scalars(
+    self, step: int, scalars: dict[str, float], *, about: dict | None = None
+  ):
+    """Writes one line of results and the same numbers to TensorBoard and the log.
+
+    Args:
+      step: of training.
+      scalars: {name: number}.
+      about: what the numbers are of, JSON values; in the line alone.
+    """
     self._clu.write_scalars(step, scalars)
     if self._is_first_host:
       with self._results.open('a') as f:
         # JSON has no NaN and no infinity: an untrained model may have such a loss.
         finite = {k: x if math.isfinite(x) else None for k, x in scalars.items()}
-        f.write(json.dumps({'step': step, **finite}) + '\n')
+        f.write(json.dumps({'step': step, **(about or {}), **finite}) + '\n')
 
   def write_image(self, step: int, name: str, image: np.ndarray):
     """Writes uint8 [H, W, 3] to TensorBoard and `pictures/`, a file for each step."""
     self._clu.write_images(step, {name: image[None]})
     if self._is_first_host:
       self._pictures.mkdir(exist_ok=True)
-      with (self._pictures / f'{name.partition("/")[0]}_step_{step:07d}.png').open(
-        'wb'
-      ) as f:
+      # The part of the name before the last '/', which may be a path itself.
+      stem = re.sub(r'[^\w.-]+', '_', name.rpartition('/')[0]).strip('_')
+      with (self._pictures / f'{stem}_step_{step:07d}.png').open('wb') as f:
         Image.fromarray(image).save(f, format='PNG')
 
   def write_hparams(self, hparams: dict):

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tiny_model import TinyModel
 
-from advprop_jax import branches
+from advprop_jax import branches, errors, parallel
 from advprop_jax.attacks import gradient
 from advprop_jax.evaluation import pictures, runner
 
@@ -43,6 +43,9 @@ def batches(image, label, batch_size):
         'image': np.concatenate([x, np.full((pad, 8, 8, 3), np.nan, np.float32)]),
         'label': np.concatenate([y, np.zeros(pad, np.int32)]),
         'mask': np.arange(batch_size) < len(x),
+        'position': np.where(
+          np.arange(batch_size) < len(x), i + np.arange(batch_size), -1
+        ).astype(np.int32),
       }
     )
   return result
@@ -67,8 +70,8 @@ def make_evaluator(**changes):
 @pytest.mark.parametrize('n', [1, 8, 13, 37])
 def test_equals_tensorflow_on_every_example_exactly_once(weights, n):
   image, label = examples(n)
-  values, _ = make_evaluator()(**weights, batches=batches(image, label, 8), suite='val')
-  assert values['val/num_examples'] == n
+  values, _ = make_evaluator()(**weights, batches=batches(image, label, 8))
+  assert values['num_examples'] == n
   for branch in ('clean', 'adv'):
     variables = branches.variables(**weights, branch=branch)
     logits = np.asarray(TinyModel(NUM_CLASSES).apply(variables, image, train=False))
@@ -78,30 +81,110 @@ def test_equals_tensorflow_on_every_example_exactly_once(weights, n):
       label, logits, from_logits=True
     )
     for name, expected in [('top1', top1), ('top5', top5), ('loss', loss)]:
-      assert values[f'val/{branch}_{name}'] == pytest.approx(
+      assert values[f'{branch}_{name}'] == pytest.approx(
         float(np.mean(expected)), rel=1e-5
       )
 
 
 def test_the_attack_lowers_what_it_attacks_through_either_branch(weights):
   image, label = examples(64)
-  values, _ = make_evaluator()(
-    **weights, batches=batches(image, label, 16), suite='test'
-  )
+  values, _ = make_evaluator()(**weights, batches=batches(image, label, 16))
   for branch in ('clean', 'adv'):
-    assert values[f'test/{branch}_pgd_top1'] <= values[f'test/{branch}_top1']
-    assert values[f'test/{branch}_pgd_loss'] > values[f'test/{branch}_loss']
+    assert values[f'{branch}_pgd_top1'] <= values[f'{branch}_top1']
+    assert values[f'{branch}_pgd_loss'] > values[f'{branch}_loss']
 
 
 def test_epsilon_zero_equals_clean(weights):
   image, label = examples(16)
   values, shown = make_evaluator(epsilon=0.0)(
-    **weights, batches=batches(image, label, 8), suite='val'
+    **weights, batches=batches(image, label, 8)
   )
-  assert values['val/clean_pgd_loss'] == values['val/clean_loss']
+  assert values['clean_pgd_loss'] == values['clean_loss']
   np.testing.assert_array_equal(shown.image, shown.adversarial)
   np.testing.assert_array_equal(shown.image, image[:8])
   np.testing.assert_array_equal(shown.logits, shown.adversarial_logits)
+
+
+@pytest.mark.parametrize('targeted', [False, True])
+def test_the_attack_of_an_example_depends_on_no_other(weights, targeted):
+  """Neither on the size of the batch, nor on which devices there are."""
+  image, label = examples(24)
+  found = [
+    make_evaluator(targeted=targeted)(**weights, batches=batches(image, label, size))
+    for size in (4, 8, 24)
+  ]
+  for other in found[1:]:
+    assert other.metrics == pytest.approx(found[0].metrics, rel=1e-6)
+  np.testing.assert_array_equal(
+    found[1].pictures.adversarial, found[2].pictures.adversarial
+  )
+  # The same on one device, as `jax.jit` of the per-device step has it.
+  attack = pgd(targeted=targeted)
+  step = jax.vmap(
+    runner.make_step(TinyModel(NUM_CLASSES), attack, columns=None),
+    in_axes=(None, 0, None),
+    axis_name='batch',
+  )
+  (whole,) = batches(image, label, 24)
+  rng = jax.random.fold_in(jax.random.key(0), runner._EVALUATION)
+  variables = branches.variables(**weights, branch='clean')
+  sums, _ = jax.jit(step)(variables, jax.tree.map(lambda x: x[None], whole), rng)
+  loss = float(sums['_pgd']['loss'][0]) / 24
+  assert loss == pytest.approx(found[0].metrics['clean_pgd_loss'], rel=1e-6)
+
+
+def test_logits_are_picked_by_columns_and_the_others_do_not_count(weights):
+  image, label = examples(13)
+  columns = np.array([5, 0, 2], np.int32)
+  evaluator = runner.Evaluator(TinyModel(NUM_CLASSES), pgd(), seed=0, columns=columns)
+  values, shown = evaluator(**weights, batches=batches(image, label % 3, 8))
+  variables = branches.variables(**weights, branch='clean')
+  logits = np.asarray(TinyModel(NUM_CLASSES).apply(variables, image, train=False))
+  masked = np.full_like(logits, -np.inf)
+  masked[:, columns] = logits[:, columns]
+  right = masked.argmax(-1) == columns[label % 3]
+  assert values['clean_top1'] == pytest.approx(right.mean())
+  loss = tf.keras.losses.sparse_categorical_crossentropy(
+    columns[label % 3], masked.astype(np.float64), from_logits=True
+  )
+  assert values['clean_loss'] == pytest.approx(float(np.mean(loss)), rel=1e-5)
+  assert shown.logits.shape == (8, 3)
+
+
+def test_examples_without_a_label_are_counted_apart(weights):
+  image, label = examples(13)
+  (batch, last) = batches(image, label, 8)
+  batch['label'][[1, 5]], batch['mask'][[1, 5]] = -1, False
+  values, _ = make_evaluator()(**weights, batches=[batch, last])
+  assert (values['num_examples'], values['num_unlabelled']) == (11, 2)
+  kept = np.delete(np.arange(13), [1, 5])
+  expected, _ = make_evaluator()(
+    **weights, batches=batches(image[kept], label[kept], 8)
+  )
+  for name in ('clean_loss', 'adv_top1'):
+    assert values[name] == pytest.approx(expected[name], rel=1e-6)
+  batch['mask'][:] = False
+  with pytest.raises(errors.UserError, match='no image can be evaluated'):
+    make_evaluator()(**weights, batches=[batch])
+
+
+def test_every_device_gets_a_batch_once_and_nothing_waits_for_the_last_step(
+  weights, monkeypatch
+):
+  transfers = []
+  prefetch = parallel.prefetch
+  monkeypatch.setattr(
+    parallel, 'prefetch', lambda x: prefetch(transfers.append(i) or i for i in x)
+  )
+  evaluator = make_evaluator()
+  image, label = examples(32)
+  first, _ = evaluator(**weights, batches=batches(image, label, 8))
+  assert len(transfers) == 4  # Batches, whatever the branches and attacks.
+  with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+    compiled = []
+    patch.setattr('logging.Logger.warning', lambda *args: compiled.append(args))
+    again, _ = evaluator(**weights, batches=batches(image, label, 8))
+  assert again == first and not compiled
 
 
 def test_every_batch_has_noise_of_its_own_and_evaluation_repeats_itself(weights):
@@ -109,8 +192,8 @@ def test_every_batch_has_noise_of_its_own_and_evaluation_repeats_itself(weights)
   image, label = examples(8)
   twice = batches(np.concatenate([image, image]), np.concatenate([label, label]), 8)
   run = lambda b: evaluator(  # noqa: E731
-    **weights, batches=b, suite='val'
-  )[0]['val/clean_pgd_loss']
+    **weights, batches=b
+  )[0]['clean_pgd_loss']
   assert run(twice[:1]) != run(twice)
   assert run(twice) == run(twice)
 
@@ -133,7 +216,7 @@ def test_pictures_are_of_the_clean_branch_attacked_through_running_statistics(we
   reverse = {**weights, 'norms': dict(reversed(weights['norms'].items()))}
   evaluator = make_evaluator(**settings)
   for each in (weights, reverse):  # Whichever branch comes last.
-    _, shown = evaluator(**each, batches=batches(image, label, 8), suite='val')
+    _, shown = evaluator(**each, batches=batches(image, label, 8))
     np.testing.assert_allclose(shown.adversarial, np.concatenate(alone), atol=1e-6)
     np.testing.assert_allclose(shown.logits, logits_fn(image), atol=1e-5)
     np.testing.assert_allclose(
@@ -147,15 +230,15 @@ def test_random_numbers_share_nothing_with_those_of_training(weights):
 
   def record(logits_fn, image, label, rng):
     jax.debug.callback(
-      lambda x: used.append(tuple(x.tolist())), jax.random.key_data(rng)
+      lambda x: used.extend(map(tuple, x.tolist())), jax.random.key_data(rng)
     )
     return image
 
   image, label = examples(32)
   evaluator = runner.Evaluator(TinyModel(NUM_CLASSES), record, seed=3)
-  evaluator(**weights, batches=batches(image, label, 8), suite='val')
+  evaluator(**weights, batches=batches(image, label, 8))
   jax.effects_barrier()
-  assert len(set(used)) == 4 * 4  # Batches, devices; the same for every branch.
+  assert len(set(used)) == 32  # Examples; the same for every branch.
   fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
   init_and_run = jax.random.split(jax.random.key(3))
   by_step = fold(init_and_run[1], np.arange(64))

@@ -1,5 +1,6 @@
 """Tests what becomes of bad files: real ones, through the whole pipeline."""
 
+import dataclasses
 import itertools
 import logging
 
@@ -53,7 +54,7 @@ def train_stream(dataset, **options):
     seed=0,
     crop_area=(1.0, 1.0),  # The whole image: what is half there is bad.
     shuffle_window=100,
-    max_bad_share=0.3125,  # 5 of 16.
+    max_bad_share=0.01,
     start_example=0,
     hosts=order.ONE_HOST,
   )
@@ -140,7 +141,7 @@ def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
 
 
 def test_evaluation_counts_good_examples_only(dataset):
-  batches = eval_pass(dataset, batch_size=10, max_bad_share=0.3125)
+  batches = eval_pass(dataset, batch_size=10, max_bad_share=0.01)
   for _ in range(2):  # Every pass starts to count afresh.
     mask = np.concatenate([batch['mask'] for batch in batches])
     label = np.concatenate([batch['label'] for batch in batches])
@@ -149,18 +150,44 @@ def test_evaluation_counts_good_examples_only(dataset):
 
 
 def test_too_many_bad_examples_end_the_run_with_their_number(dataset):
-  with pytest.raises(errors.UserError, match='examples of .* allowed: a share of 0.0'):
+  with pytest.raises(errors.UserError, match='examples of .* allowed: at most 0, '):
     list(itertools.islice(train_stream(dataset, max_bad_share=0.0), 8))
-  batches = eval_pass(dataset, batch_size=16, max_bad_share=0.3)
-  with pytest.raises(errors.UserError, match='^5 of 16 examples of split '):
+  batches = eval_pass(dataset, batch_size=16, max_bad_share=0.004)
+  with pytest.raises(
+    errors.UserError, match='^5 of 16 examples of split .*at most 4, '
+  ):
     list(batches)
+
+
+def test_in_training_an_example_without_a_label_is_an_error_that_names_the_split(
+  dataset,
+):
+  unlabelled = without_labels(dataset)
+  with pytest.raises(
+    errors.UserError, match="^split 'train' has examples without a la"
+  ):
+    next(train_stream(unlabelled))
+
+
+def test_in_evaluation_examples_without_a_label_are_masked(dataset):
+  (whole,) = eval_pass(without_labels(dataset), batch_size=16, max_bad_share=0.01)
+  (labelled,) = eval_pass(dataset, batch_size=16, max_bad_share=0.01)
+  lost = labelled['label'] == 1
+  np.testing.assert_array_equal(whole['label'], np.where(lost, -1, 0))
+  np.testing.assert_array_equal(whole['mask'], labelled['mask'] & ~lost)
+
+
+def without_labels(dataset):
+  """The same data set, with the label of its second class as large as its classes."""
+  names = dataset.class_names[:1]
+  return dataclasses.replace(dataset, class_names=names)
 
 
 def batch(problems, start=0):
   count = len(problems)
   return {
     'image': np.arange(start, start + count),
-    'label': -np.arange(start, start + count),
+    'label': 10 * np.arange(start, start + count),
     'mask': np.ones(count, bool),
     'problem': np.array(problems, np.int32),
     'name': np.array([b'file %d' % i for i in range(start, start + count)], object),
@@ -186,7 +213,7 @@ class Stream(bad_examples.TrainBatches):
 def test_the_next_good_example_of_the_batch_stands_in():
   result = next(Stream([0, 1, 1, 0, 2]))
   np.testing.assert_array_equal(result['image'], [0, 3, 3, 3, 0])
-  np.testing.assert_array_equal(result['label'], [0, -3, -3, -3, 0])
+  np.testing.assert_array_equal(result['label'], [0, 30, 30, 30, 0])
   assert result.keys() == {'image', 'label', 'mask'}
 
 
@@ -198,7 +225,7 @@ def test_for_a_batch_of_bad_examples_alone_the_next_good_example_stands_in():
     for i in range(first, first + 7):
       result = next(stream)
       np.testing.assert_array_equal(result['image'], expected[i % 5])
-      np.testing.assert_array_equal(result['label'], np.negative(expected[i % 5]))
+      np.testing.assert_array_equal(result['label'], np.multiply(10, expected[i % 5]))
 
 
 def test_a_good_example_is_found_that_comes_first_and_in_the_next_epoch_last():
@@ -212,23 +239,44 @@ def test_a_split_without_a_good_example_is_an_error():
     next(Stream([1, 1], [1, 2]))
 
 
-def test_of_a_large_split_the_share_is_judged_over_a_thousand_examples_at_least():
+@pytest.mark.parametrize('num_examples', [1, 2, 90, 10_000])
+def test_one_bad_file_ends_no_run(num_examples):
+  bad = bad_examples.BadExamples('x', num_examples, 0.01)
+  for _ in range(3):
+    bad.add(batch([1]), 1)
+    for i in range(1, min(num_examples, 500)):
+      bad.add(batch([0], i), 1)
+    bad = bad_examples.BadExamples('x', num_examples, 0.01)
+
+
+@pytest.mark.parametrize('num_examples, allowed', [(90, 10), (15, 7), (2000, 10)])
+def test_the_share_is_judged_over_a_thousand_examples_and_never_over_half(
+  num_examples, allowed
+):
+  bad = bad_examples.BadExamples('x', num_examples, 0.01)
+  bad.add(batch([1] * allowed), allowed)
+  message = f'^{allowed + 1} of {allowed + 1} .* at most {allowed}, '
+  with pytest.raises(errors.UserError, match=message):
+    bad.add(batch([1], allowed), 1)
+
+
+def test_of_a_large_split_the_share_is_that_of_the_examples_seen():
   bad = bad_examples.BadExamples('x', 10_000, 0.01)
   bad.add(batch([1] * 10 + [0] * 40), 50)
   for i in range(1, 30):
     bad.add(batch([0] * 50, 50 * i), 50)
   bad.add(batch([1] * 5 + [0] * 45), 50)  # 15 of 1,550.
-  with pytest.raises(errors.UserError, match='^16 of 1551 .* 0.01'):
+  with pytest.raises(errors.UserError, match='^16 of 1551 .* at most 15, .*=0.01'):
     bad.add(batch([1, 0]), 1)
 
 
 def test_the_same_bad_examples_in_every_epoch_do_not_add_up():
-  bad = bad_examples.BadExamples('x', 100, 0.02)
+  bad = bad_examples.BadExamples('x', 100, 0.002)
   for _ in range(20):
     bad.add(batch([1, 1] + [0] * 48), 50)
     bad.add(batch([0] * 50), 50)
   assert bad.count == 40
-  with pytest.raises(errors.UserError, match='^3 of 50 .* 0.02'):
+  with pytest.raises(errors.UserError, match='^3 of 50 .* at most 2, .*=0.002'):
     bad.add(batch([1, 1, 1] + [0] * 47), 50)
 
 

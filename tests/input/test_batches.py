@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import re
 import shutil
@@ -98,6 +99,90 @@ def sharded_digits(tmp_path_factory):
   dataset = datasets.open_dataset('digits', data_dir=data_dir)
   assert len(dataset.spans('train')) == 7
   return dataset
+
+
+@pytest.mark.parametrize('num_hosts, batch_size', [(1, 4), (1, 7), (3, 6), (2, 10)])
+def test_evaluation_says_which_example_of_the_split_each_one_is(num_hosts, batch_size):
+  found = []
+  for index in range(num_hosts):
+    hosts = order.Hosts(index, num_hosts)
+    for batch in eval_pass(numbered(5, 9, 9), batch_size=batch_size, hosts=hosts):
+      np.testing.assert_array_equal(batch['position'] >= 0, batch['mask'])
+      found += batch['position'][batch['mask']].tolist()
+      np.testing.assert_array_equal(
+        batch['label'][batch['mask']], batch['position'][batch['mask']]
+      )
+  assert sorted(found) == list(range(23))
+
+
+# What a data set says of itself.
+
+
+def test_labels_are_mapped_by_name(digits):
+  names = ('ten', *'9876543210')
+  mapped = digits.with_class_names(names)
+  assert mapped.class_names == names and digits.with_class_names(digits.class_names)
+  (theirs,) = eval_pass(digits, split='test[:40]', batch_size=40)
+  (ours,) = eval_pass(mapped, split='test[:40]', batch_size=40)
+  np.testing.assert_array_equal(ours['label'], 10 - theirs['label'])
+  with pytest.raises(
+    errors.UserError, match="'digits' is another .* of its 10 classes 2 .*: '8', '9'; "
+  ):
+    digits.with_class_names(tuple('01234567'))
+
+
+def test_labels_outside_of_the_range_stay_outside():
+  dataset = dataclasses.replace(numbered(5), class_names=('a', 'b', 'c'))
+  (batch,) = eval_pass(dataset.with_class_names(('c', 'b', 'a')), batch_size=5)
+  assert batch['label'].tolist() == [2, 1, 0, -1, -1]
+  assert batch['mask'].tolist() == [True] * 3 + [False] * 2
+
+
+def write_images(root, sizes):
+  for path, size in sizes.items():
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(bytes(size))
+
+
+@pytest.mark.parametrize(
+  'sizes, expected',
+  [
+    ({'train/a/3.png': 5}, '3 files then, 4 now'),
+    (
+      {'train/a/1.png': 20, 'train/b/2.png': 10},
+      'same names of files, but other sizes',
+    ),
+    ({'test/a/1.png': 20}, None),  # Another split.
+  ],
+)
+def test_a_folder_that_has_changed_is_told(tmp_path, sizes, expected):
+  write_images(tmp_path, {'train/a/0.png': 1, 'train/a/1.png': 10, 'train/b/2.png': 20})
+  before = datasets.open_dataset(f'folder:{tmp_path}').fingerprint('train')
+  write_images(tmp_path, sizes)
+  now = datasets.open_dataset(f'folder:{tmp_path}').fingerprint('train')
+  found = datasets.describe_change(json.loads(json.dumps(before)), now)
+  assert expected in found if expected else found is None
+
+
+def test_a_renamed_file_is_told_and_a_moved_folder_is_not(tmp_path):
+  write_images(tmp_path / 'x', {'train/a/0.png': 1, 'train/a/1.png': 10})
+  before = datasets.open_dataset(f'folder:{tmp_path}/x').fingerprint('train')
+  (tmp_path / 'x').rename(tmp_path / 'y')
+  dataset = datasets.open_dataset(f'folder:{tmp_path}/y')
+  assert dataset.fingerprint('train') == before
+  (tmp_path / 'y/train/a/1.png').rename(tmp_path / 'y/train/a/2.png')
+  now = datasets.open_dataset(f'folder:{tmp_path}/y').fingerprint('train')
+  assert 'other names' in datasets.describe_change(before, now)
+
+
+def test_the_fingerprint_of_prepared_data_has_its_slice(digits, sharded_digits):
+  whole = digits.fingerprint('train')
+  assert whole == digits.fingerprint('train') and whole['num_examples'] == 1437
+  part = digits.fingerprint('train[:99]')
+  assert datasets.describe_change(whole, part) == '1437 images then, 99 now'
+  other = sharded_digits.fingerprint('train')
+  assert datasets.describe_change(whole, other) == '1 files then, 7 now'
 
 
 # The training stream.
@@ -420,6 +505,8 @@ def test_batches_have_the_promised_shapes_and_types(digits):
     next(train_stream(digits, **options)),
     next(iter(eval_pass(digits, split='test', **options))),
   ]
+  position = batches[1].pop('position')
+  assert position.tolist() == [0, 1, 2] and position.dtype == np.int32
   for batch in batches:
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
       'image': ((3, 16, 16, 3), 'uint8'),

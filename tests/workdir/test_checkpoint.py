@@ -42,6 +42,7 @@ def save(directory, state, steps=(3,), top1=None):
         state.parts,
         config={'seed': 0, 'streams': ({'name': 'clean'},)},
         examples_seen=step * 16,
+        fingerprint={'num_files': 7},
         metrics=None if top1 is None else {'val/clean_top1': top1[i]},
       )
     checkpointer.wait_until_finished()
@@ -63,7 +64,11 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(x, y)
     assert x.dtype == y.dtype and x.sharding.is_fully_replicated
   assert config == {'seed': 0, 'streams': [{'name': 'clean'}]}
-  assert data == {'examples_seen': 48, 'process_count': 1}
+  assert data == {
+    'examples_seen': 48,
+    'process_count': 1,
+    'fingerprint': {'num_files': 7},
+  }
 
 
 def test_keeps_the_last_and_the_best(tmp_path):

@@ -12,9 +12,9 @@ share them among hosts, shuffle them and skip them without reading a byte.
 """
 
 from advprop_jax.input.datasets import folder, prepared
-from advprop_jax.input.datasets.dataset import Dataset, Span
+from advprop_jax.input.datasets.dataset import Dataset, Span, describe_change
 
-__all__ = ['Dataset', 'Span', 'open_dataset']
+__all__ = ['Dataset', 'Span', 'describe_change', 'open_dataset']
 
 # The beginning of a name -> fn(name, data_dir) -> Dataset. The first that fits counts.
 KINDS = {

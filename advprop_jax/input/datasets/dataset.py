@@ -1,6 +1,8 @@
 """A data set, opened but not read: where its records lie and how to parse one."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,8 +29,10 @@ class Dataset:
     spans_fn: split -> its records, as a list of Span.
     read_fn: tf.data.Dataset of Span -> tf.data.Dataset of records, each a scalar
       string; the records of one span follow those of the span before.
-    parse_fn: record -> encoded image (scalar string), label (int64) and name (scalar
-      string, empty if it has none), as tf ops.
+    parse_fn: record -> encoded image (scalar string), label (int64; outside of [0, K):
+      the example has none) and name (scalar string, empty if it has none), as tf ops.
+    sizes_fn: split -> {name of a file, or of all: its size in bytes}, for fingerprints.
+    notes: what the user should know of the data, a line each.
   """
 
   name: str
@@ -36,6 +40,8 @@ class Dataset:
   spans_fn: Callable[[str], list[Span]]
   read_fn: Callable[[tf.data.Dataset], tf.data.Dataset]
   parse_fn: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+  sizes_fn: Callable[[str], dict[str, int]] = lambda split: {}
+  notes: tuple[str, ...] = ()
 
   @property
   def num_classes(self) -> int:
@@ -50,6 +56,70 @@ class Dataset:
     if not spans:
       raise errors.UserError(f'split {split!r} of data set {self.name!r} is empty')
     return spans
+
+  def with_class_names(self, class_names: tuple[str, ...]) -> 'Dataset':
+    """Returns the data set with labels in the order of other names.
+
+    Args:
+      class_names: all names of this data set, in any order, and possibly others.
+
+    Raises:
+      UserError: a class of this data set is not among them.
+    """
+    if class_names == self.class_names:
+      return self
+    place = {name: i for i, name in enumerate(class_names)}
+    if unknown := [name for name in self.class_names if name not in place]:
+      raise errors.UserError(
+        f'data set {self.name!r} is another one than was trained on: of its '
+        f'{len(self.class_names)} classes {len(unknown)} are new: '
+        f'{", ".join(map(repr, unknown[:10]))}; allowed: those of data.class_names, '
+        'or another --workdir'
+      )
+    table = tf.constant([place[name] for name in self.class_names])
+    num_labels = len(self.class_names)
+
+    def parse_fn(record):
+      encoded, label, name = self.parse_fn(record)
+      is_label = (label >= 0) & (label < num_labels)
+      mapped = tf.gather(table, tf.clip_by_value(label, 0, num_labels - 1))
+      return encoded, tf.where(is_label, tf.cast(mapped, tf.int64), -1), name
+
+    return dataclasses.replace(self, class_names=class_names, parse_fn=parse_fn)
+
+  def fingerprint(self, split: str) -> dict[str, int | str]:
+    """Returns what tells whether a split is still the same; JSON values.
+
+    It is made of the names of the files, their numbers of records and their sizes, not
+    of their contents.
+    """
+    spans = [(span.path, span.skip, span.take) for span in self.spans(split)]
+    # Hosts and directories may have other names than before.
+    folder = os.path.commonpath([os.path.dirname(path) for path, *_ in spans])
+    names = sorted((os.path.relpath(path, folder), *rest) for path, *rest in spans)
+    sizes = sorted(self.sizes_fn(split).items())
+    return {
+      'num_files': len(spans),
+      'num_examples': sum(take for *_, take in spans),
+      'names': _digest(names),
+      'sizes': _digest(sizes),
+    }
+
+
+def describe_change(before: dict, now: dict) -> str | None:
+  """Returns in a few words how two fingerprints differ; None if they do not."""
+  for key, what in [('num_files', 'files'), ('num_examples', 'images')]:
+    if before[key] != now[key]:
+      return f'{before[key]} {what} then, {now[key]} now'
+  if before['names'] != now['names']:
+    return 'as many files and images, but other names'
+  if before['sizes'] != now['sizes']:
+    return 'the same names of files, but other sizes'
+  return None
+
+
+def _digest(values) -> str:
+  return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 def unknown_split(name: str, split: str, known) -> errors.UserError:

@@ -82,7 +82,22 @@ def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
     label = tf.argmax(tf.equal(class_names, tf.strings.split(path, '/')[-2]))
     return tf.io.read_file(path), label, path
 
-  return dataset.Dataset(name, tuple(class_names), spans_fn, read_fn, parse_fn)
+  def sizes_fn(split):
+    if '://' in root:  # A bucket would be asked for every single file.
+      return {}
+    return {os.path.relpath(path, root): _size(path) for path in files[split]}
+
+  return dataset.Dataset(
+    name, tuple(class_names), spans_fn, read_fn, parse_fn, sizes_fn
+  )
+
+
+def _size(path: str) -> int:
+  """Returns the bytes of a file, -1 for one that cannot be read."""
+  try:
+    return os.stat(path).st_size
+  except OSError:
+    return -1
 
 
 def _is_image(path: str) -> bool:

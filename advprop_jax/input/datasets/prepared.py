@@ -131,6 +131,16 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Datas
   # In bytes, on average: those of a split are equally long, up to one record.
   largest = max(x.num_bytes / max(1, x.num_shards) for x in info.splits.values())
 
+  # What ImageNet and its relatives call the name; other data have none.
+  named = isinstance(features.get('file_name'), tfds.features.Text)
+  notes: tuple[str, ...] = ()
+  if 'file_name' in features and not named:
+    kind = type(features['file_name']).__name__
+    notes = (
+      f'data set {name}: the feature file_name is a {kind}, not Text: images that '
+      'cannot be decoded are counted, not named',
+    )
+
   def spans_fn(split):
     try:
       files = info.splits[split].file_instructions
@@ -162,10 +172,16 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Datas
   def parse_fn(record):
     undecoded = {'image': tfds.decode.SkipDecoding()}
     example = info.features.deserialize_example(record, decoders=undecoded)
-    # What ImageNet and its relatives call the name; other data have none.
-    return example['image'], example['label'], example.get('file_name', '')
+    return example['image'], example['label'], example['file_name'] if named else ''
 
-  return dataset.Dataset(name, tuple(label.names), spans_fn, read_fn, parse_fn)
+  def sizes_fn(split):
+    # Of the split as a whole: asking a bucket for a thousand files takes a minute.
+    base = split.partition('[')[0]
+    return {base: int(info.splits[base].num_bytes)} if base in info.splits else {}
+
+  return dataset.Dataset(
+    name, tuple(label.names), spans_fn, read_fn, parse_fn, sizes_fn, notes
+  )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,229 @@
+"""Tests evaluation on its own: what it needs, and that its numbers say what of."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_model import create_tiny_model
+
+from advprop_jax import errors, evaluate, experiment, train
+from advprop_jax.workdir import checkpoint, directory
+from configs import default, digits_advprop, saved
+
+CLASSES = ('cat', 'dog', 'flower')
+
+
+@pytest.fixture(autouse=True)
+def tiny_model(monkeypatch, fast_compilation):
+  monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+
+
+def write_images(root, split, classes, seed):
+  """Writes eight images of each class; the class is in their brightest channel."""
+  rng = np.random.default_rng(seed)
+  for name in classes:
+    for i in range(8):
+      pixels = rng.integers(0, 100, (32, 32, 3), np.uint8)
+      pixels[..., CLASSES.index(name)] += 150
+      path = root / split / name / f'{i}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(pixels).save(path)
+
+
+def create_config(root):
+  """Returns the config of a run that learns the three classes in some steps."""
+  config = digits_advprop.get_config('smoke')
+  config.data.update(
+    name=f'folder:{root}', batch_size=8, eval_batch_size=8, image_size=32
+  )
+  config.data.flip = False
+  config.attack.epsilon, config.optim.schedule.learning_rate = 0.01, 10.0
+  config.num_epochs, config.optim.ema_decay = 20.0, 0.5
+  config.eval.every_epochs = config.checkpoint.every_epochs = 10.0
+  return config
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Returns the folder of a trained run, and that of its images."""
+  root = tmp_path_factory.mktemp('images')
+  write_images(root, 'train', CLASSES, seed=0)
+  write_images(root, 'test', CLASSES, seed=1)
+  workdir = tmp_path_factory.mktemp('runs') / 'trial'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(experiment, 'create_model', create_tiny_model)
+    jax.config.update('jax_disable_most_optimizations', True)
+    values = train.train_and_evaluate(create_config(root), str(workdir))
+    jax.config.update('jax_disable_most_optimizations', False)
+  assert values['val/clean_top1'] == 1.0
+  return workdir, root
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+  """Returns a copy of the run, to write to."""
+  return shutil.copytree(trained[0], tmp_path / 'trial')
+
+
+def load(workdir):
+  return saved.get_config((workdir / 'config.json').read_text())
+
+
+def results(workdir):
+  return [json.loads(x) for x in (workdir / 'results.jsonl').read_text().splitlines()]
+
+
+def test_the_workdir_alone_says_what_to_evaluate(trained, workdir):
+  before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+  values = evaluate.evaluate_checkpoint(load(workdir), str(workdir))
+  title = f'folder:{trained[1]}:test'
+  assert values[f'{title}/clean_top1'] == 1.0 and values[f'{title}/num_examples'] == 24
+  assert results(workdir)[-1] == {
+    'step': 60,
+    'checkpoint': str(workdir / 'checkpoints' / '60'),
+    'averaged': True,
+    'dataset': f'folder:{trained[1]}',
+    'split': 'test',
+    **values,
+  }
+  results_file = workdir / 'results.jsonl'
+  assert results_file.read_bytes().startswith(before.pop(results_file))
+  assert all(p.read_bytes() == x for p, x in before.items())
+
+
+def test_the_class_names_are_written_down(workdir):
+  assert load(workdir).data.class_names == CLASSES
+  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as saver:
+    config, branch_names = saver.describe(60)
+  assert config['data']['class_names'] == list(CLASSES)
+  assert branch_names == ('clean', 'adv')
+
+
+def test_neither_a_training_split_nor_its_recipe_is_needed(workdir, tmp_path):
+  write_images(tmp_path / 'other', 'holiday', CLASSES, seed=2)
+  config = load(workdir)
+  config.data.update(
+    name=f'folder:{tmp_path}/other', eval_split='holiday', batch_size=7
+  )
+  config.optim.optimizer, config.optim.ema_decay = default.RMSPROP, 0.0
+  config.streams = default.VANILLA
+  values = evaluate.evaluate_checkpoint(config, str(workdir))
+  assert values[f'folder:{tmp_path}/other:holiday/adv_pgd_top1'] > 0.5
+  assert len(values) == 14
+
+
+def rename(root, new_root, names):
+  for old, new in names.items():
+    shutil.copytree(root / 'test' / old, new_root / 'test' / new)
+  return f'folder:{new_root}'
+
+
+@pytest.mark.parametrize('kept', [('cat', 'flower'), ('flower',), ('dog', 'cat')])
+def test_some_of_the_classes_are_evaluated_by_name(
+  kept, trained, workdir, tmp_path, caplog
+):
+  config = load(workdir)
+  config.data.name = rename(trained[1], tmp_path / 'part', {x: x for x in kept})
+  caplog.set_level('INFO')
+  values = evaluate.evaluate_checkpoint(config, str(workdir))
+  assert values[f'{config.data.name}:test/clean_top1'] == 1.0
+  assert values[f'{config.data.name}:test/num_examples'] == 8 * len(kept)
+  assert f'has {len(kept)} of the 3 classes of the network' in caplog.text
+
+
+def test_names_that_stand_for_others_are_counted_as_what_they_say(
+  trained, workdir, tmp_path
+):
+  config = load(workdir)
+  swapped = {'cat': 'dog', 'dog': 'cat', 'flower': 'flower'}
+  config.data.name = rename(trained[1], tmp_path / 'swapped', swapped)
+  values = evaluate.evaluate_checkpoint(config, str(workdir))
+  assert values[f'{config.data.name}:test/clean_top1'] == pytest.approx(1 / 3)
+
+
+def test_unknown_names_are_an_error_that_lists_them(trained, workdir, tmp_path):
+  config = load(workdir)
+  names = {'cat': 'cat', 'dog': 'digit', 'flower': 'flower'}
+  config.data.name = rename(trained[1], tmp_path / 'renamed', names)
+  before = results(workdir)
+  with pytest.raises(
+    errors.UserError, match="1 of 3 classes .* know: 'digit'; .*'dog'"
+  ):
+    evaluate.evaluate_checkpoint(config, str(workdir))
+  assert results(workdir) == before
+
+
+def test_a_new_class_is_another_data_set_on_resume(workdir, tmp_path):
+  write_images(tmp_path / 'more', 'train', CLASSES, seed=0)
+  write_images(tmp_path / 'more', 'test', CLASSES, seed=0)
+  for split in ('train', 'test'):
+    shutil.copytree(
+      tmp_path / 'more' / split / 'cat', tmp_path / 'more' / split / 'bird'
+    )
+  before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+  with pytest.raises(
+    errors.UserError, match="another one .* classes 1 are new: 'bird'"
+  ):
+    train.train_and_evaluate(create_config(tmp_path / 'more'), str(workdir))
+  assert before == {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+
+
+def test_changed_images_are_told_on_resume(workdir, tmp_path, caplog):
+  root = tmp_path / 'changed'
+  write_images(root, 'train', CLASSES, seed=0)
+  write_images(root, 'test', CLASSES, seed=0)
+  (root / 'train' / 'cat' / '0.png').unlink()
+  config = create_config(root)
+  config.num_epochs = 22.0
+  train.train_and_evaluate(config, str(workdir))
+  assert (
+    f'folder:{root} is another one than at step 60: 24 files then, 23' in caplog.text
+  )
+
+
+@pytest.mark.parametrize('which, step', [('newest', 60), ('30', 30), ('best', 60)])
+def test_a_checkpoint_is_chosen(which, step, workdir):
+  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as saver:
+    steps = saver.steps()
+    if which == 'best':  # Of equal ones the first.
+      step = steps[0]
+    assert saver.find(which) == step and steps == [30, 60]
+    with pytest.raises(
+      errors.UserError, match="no checkpoint '31' .*newest, best, 30, 6"
+    ):
+      saver.find('31')
+
+
+def test_a_workdir_without_a_run_is_one_line(tmp_path):
+  with pytest.raises(
+    errors.UserError, match='config.json; allowed: that of a --workdir'
+  ):
+    directory.read_config(tmp_path / 'config.json')
+  for text in ('{"a": 1', '[1]', '[' * 100_000, '\xff'):
+    (tmp_path / 'config.json').write_bytes(text.encode('latin-1'))
+    with pytest.raises(errors.UserError, match='config.json (cannot|holds no)') as e:
+      directory.read_config(tmp_path / 'config.json')
+    assert '\n' not in str(e.value)
+
+
+def test_labels_outside_of_the_classes_end_training_and_are_counted_in_evaluation(
+  trained, workdir, monkeypatch
+):
+  opened = experiment.open_dataset
+
+  def without_last(*args):  # Its label is as large as the number of classes.
+    dataset = opened(*args)
+    return type(dataset)(**{**vars(dataset), 'class_names': dataset.class_names[:2]})
+
+  monkeypatch.setattr(experiment, 'open_dataset', without_last)
+  values = evaluate.evaluate_checkpoint(load(workdir), str(workdir))
+  title = f'folder:{trained[1]}:test'
+  assert values[f'{title}/num_examples'] == 16
+  assert values[f'{title}/num_unlabelled'] == 8
+  with pytest.raises(
+    errors.UserError, match="split 'train' has examples without a lab"
+  ):
+    train.train_and_evaluate(create_config(trained[1]), str(workdir / 'new'))
