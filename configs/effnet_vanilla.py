@@ -14,9 +14,8 @@ Published top-1 in %, not ours:
 Sources: tensorflow/tpu, README of models/official/efficientnet at the time of AdvProp;
 AutoAugment's B8, AdvProp. Those networks normalise with ImageNet's mean and standard
 deviation, AdvProp's with 0.5; everything else is the AdvProp config's of the same size.
-At magnitude 28 and in one sub-policy of AutoAugment, Posterize and Solarize have
-arguments outside of their range: what the official code makes of them, and what this
-one does, is in `augment_ops.py`.
+At these magnitudes and in one sub-policy of AutoAugment, Posterize and Solarize have
+arguments outside of their range, which wrap around as in the official code.
 """
 
 from configs import arguments, default, effnet_sizes

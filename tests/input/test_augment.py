@@ -7,6 +7,7 @@ import PIL.Image
 import PIL.ImageEnhance
 import PIL.ImageOps
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 from advprop_jax.input import augment, augment_ops
@@ -101,16 +102,48 @@ def test_posterize_is_pillows(bits):
   np.testing.assert_array_equal(run('Posterize', noise(), float(bits)), expected)
 
 
-@pytest.mark.parametrize('bits, as_if', [(0, 1), (11, 8)])
-def test_posterize_keeps_at_least_one_bit_and_at_most_all(bits, as_if):
-  expected = PIL.ImageOps.posterize(pillow(noise()), as_if)
+def official_posterize(image, bits):
+  """The official formula, in uint8."""
+  shift = np.uint8((8 - bits) % 256)
+  return tf.bitwise.left_shift(tf.bitwise.right_shift(image, shift), shift).numpy()
+
+
+def official_solarize(image, threshold):
+  """The official formula, in uint8."""
+  return np.where(image < np.uint8(threshold % 256), image, 255 - image)
+
+
+ENDS = np.array([0, 1, 127, 128, 254, 255], np.uint8).repeat(3).reshape(1, 6, 3)
+
+
+@pytest.mark.parametrize('bits', range(12))
+def test_posterize_wraps_around_as_in_the_official_code(bits):
+  expected = official_posterize(noise(), bits)
   np.testing.assert_array_equal(run('Posterize', noise(), float(bits)), expected)
 
 
-@pytest.mark.parametrize('threshold', [0, 1, 128, 204, 255, 256, 435, 716])
+@pytest.mark.parametrize('bits', [0, 11])
+def test_one_bit_is_kept_of_what_posterize_cannot_do(bits):
+  result = run('Posterize', ENDS, float(bits))
+  assert result[0, :, 0].tolist() == [0, 0, 0, 128, 128, 128]
+
+
+@pytest.mark.parametrize('threshold', [0, 1, 128, 204, 255])
 def test_solarize_is_pillows(threshold):
   expected = PIL.ImageOps.solarize(pillow(noise()), threshold)
   np.testing.assert_array_equal(run('Solarize', noise(), float(threshold)), expected)
+
+
+@pytest.mark.parametrize('threshold, as_if', [(256, 0), (435, 179), (716, 204)])
+def test_solarize_wraps_around_as_in_the_official_code(threshold, as_if):
+  expected = PIL.ImageOps.solarize(pillow(noise()), as_if)
+  np.testing.assert_array_equal(official_solarize(noise(), threshold), expected)
+  np.testing.assert_array_equal(run('Solarize', noise(), float(threshold)), expected)
+
+
+def test_solarize_at_level_10_inverts_all():
+  result = run('Solarize', ENDS, 256.0)
+  assert result[0, :, 0].tolist() == [255, 254, 128, 127, 1, 0]
 
 
 @pytest.mark.parametrize('addition', [0, 33, 110, 127, 187, 308])
@@ -432,6 +465,60 @@ def test_autoaugment_draws_sub_policies_ops_and_signs_by_their_probabilities():
     check_frequency(applied.all(axis=1), pair[0][1] * pair[1][1])
   for name, negative in signs_of.items():
     check_frequency(negative, 0.5 if name in augment.SIGNED_OPS else 0.0)
+
+
+def slow_op(name, image, level, sign):
+  """Applies an op of AutoAugment by Pillow and the official formulas."""
+  share = level / 10
+
+  def move(*matrix):
+    return image.transform(
+      image.size, PIL.Image.Transform.AFFINE, matrix, fillcolor=(128,) * 3
+    )
+
+  def by_value(fn, argument):
+    return pillow(fn(np.asarray(image), argument))
+
+  def solarize_add(x, addition):
+    return np.where(x < 128, np.minimum(x.astype(int) + addition, 255), x).astype('u1')
+
+  return {
+    'Equalize': lambda: PIL.ImageOps.equalize(image),
+    'AutoContrast': lambda: PIL.ImageOps.autocontrast(image),
+    'Invert': lambda: PIL.ImageOps.invert(image),
+    'Color': lambda: PIL.ImageEnhance.Color(image).enhance(share * 1.8 + 0.1),
+    'Posterize': lambda: by_value(official_posterize, int(share * 4)),
+    'Solarize': lambda: by_value(official_solarize, int(share * 256)),
+    'SolarizeAdd': lambda: by_value(solarize_add, int(share * 110)),
+    'Rotate': lambda: image.rotate(sign * share * 30, fillcolor=(128,) * 3),
+    'ShearX': lambda: move(1, sign * share * 0.3, 0, 0, 1, 0),
+    'ShearY': lambda: move(1, 0, 0, sign * share * 0.3, 1, 0),
+    'TranslateY': lambda: move(1, 0, 0, 0, 1, sign * share * 250),
+  }[name]()
+
+
+def test_images_are_distributed_as_those_of_pillow_and_the_official_formulas():
+  """2,000 draws of each; of a dark image inversions are seen in the mean."""
+  dark = (photo(16, 20) // 3).astype(np.uint8)
+  rng = np.random.default_rng(0)
+  theirs = []
+  for _ in range(2000):
+    image = pillow(dark)
+    for name, probability, level in augment.AUTOAUGMENT_POLICY[rng.integers(25)]:
+      if rng.random() < probability:
+        image = slow_op(name, image, level, rng.choice([-1, 1]))
+    theirs.append(np.asarray(image))
+  seeds = tf.data.Dataset.range(2000).map(lambda i: tf.stack([i, 3]))
+  ours = seeds.map(lambda seed: augment.autoaugment(tf.constant(dark), seed))
+  ours = np.stack(list(ours.as_numpy_iterator()))
+  for statistic in (np.mean, np.std):
+    values = [statistic(x, axis=(1, 2, 3)) for x in (ours, np.stack(theirs))]
+    # Wide, since Pillow rounds otherwise: most images come out of few policies alike.
+    edges = np.linspace(0, 255, 30)
+    counts = np.array([np.histogram(x, edges)[0] for x in values])
+    counts = counts[:, counts.sum(axis=0) >= 20]
+    p_value = scipy.stats.chi2_contingency(counts).pvalue
+    assert p_value > 1e-3, (statistic.__name__, p_value)
 
 
 def test_randaugment_draws_ops_signs_and_centers_uniformly():
