@@ -1,5 +1,7 @@
 """Draws what an attack does, for people who look before they read."""
 
+import functools
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 CELL = 128  # Pixels of a drawn image's side.
 CAPTION = 20  # Pixels of a line of text.
 MARGIN = 8
+NAME_LENGTH = 12  # Characters of a name, so that the probability has room.
 RIGHT, WRONG, PLAIN = (0, 110, 0), (190, 0, 0), (60, 60, 60)
 
 
@@ -32,7 +35,7 @@ def adversarial_grid(
     label: int32 [N].
     logits: float32 [N, K], for `image`.
     adversarial_logits: float32 [N, K], for `adversarial`.
-    class_names: K names.
+    class_names: K names, see `short_name`.
 
   Returns:
     uint8 [H', W', 3].
@@ -55,7 +58,7 @@ def adversarial_grid(
     'RGB', (len(image) * step_x + MARGIN, len(rows) * step_y + MARGIN), 'white'
   )
   draw = ImageDraw.Draw(canvas)
-  font = ImageFont.load_default(13)
+  font = _font()
   for row, (pictures, texts) in enumerate(rows):
     for column, (picture, (text, colour)) in enumerate(
       zip(pictures, texts, strict=True)
@@ -72,10 +75,43 @@ def _prediction(logits, label, class_names):
   probabilities = np.exp(logits - logits.max())
   probabilities /= probabilities.sum()
   predicted = int(probabilities.argmax())
-  # Long class names ('great white shark, ...') keep room for the probability.
-  name = class_names[predicted].split(',')[0][:12]
+  name = short_name(class_names[predicted], predicted)
   caption = f'{name}  {probabilities[predicted]:.0%}'
   return caption, RIGHT if predicted == label else WRONG
+
+
+def short_name(name: str, index: int) -> str:
+  """Returns how a class is called in a picture: by its number, if need be.
+
+  Args:
+    name: of the class: 'great white shark, white shark, man-eater'.
+    index: of the class, from 0 on.
+  """
+  # Pillow's font has no accents: Käfer is written Kafer. Other fonts depend on the
+  # machine, and those with every script have 20 MB.
+  letters = [x for x in unicodedata.normalize('NFKD', name) if not _is_accent(x)]
+  short = ' '.join(''.join(letters).split(',')[0].split())[:NAME_LENGTH].strip()
+  if short and all(map(_can_be_drawn, short)):
+    return short
+  return f'class {index}'
+
+
+def _is_accent(character: str) -> bool:
+  return unicodedata.category(character) == 'Mn'
+
+
+@functools.cache
+def _font():
+  return ImageFont.load_default(13)
+
+
+@functools.cache
+def _can_be_drawn(character: str) -> bool:
+  """Returns whether the font has a character: the others all look the same."""
+  if unicodedata.category(character)[0] == 'C':  # Control characters.
+    return False
+  missing = bytes(_font().getmask(chr(0xFFFF)))
+  return character == ' ' or bytes(_font().getmask(character)) != missing
 
 
 def _enlarge(picture: np.ndarray) -> Image.Image:

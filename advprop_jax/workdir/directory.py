@@ -45,7 +45,10 @@ def open_workdir(workdir: str) -> epath.Path:
 def write_config(workdir: epath.Path, config: dict):
   """Writes every value of the config to `config.json`, on the first host."""
   if jax.process_index() == 0:
-    (workdir / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    # Replaced as a whole: evaluation reads it, also while a run begins.
+    new = workdir / 'config.json.new'
+    new.write_text(json.dumps(config, indent=2) + '\n')
+    new.replace(workdir / 'config.json')
 
 
 def read_config(path) -> dict:

@@ -87,12 +87,20 @@ class MetricWriter:
     )
     self._results = workdir / 'results.jsonl'
     self._pictures = workdir / 'pictures'
-    if self._is_first_host and resume_step is not None and self._results.exists():
-      lines = self._results.read_text().splitlines()
-      kept = [line for line in lines if _step(line) <= resume_step]
-      new = self._results.with_name('results.jsonl.new')
-      new.write_text(''.join(f'{line}\n' for line in kept))
-      new.replace(self._results)
+    if self._is_first_host and self._results.exists():
+      self._mend_results(resume_step)
+
+  def _mend_results(self, resume_step: int | None):
+    """Drops the lines that will come again, and ends half a line of a killed run."""
+    # Bytes: what a full disk or a crash left need not be text.
+    lines = self._results.read_bytes().split(b'\n')
+    if resume_step is None:
+      kept = lines[:-1] if not lines[-1] else lines
+    else:
+      kept = [line for line in lines if line and _step(line) <= resume_step]
+    new = self._results.with_name('results.jsonl.new')
+    new.write_bytes(b''.join(line + b'\n' for line in kept))
+    new.replace(self._results)
 
   def __enter__(self) -> 'MetricWriter':
     return self
@@ -132,11 +140,11 @@ class MetricWriter:
     self._clu.write_hparams(hparams)
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
   """Returns the step of a line of results; infinity for half a line of a killed run."""
   try:
     return float(json.loads(line)['step'])
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError, RecursionError):
     return math.inf
 
 

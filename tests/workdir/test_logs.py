@@ -1,0 +1,88 @@
+"""Tests the small files of a run, whatever an earlier one left of them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from advprop_jax.workdir import directory, logs
+
+GOOD = b'{"step": 1, "a": 0.5}\n{"step": 2, "a": 0.25}\n'
+TAILS = {
+  'half a line': b'{"step": 3, "a": 0.',
+  'half a character': b'{"step": 3, "a": "\xe3\x81',
+  'zeros': bytes(512),
+  'noise': np.random.default_rng(0).bytes(999),
+  'brackets': b'[' * 100_000,
+  'no object': b'3\nnull\n[]\n{"a": 1}\n',
+}
+
+
+def lines(path):
+  return (path / 'results.jsonl').read_bytes().splitlines()
+
+
+@pytest.mark.parametrize('tail', TAILS)
+def test_a_torn_tail_is_dropped_on_resume(tail, tmp_path):
+  (tmp_path / 'results.jsonl').write_bytes(GOOD + TAILS[tail])
+  with logs.MetricWriter(epath.Path(tmp_path), resume_step=2) as writer:
+    writer.write_scalars(3, {'a': 0.125})
+  assert b'\n'.join(lines(tmp_path)) + b'\n' == GOOD + b'{"step": 3, "a": 0.125}\n'
+
+
+@pytest.mark.parametrize('tail', TAILS)
+def test_every_line_stays_in_evaluation_and_the_next_one_is_whole(tail, tmp_path):
+  (tmp_path / 'results.jsonl').write_bytes(GOOD + TAILS[tail])
+  with logs.MetricWriter(epath.Path(tmp_path)) as writer:
+    writer.write_scalars(2, {'a': 0.125}, about={'split': 'test'})
+  content = (tmp_path / 'results.jsonl').read_bytes()
+  assert content.startswith(GOOD + TAILS[tail])
+  last = json.loads(content.split(b'\n')[-2])
+  assert last == {'step': 2, 'split': 'test', 'a': 0.125}
+
+
+def test_lines_after_the_step_of_the_resume_are_dropped(tmp_path):
+  (tmp_path / 'results.jsonl').write_bytes(GOOD)
+  with logs.MetricWriter(epath.Path(tmp_path), resume_step=1):
+    pass
+  assert lines(tmp_path) == [b'{"step": 1, "a": 0.5}']
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+  with logs.MetricWriter(epath.Path(tmp_path)) as writer:
+    writer.write_scalars(1, {'a': math.nan, 'b': math.inf, 'c': 1.0})
+  assert lines(tmp_path) == [b'{"step": 1, "a": null, "b": null, "c": 1.0}']
+
+
+def test_pictures_of_different_data_do_not_overwrite_each_other(tmp_path):
+  names = ['val/x', 'digits:test/x', 'folder:/a/b:test[:80%]/x', 'folder:/a/c:test/x']
+  with logs.MetricWriter(epath.Path(tmp_path)) as writer:
+    for i, name in enumerate(names):
+      writer.write_image(7, name, np.full((2, 2, 3), i, np.uint8))
+  found = {
+    path.name: np.asarray(Image.open(path))[0, 0, 0]
+    for path in (tmp_path / 'pictures').iterdir()
+  }
+  assert found == {
+    'val_step_0000007.png': 0,
+    'digits_test_step_0000007.png': 1,
+    'folder_a_b_test_80_step_0000007.png': 2,
+    'folder_a_c_test_step_0000007.png': 3,
+  }
+
+
+def test_the_config_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = epath.Path(tmp_path)
+  directory.write_config(path, {'seed': 0})
+
+  def write_half(self, text):
+    self.write_bytes(text.encode()[:5])
+    raise OSError('disk full')
+
+  monkeypatch.setattr(type(path), 'write_text', write_half)
+  with pytest.raises(OSError, match='disk full'):
+    directory.write_config(path, {'seed': 1})
+  assert directory.read_config(path / 'config.json') == {'seed': 0}
