@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 from PIL import Image
 from tiny_model import create_tiny_model
 
@@ -127,7 +128,7 @@ def test_some_of_the_classes_are_evaluated_by_name(
 ):
   config = load(workdir)
   config.data.name = rename(trained[1], tmp_path / 'part', {x: x for x in kept})
-  caplog.set_level('INFO')
+  absl_logging.set_verbosity('info')
   values = evaluate.evaluate_checkpoint(config, str(workdir))
   assert values[f'{config.data.name}:test/clean_top1'] == 1.0
   assert values[f'{config.data.name}:test/num_examples'] == 8 * len(kept)
