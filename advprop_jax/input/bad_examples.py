@@ -166,13 +166,13 @@ class TrainBatches:
     with _told_in_one_line():
       try:
         batch = next(self._batches)
-      except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+      except (tf.errors.OpError, UnicodeDecodeError):
         if self._is_guarded:
           raise
         self._is_guarded, self._batches = True, None
       # Outside of `except`: the traceback still refers to the old iterator.
       if self._batches is None:
-        logging.info('a file cannot be decoded: opening the data anew, with guards')
+        logging.info('a file cannot be read: opening the data anew, with guards')
         self._batches = self._open_at(self._num_read, True).as_numpy_iterator()
         batch = next(self._batches)
     self._num_read += 1

@@ -206,6 +206,10 @@ def eval_batches(
 def _example(dataset, record, box_fn, finish, guard=True):
   """Returns a record as an element of a batch, and what is wrong with it."""
   encoded, label, name = dataset.parse_fn(record)
+  if dataset.load_fn is not None:
+    # What cannot be read is like an empty file: it cannot be decoded.
+    load_fn = dataset.load_fn
+    encoded = decode.or_else(load_fn, encoded, '') if guard else load_fn(encoded)
   crop, problem = decode.decode_crop(encoded, box_fn, guard=guard)
   # A data set in memory, as tests have it, may not say its classes.
   num_classes = dataset.num_classes or tf.int32.max

@@ -60,12 +60,12 @@ def decode_crop(
     return tf.slice(image, [top, left, 0], [height, width, 3]), tf.constant(True)
 
   def diagnose():
-    fits = _or_else(lambda x: _fits(image_shape(x)), encoded, tf.constant(True))
+    fits = or_else(lambda x: _fits(image_shape(x)), encoded, tf.constant(True))
     problem = tf.where(fits, UNREADABLE, TOO_LARGE)
     return tf.where(_starts_with(encoded, _GIF), GIF, problem)
 
   def attempt(fn):
-    return _or_else(fn, encoded, failed) if guard else fn(encoded)
+    return or_else(fn, encoded, failed) if guard else fn(encoded)
 
   # Nearly all are JPEGs: their way is short, since in a data set of one element
   # (`_or_else`) every op costs ten times what it costs elsewhere.
@@ -112,7 +112,7 @@ def _decode_png(encoded):
     return tf.io.decode_png(encoded, channels=3)
 
 
-def _or_else(fn, x, fallback):
+def or_else(fn, x, fallback):
   """Returns fn(x), or `fallback` if that raises: what graphs lack.
 
   A data set of one element drops it with its error; the fallback then comes first.

@@ -133,6 +133,24 @@ def test_one_bad_file_changes_no_other_example(tmp_path, bad, num_hosts):
   assert different[0] % (24 // num_hosts) >= 2
 
 
+def test_files_that_cannot_be_read_are_bad_examples(tmp_path, caplog):
+  folder = tmp_path / 'train' / 'bars'
+  folder.mkdir(parents=True)
+  for i in range(8):
+    (folder / f'{i}.JPEG').write_bytes(tiny_imagenet.jpeg(60, 60, seed=i))
+  (folder / 'dangling.jpg').symlink_to(tmp_path / 'nowhere.jpg')
+  (folder / 'directory.jpg').mkdir()
+  dataset = datasets.open_dataset(f'folder:{tmp_path}')
+  (folder / '7.JPEG').unlink()  # After it was listed.
+  (batch,) = eval_pass(dataset, batch_size=10, max_bad_share=0.01)
+  assert np.count_nonzero(batch['mask']) == 7
+  stream = train_stream(dataset, batch_size=5)
+  images = np.concatenate([x['image'] for x in itertools.islice(stream, 2)])
+  assert stream.num_bad == 3 and (images.std(axis=(1, 2, 3)) > 10).all()
+  for name in ('dangling.jpg', 'directory.jpg', '7.JPEG'):
+    assert f'{name} cannot be decoded' in caplog.text
+
+
 def test_a_resumed_stream_replaces_the_same_examples_by_the_same(dataset):
   whole = list(itertools.islice(train_stream(dataset), 6))
   rest = list(itertools.islice(train_stream(dataset, start_example=12), 3))

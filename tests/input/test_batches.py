@@ -564,21 +564,81 @@ def test_every_colour_model_becomes_rgb(tmp_path, mode):
   np.testing.assert_array_equal(batch['image'][0], np.asarray(image.convert('RGB')))
 
 
-def test_files_that_are_no_images_by_name_are_counted_in_the_log(folder, caplog):
-  names = datasets.open_dataset(f'folder:{folder}').spans('train')
-  assert '*.png: 1 files, for example' in caplog.text
-  assert 'train/dog/notes.txt' in caplog.text
+def test_files_that_are_no_images_by_name_are_counted_in_a_note(folder):
+  for name in ('a.tif', 'b.TIF', 'c.heic', 'README'):
+    (folder / 'train' / 'cat' / name).touch()
+  dataset = datasets.open_dataset(f'folder:{folder}')
+  (note,) = dataset.notes
+  assert '5 files are passed over' in note and '(2 .tif, ' in note
+  assert '1 .heic' in note and '1 no ending' in note and '\n' not in note
+  assert 'train/cat/' in note and 'magick mogrify' in note
   (folder / 'train' / 'dog' / 'notes.txt').unlink()
-  assert datasets.open_dataset(f'folder:{folder}').spans('train') == names
+  for name in ('a.tif', 'b.TIF', 'c.heic', 'README'):
+    (folder / 'train' / 'cat' / name).unlink()
+  clean = datasets.open_dataset(f'folder:{folder}')
+  assert not clean.notes and clean.spans('train') == dataset.spans('train')
 
 
-def test_a_split_that_lacks_a_class_is_named_in_the_log(folder, caplog):
+def test_a_split_that_lacks_a_class_is_named_in_a_note(folder):
   (folder / 'train' / 'dog' / 'notes.txt').unlink()
-  datasets.open_dataset(f'folder:{folder}')
-  assert not caplog.text
   shutil.rmtree(folder / 'val' / 'dog')
-  assert datasets.open_dataset(f'folder:{folder}').class_names == ('cat', 'dog')
-  assert "split 'val' has no image of 1 of the 2 classes: dog" in caplog.text
+  dataset = datasets.open_dataset(f'folder:{folder}')
+  assert dataset.class_names == ('cat', 'dog')
+  assert "split 'val' has no image of 1 of the 2 classes: dog" in dataset.notes[0]
+
+
+def test_hidden_files_and_folders_are_never_data(folder):
+  before = datasets.open_dataset(f'folder:{folder}')
+  for path in (
+    'train/.cache/z.jpg',
+    '.git/x/y.jpg',
+    'train/cat/._0.jpg',
+    'val/.x/.y.png',
+  ):
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(b'x')
+  (folder / 'train' / 'cat' / '.DS_Store').touch()
+  after = datasets.open_dataset(f'folder:{folder}')
+  assert after.class_names == ('cat', 'dog') and after.notes == before.notes
+  for split in ('train', 'val'):
+    assert after.spans(split) == before.spans(split)
+  with pytest.raises(errors.UserError, match='allowed: train, val$'):
+    after.spans('.git')
+
+
+@pytest.mark.parametrize('suffix', ['jpg', 'JPG', 'jpeg', 'jfif', 'jpe', 'png'])
+def test_every_usual_name_of_a_jpeg_or_png_is_read(suffix, tmp_path):
+  (tmp_path / 'train' / 'a').mkdir(parents=True)
+  image = PIL.Image.new('RGB', (9, 9), (255, 0, 0))
+  image.save(
+    tmp_path / 'train' / 'a' / f'0.{suffix}', 'PNG' if suffix == 'png' else 'JPEG'
+  )
+  (batch,) = eval_pass(datasets.open_dataset(f'folder:{tmp_path}'), batch_size=1)
+  assert batch['mask'].all() and batch['image'][..., 0].min() > 250
+
+
+@pytest.mark.parametrize(
+  'split, expected',
+  [
+    ('train[:75%]', slice(0, 18)),
+    ('train[75%:]', slice(18, 24)),
+    ('train[5:7]', slice(5, 7)),
+    ('train[-3:]', slice(21, 24)),
+  ],
+)
+def test_a_folder_takes_slices(split, expected, folder):
+  dataset = datasets.open_dataset(f'folder:{folder}')
+  assert dataset.spans(split) == dataset.spans('train')[expected]
+  assert dataset.fingerprint(split)['num_files'] == dataset.num_examples(split)
+
+
+def test_slices_of_a_folder_add_up(folder):
+  dataset = datasets.open_dataset(f'folder:{folder}')
+  both = dataset.spans('train[:2]+val[:1]')
+  assert both == dataset.spans('train')[:2] + dataset.spans('val')[:1]
+  for wrong in ('train[5', 'trian', 'train[:900]', 'train[a:b]', ''):
+    with pytest.raises(errors.UserError, match='unknown split .*allowed: train, val$'):
+      dataset.spans(wrong)
 
 
 def test_folder_images_are_listed_in_the_same_order_every_time(folder):

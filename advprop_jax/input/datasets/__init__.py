@@ -2,7 +2,7 @@
 
 The beginning of a name says of which kind a data set is; KINDS has them all:
 
-  folder:<path>    the user's own <path>/<split>/<class>/*.jpg, *.jpeg or *.png
+  folder:<path>    the user's own <path>/<split>/<class>/*.jpg, *.png and the like
   anything else    a tensorflow-datasets builder with `image` and `label` features,
                    prepared beforehand: nothing is downloaded here. 'digits', embedded
                    in scikit-learn, is prepared on first use

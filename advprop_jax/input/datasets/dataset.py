@@ -33,6 +33,8 @@ class Dataset:
       the example has none) and name (scalar string, empty if it has none), as tf ops.
     sizes_fn: split -> {name of a file, or of all: its size in bytes}, for fingerprints.
     notes: what the user should know of the data, a line each.
+    load_fn: what `parse_fn` returns as encoded image, if that is the path of a file ->
+      the encoded image; None: it is that itself.
   """
 
   name: str
@@ -42,6 +44,7 @@ class Dataset:
   parse_fn: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
   sizes_fn: Callable[[str], dict[str, int]] = lambda split: {}
   notes: tuple[str, ...] = ()
+  load_fn: Callable[[tf.Tensor], tf.Tensor] | None = None
 
   @property
   def num_classes(self) -> int:

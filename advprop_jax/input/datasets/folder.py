@@ -1,18 +1,18 @@
 """Folders of the user's own image files: <root>/<split>/<class>/*.jpg."""
 
+import collections
 import os
 import random
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import logging
 
 from advprop_jax import errors
 from advprop_jax.input.datasets import dataset
 
 PREFIX = 'folder:'  # The path follows.
-# What tfds.ImageFolder reads.
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+# Names of JPEG and PNG files; what a file is, its first bytes say.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jpe', '.png')
 
 
 def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
@@ -32,8 +32,9 @@ def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
     # ImageFolder takes every folder for a class, also `annotations/xml`: a class here
     # is one that has images. And it can read a split only as a whole, so that the
     # files are listed here, to be shared and skipped by name.
-    folders = info.features['label'].names
-    files = {split: _list_files(root, split, folders) for split in info.splits}
+    folders = [x for x in info.features['label'].names if not _is_hidden(x)]
+    splits = [x for x in info.splits if not _is_hidden(x)]
+    files = {split: _list_files(root, split, folders) for split in splits}
   except UnicodeDecodeError as e:
     raise errors.UserError(
       f'a name in folder {root!r} is not UTF-8: {e.object!r}; allowed: names that are'
@@ -51,45 +52,71 @@ def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
     raise errors.UserError(f'folder {root!r} has no {lack}: {expected}')
   classes = {s: {path.split('/')[-2] for path in p} for s, p in files.items()}
   class_names = sorted(set().union(*classes.values()))
-  if others:
-    logging.warning(
-      'folder %s: passed over, since not named %s: %d files, for example %s',
-      root,
-      ', '.join(f'*{suffix}' for suffix in IMAGE_SUFFIXES),
-      len(others),
-      others[0],
-    )
+  notes = _describe_others(root, others)
   for split, present in classes.items():
     if missing := [c for c in class_names if c not in present]:
-      logging.warning(
-        'folder %s: split %r has no image of %d of the %d classes: %s',
-        root,
-        split,
-        len(missing),
-        len(class_names),
-        ', '.join(missing[:10]),
+      notes.append(
+        f'folder {root}: split {split!r} has no image of {len(missing)} of the '
+        f'{len(class_names)} classes: {", ".join(missing[:10])}'
       )
 
+  def paths_of(split):
+    try:
+      parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(
+        {
+          x: tfds.core.SplitInfo(name=x, shard_lengths=[len(paths)], num_bytes=0)
+          for x, paths in files.items()
+        }
+      )
+    except (ValueError, AssertionError) as e:
+      raise dataset.unknown_split(name, split, files) from e
+    return [path for x in parts for path in files[x.splitname][x.from_ : x.to]]
+
   def spans_fn(split):
-    if split not in files:
-      raise dataset.unknown_split(name, split, files)
-    return [dataset.Span(path, 0, 1) for path in files[split]]
+    return [dataset.Span(path, 0, 1) for path in paths_of(split)]
 
   def read_fn(spans):
     return spans.map(lambda span: span.path)  # The record of a file: its path.
 
   def parse_fn(path):
     label = tf.argmax(tf.equal(class_names, tf.strings.split(path, '/')[-2]))
-    return tf.io.read_file(path), label, path
+    return path, label, path
 
   def sizes_fn(split):
     if '://' in root:  # A bucket would be asked for every single file.
       return {}
-    return {os.path.relpath(path, root): _size(path) for path in files[split]}
+    return {os.path.relpath(path, root): _size(path) for path in paths_of(split)}
 
   return dataset.Dataset(
-    name, tuple(class_names), spans_fn, read_fn, parse_fn, sizes_fn
+    name,
+    tuple(class_names),
+    spans_fn,
+    read_fn,
+    parse_fn,
+    sizes_fn,
+    tuple(notes),
+    load_fn=tf.io.read_file,
   )
+
+
+def _describe_others(root: str, paths: list[str]) -> list[str]:
+  """Returns the line that says which files are passed over, if there are any."""
+  if not paths:
+    return []
+  endings = collections.Counter(
+    os.path.splitext(path)[1].lower() or 'no ending' for path in paths
+  )
+  counts = ', '.join(f'{count} {name}' for name, count in endings.most_common(10))
+  return [
+    f'folder {root}: {len(paths)} files are passed over, by their names no images that '
+    f'can be read ({counts}), for example {paths[0]}; read are '
+    f'{", ".join(IMAGE_SUFFIXES)}: other images must be converted, as by ImageMagick: '
+    'magick mogrify -format png *.tif'
+  ]
+
+
+def _is_hidden(name: str) -> bool:
+  return name.startswith('.')
 
 
 def _size(path: str) -> int:
@@ -111,4 +138,5 @@ def _list_files(root: str, split: str, folders: list[str]) -> list[str]:
     for folder in folders
     if tf.io.gfile.isdir(f'{root}/{split}/{folder}')
     for file in sorted(tf.io.gfile.listdir(f'{root}/{split}/{folder}'))
+    if not _is_hidden(file)
   ]
