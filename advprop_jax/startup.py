@@ -1,10 +1,14 @@
 """Sets up a process before JAX and TensorFlow load, since both then read the setup."""
 
+import functools
 import os
+import pathlib
 import platform
 import signal
 import sys
 import traceback
+import warnings
+import zlib
 from collections.abc import Callable
 
 # glibc's malloc then asks the kernel (madvise) for large pages. Source:
@@ -12,6 +16,11 @@ from collections.abc import Callable
 LARGE_PAGES = 'glibc.malloc.hugetlb=1'
 # A second start of the same config reads here what the first one compiled.
 COMPILATIONS = '~/.cache/advprop_jax/compilations'
+# The names of its entries, which end in a SHA-256, and JAX's warning. Source: jax 0.10
+# and 0.12, `lru_cache.py`, `cache_key.py` and `compiler.py`.
+ENTRIES = '*-' + 64 * '[0-9a-f]' + '-cache'
+UNREADABLE = 'Error reading persistent compilation cache entry'
+ZLIB = b'\x78'  # The first byte of what it compressed. Source: RFC 1950, section 2.2.
 
 
 def prepare():
@@ -26,6 +35,8 @@ def prepare():
   compilations = os.path.expanduser(COMPILATIONS)  # As it is, if there is no home.
   if compilations != COMPILATIONS:
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', compilations)
+  if folder := os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    remove_broken_when_warned(folder)
   if platforms := os.environ.get('JAX_PLATFORMS'):
     if 'cpu' not in platforms.split(','):
       os.environ['JAX_PLATFORMS'] = f'{platforms},cpu'  # The first is the default.
@@ -51,6 +62,57 @@ def restart_with_large_pages(caller):
   if set(outer) <= {'runpy'}:  # Nobody, or `python -m`.
     command = [sys.executable, *sys.orig_argv[1:]]  # With the flags of Python itself.
     os.execve(command[0], command, {**os.environ, 'GLIBC_TUNABLES': LARGE_PAGES})
+
+
+def remove_broken_when_warned(folder: str):
+  """Removes the broken entries of JAX's cache when JAX warns of the first.
+
+  JAX writes an entry in place, so that a process killed meanwhile leaves half of it;
+  later it compiles anew but never writes over a file, and would warn at every start.
+  The warning comes before, so that this run writes the entry. It names the program, not
+  the file: hence all are looked at, once.
+
+  Args:
+    folder: of the cache; only a local one is looked at.
+  """
+  show = warnings.showwarning
+  remove = functools.cache(remove_broken)
+
+  def show_and_remove(message, *args, **kwargs):
+    show(message, *args, **kwargs)
+    if str(message).startswith(UNREADABLE):
+      remove(folder)
+
+  warnings.showwarning = show_and_remove
+
+
+def remove_broken(folder: str):
+  """Removes entries that end early or cannot be decompressed, if it may."""
+  for path in pathlib.Path(folder).glob(ENTRIES):
+    try:
+      if _is_broken(path):
+        path.unlink()
+    except OSError:  # A folder that is read only, or another process was faster.
+      pass
+
+
+def _is_broken(path: pathlib.Path) -> bool:
+  """Returns whether an entry is empty, or is zlib's and not whole.
+
+  JAX compresses with Zstandard where that is installed: such entries are left alone.
+  """
+  stream = zlib.decompressobj()
+  with path.open('rb') as f:
+    start = f.read(1)
+    if start not in (b'', ZLIB):
+      return False
+    try:
+      stream.decompress(start)
+      while chunk := f.read(2**20):
+        stream.decompress(chunk)
+    except zlib.error:
+      return True
+  return not stream.eof
 
 
 def end_on_ctrl_c(describe: Callable[[], str] | None = None):

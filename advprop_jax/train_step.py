@@ -45,7 +45,7 @@ def make_train_step(
 
   A batch holds the streams' images, [B, H, W, 3] as in `pixels.py`, and their labels,
   int32 [B], of one device. Metrics are float32 scalars, means over all devices, and
-  'all_finite', bool: whether loss and new state are.
+  'all_finite', bool: whether loss and new state are; the loss alone is no proof.
 
   Args:
     model: maps images to logits, float32 [B, K]; see `models.create_model`.

@@ -336,3 +336,26 @@ def test_streams_may_have_images_and_labels_of_their_own():
   assert (
     np.isfinite(metrics['few_loss']) and metrics['few_loss'] != metrics['clean_loss']
   )
+
+
+def with_one_nan(tree):
+  """Returns the tree with NaN as one element of its last array of floats."""
+  leaves, structure = jax.tree.flatten(tree)
+  i = max(i for i, x in enumerate(leaves) if x.dtype == jnp.float32)
+  leaves[i] = leaves[i].at[(0,) * leaves[i].ndim].set(np.nan)
+  return jax.tree.unflatten(structure, leaves)
+
+
+@pytest.mark.parametrize('place', ['nowhere', 'image', 'batch_stats', 'opt_state'])
+def test_a_nan_is_seen_also_where_the_loss_is_finite(place):
+  model = TinyModel(**parallel.statistics_scope('all'))
+  tx = optim.sgd(optax.constant_schedule(0.1), momentum=0.9, weight_decay=1e-3)
+  state, examples = create_state(model, tx, (clean(),)), batch()
+  if place == 'image':
+    examples['image'][3, 2, 1, 0] = np.nan
+  elif place != 'nowhere':
+    state = state.replace(**{place: with_one_nan(getattr(state, place))})
+  _, metrics = create_step(model, tx, (clean(),))(state, parallel.shard(examples))
+  assert bool(metrics['all_finite']) == (place == 'nowhere')
+  # In training neither running statistics nor momentum enter the loss.
+  assert place == 'image' or np.isfinite(metrics['loss'])
