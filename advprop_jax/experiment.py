@@ -54,7 +54,6 @@ class Experiment(NamedTuple):
 
   config: schema.Section  # As it was given, with the names of the classes.
   dataset: datasets.Dataset
-  recipe: preprocess.Recipe
   model: nn.Module
   streams: tuple[train_step.Stream, ...]
   schedule: optax.Schedule
@@ -74,11 +73,12 @@ def create_experiment(config) -> Experiment:
   """
   config = schema.read(config)
   parallel.check_batch_size('data.batch_size', config.data.batch_size)
-  recipe = create_recipe(config)
 
   dataset = open_dataset(config)
   class_names = config.data.class_names or dataset.class_names
-  dataset = dataset.with_class_names(class_names)
+  new_labels = labels.columns(dataset.class_names, class_names, data_name=dataset.name)
+  if new_labels is not None:
+    dataset = dataset.with_labels(new_labels, class_names)
   config = with_class_names(config, class_names)
   num_classes = len(class_names)
   num_examples = dataset.num_examples(config.data.train_split)
@@ -118,7 +118,6 @@ def create_experiment(config) -> Experiment:
   return Experiment(
     config=config,
     dataset=dataset,
-    recipe=recipe,
     model=model,
     streams=streams,
     schedule=schedule,
@@ -318,7 +317,7 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
     experiment.dataset,
     split=config.data.train_split,
     batch_size=config.data.batch_size,
-    recipe=experiment.recipe,
+    recipe=create_recipe(config),
     seed=config.seed,
     shuffle_window=config.data.shuffle_window,
     max_bad_share=config.data.max_bad_share,

@@ -151,7 +151,7 @@ def test_unknown_names_are_an_error_that_lists_them(trained, workdir, tmp_path):
   config.data.name = rename(trained[1], tmp_path / 'renamed', names)
   before = results(workdir)
   with pytest.raises(
-    errors.UserError, match="1 of 3 classes .* know: 'digit'; .*'dog'"
+    errors.UserError, match="not know 1 of its 3 classes: 'digit'; .*'dog'"
   ):
     evaluate.evaluate_checkpoint(config, str(workdir))
   assert results(workdir) == before
@@ -166,7 +166,7 @@ def test_a_new_class_is_another_data_set_on_resume(workdir, tmp_path):
     )
   before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
   with pytest.raises(
-    errors.UserError, match="another one .* classes 1 are new: 'bird'"
+    errors.UserError, match="another data set: .* 1 of its 4 classes: 'bird'"
   ):
     train.train_and_evaluate(create_config(tmp_path / 'more'), str(workdir))
   assert before == {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}

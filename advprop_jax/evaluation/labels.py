@@ -21,15 +21,15 @@ def columns(
     int32 [D]; None if the names are the same in the same order.
 
   Raises:
-    UserError: the data set has classes that the network does not know, or a name twice.
+    UserError: the data set has classes that the network does not know.
   """
   if data_classes == model_classes:
     return None
   place = {name: i for i, name in enumerate(model_classes)}
   if unknown := [name for name in data_classes if name not in place]:
     raise errors.UserError(
-      f'{data_name} has {len(unknown)} of {len(data_classes)} classes that the '
-      f'checkpoint does not know: {_list(unknown)}; allowed: some or all of its '
+      f'{data_name} is another data set: the network does not know {len(unknown)} of '
+      f'its {len(data_classes)} classes: {_list(unknown)}; allowed: some or all of '
       f'{len(model_classes)}: {_list(model_classes)}'
     )
   return np.array([place[name] for name in data_classes], np.int32)

@@ -4,14 +4,11 @@ A batch is a dict of numpy arrays, for this process; `batch_size` is always glob
 
   image  uint8 [b, S, S, 3], RGB; b = batch_size // hosts.count. Or a float type in
          [0, 1], see `pixels.py`: a quarter of the bytes to move, or no rounding
-  label  int32 [b]
-  mask   bool [b], False for padding, bad examples and those without a label
-
-In evaluation there are also masked examples and
-
-  position  int32 [b], the example's place in the whole split; -1 for padding
-
-An example without a label has -1 there; in training it is an error.
+  label  int32 [b]; in evaluation -1 for an example without one, in training an error
+  mask   bool [b], False for padding, bad examples and those without a label (only ever
+         in evaluation)
+  position  int32 [b], in evaluation: the example's place in the whole split; -1 for
+         padding
 
 The training stream is a pure function of the seed and the position in it: the order
 (see `order.py`), and the augmentation of the example at position p, drawn from
@@ -165,8 +162,9 @@ def eval_batches(
   local_batch_size = _local_batch_size(batch_size, hosts)
   preprocess.check_options(recipe)
   spans = dataset.spans(split)
-  num_batches = -(-sum(span.take for span in spans) // batch_size)
-  first = hosts.index * sum(span.take for span in spans) // hosts.count
+  num_records = sum(span.take for span in spans)
+  num_batches = -(-num_records // batch_size)
+  first = hosts.index * num_records // hosts.count  # As `order.share` has it.
   spans = order.share(spans, hosts)
   num_examples = sum(span.take for span in spans)
 
@@ -211,9 +209,7 @@ def _example(dataset, record, box_fn, finish, guard=True):
     load_fn = dataset.load_fn
     encoded = decode.or_else(load_fn, encoded, '') if guard else load_fn(encoded)
   crop, problem = decode.decode_crop(encoded, box_fn, guard=guard)
-  # A data set in memory, as tests have it, may not say its classes.
-  num_classes = dataset.num_classes or tf.int32.max
-  is_label = (label >= 0) & (label < num_classes)
+  is_label = (label >= 0) & (label < dataset.num_classes)
   return {
     'image': finish(crop),
     'label': tf.cast(tf.where(is_label, label, -1), tf.int32),

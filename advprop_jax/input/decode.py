@@ -68,7 +68,7 @@ def decode_crop(
     return or_else(fn, encoded, failed) if guard else fn(encoded)
 
   # Nearly all are JPEGs: their way is short, since in a data set of one element
-  # (`_or_else`) every op costs ten times what it costs elsewhere.
+  # (`or_else`) every op costs ten times what it costs elsewhere.
   crop, is_good = tf.cond(
     tf.image.is_jpeg(encoded), lambda: attempt(jpeg), lambda: attempt(other)
   )

@@ -27,7 +27,8 @@ def test_the_same_names_need_no_mapping():
 
 def test_unknown_names_are_listed():
   with pytest.raises(
-    errors.UserError, match="^folder:x has 2 of 3 .* know: 'bird', 'fish'; .*'flower'"
+    errors.UserError,
+    match="^folder:x is another data set: .* 2 of its 3 .*: 'bird', 'fish'; .*'flower'",
   ):
     labels.columns(('bird', 'cat', 'fish'), MODEL, data_name='folder:x')
   names = tuple(map(str, range(1000)))

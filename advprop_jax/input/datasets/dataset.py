@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from advprop_jax import errors
@@ -60,32 +61,21 @@ class Dataset:
       raise errors.UserError(f'split {split!r} of data set {self.name!r} is empty')
     return spans
 
-  def with_class_names(self, class_names: tuple[str, ...]) -> 'Dataset':
-    """Returns the data set with labels in the order of other names.
+  def with_labels(
+    self, new_labels: np.ndarray, class_names: tuple[str, ...]
+  ) -> 'Dataset':
+    """Returns the data set with other labels for its classes.
 
     Args:
-      class_names: all names of this data set, in any order, and possibly others.
-
-    Raises:
-      UserError: a class of this data set is not among them.
+      new_labels: int [D], for each of this data set's classes.
+      class_names: one name per new label.
     """
-    if class_names == self.class_names:
-      return self
-    place = {name: i for i, name in enumerate(class_names)}
-    if unknown := [name for name in self.class_names if name not in place]:
-      raise errors.UserError(
-        f'data set {self.name!r} is another one than was trained on: of its '
-        f'{len(self.class_names)} classes {len(unknown)} are new: '
-        f'{", ".join(map(repr, unknown[:10]))}; allowed: those of data.class_names, '
-        'or another --workdir'
-      )
-    table = tf.constant([place[name] for name in self.class_names])
-    num_labels = len(self.class_names)
+    last = len(new_labels) - 1
 
     def parse_fn(record):
       encoded, label, name = self.parse_fn(record)
-      is_label = (label >= 0) & (label < num_labels)
-      mapped = tf.gather(table, tf.clip_by_value(label, 0, num_labels - 1))
+      is_label = (label >= 0) & (label <= last)
+      mapped = tf.gather(new_labels, tf.clip_by_value(label, 0, last))
       return encoded, tf.where(is_label, tf.cast(mapped, tf.int64), -1), name
 
     return dataclasses.replace(self, class_names=class_names, parse_fn=parse_fn)
@@ -99,7 +89,7 @@ class Dataset:
     spans = [(span.path, span.skip, span.take) for span in self.spans(split)]
     # Hosts and directories may have other names than before.
     folder = os.path.commonpath([os.path.dirname(path) for path, *_ in spans])
-    names = sorted((os.path.relpath(path, folder), *rest) for path, *rest in spans)
+    names = sorted((path.removeprefix(folder), *rest) for path, *rest in spans)
     sizes = sorted(self.sizes_fn(split).items())
     return {
       'num_files': len(spans),

@@ -85,7 +85,7 @@ def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
   def sizes_fn(split):
     if '://' in root:  # A bucket would be asked for every single file.
       return {}
-    return {os.path.relpath(path, root): _size(path) for path in paths_of(split)}
+    return {path.removeprefix(root): _size(path) for path in paths_of(split)}
 
   return dataset.Dataset(
     name,

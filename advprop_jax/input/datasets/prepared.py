@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import os
+import re
 import sys
 
 import numpy as np
@@ -175,9 +176,9 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Datas
     return example['image'], example['label'], example['file_name'] if named else ''
 
   def sizes_fn(split):
-    # Of the split as a whole: asking a bucket for a thousand files takes a minute.
-    base = split.partition('[')[0]
-    return {base: int(info.splits[base].num_bytes)} if base in info.splits else {}
+    # Of whole splits: asking a bucket for a thousand files takes a minute.
+    words = re.split(r'\W+', split)  # 'train[:80%]+test'
+    return {x: int(s.num_bytes) for x, s in info.splits.items() if x in words}
 
   return dataset.Dataset(
     name, tuple(label.names), spans_fn, read_fn, parse_fn, sizes_fn, notes
