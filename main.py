@@ -3,10 +3,8 @@
 Flags in, one call out; everything else is in `advprop_jax/`.
 """
 
-import json
 import os
 import pathlib
-import re
 import sys
 
 from advprop_jax import startup
@@ -19,7 +17,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from advprop_jax import errors, evaluate, parallel, train
+from advprop_jax import command_line, errors, evaluate, parallel, train
 from advprop_jax.workdir import directory, logs
 from configs import default
 
@@ -28,21 +26,7 @@ DEFAULT_CONFIG = str(CONFIGS / 'digits_advprop.py')
 SAVED_CONFIG = str(CONFIGS / 'saved.py')  # Takes the text of a config.json.
 
 
-class FractionParser(flags.FloatParser):
-  """Parses a number, or two with a stroke between them, as papers write 4/255."""
-
-  def convert(self, argument):
-    """Returns the float; ValueError for anything else."""
-    numerator, stroke, denominator = str(argument).partition('/')
-    if not stroke:
-      return super().convert(argument)
-    try:
-      return float(numerator) / float(denominator)
-    except (ValueError, ZeroDivisionError):
-      raise ValueError(f'{argument!r} is no number; allowed: 0.5 or 4/255') from None
-
-
-config_flags.register_flag_parser_for_type(float, FractionParser())
+config_flags.register_flag_parser_for_type(float, command_line.FractionParser())
 config_flags.DEFINE_config_file(
   'config',
   None,
@@ -60,41 +44,14 @@ flags.DEFINE_boolean(
 FLAGS = flags.FLAGS
 
 
-def find_flag(argv, name: str, default):
-  """Returns the last value of a flag, and its place, before the flags are parsed."""
-  value, place = default, None
-  for i, word in enumerate(argv):
-    if match := re.fullmatch(f'--?{name}(=(.*))?', word, re.DOTALL):
-      value, place = match[2] if match[1] else ''.join(argv[i + 1 : i + 2]), i
-  return value, place
-
-
-def choose_config(argv) -> tuple[list[str], str]:
-  """Returns the command line with a config in it, and where that comes from."""
-  config, place = find_flag(argv, 'config', None)
-  workdir, _ = find_flag(argv, 'workdir', None)
-  mode, _ = find_flag(argv, 'mode', 'train')
-  if place is None:
-    config = DEFAULT_CONFIG
-    if mode == 'evaluate':
-      workdir = workdir or directory.default_workdir(DEFAULT_CONFIG)
-      config = f'{workdir}/config.json'
-  source = config
-  if config.endswith('.json'):
-    # ml_collections executes Python; a config.json becomes the argument of a file.
-    config = f'{SAVED_CONFIG}:{json.dumps(directory.read_config(config))}'
-  if place is None:
-    return [argv[0], f'--config={config}', *argv[1:]], source
-  rest = argv[place + 1 if '=' in argv[place] else place + 2 :]
-  return [*argv[:place], f'--config={config}', *rest], source
-
-
 def parse_flags(argv):
   """Parses the command line; what is wrong with it is reported in one line."""
   try:
     # Not as the flag's default: that is executed on import, errors and all. And into
     # sys.argv, where ml_collections looks for `--config.key=value`.
-    argv, source = choose_config(argv)
+    argv, source = command_line.choose_config(
+      argv, default_config=DEFAULT_CONFIG, saved_config=SAVED_CONFIG
+    )
     sys.argv = argv
     FLAGS.set_default('workdir', directory.default_workdir(source))
     args = FLAGS(argv)
@@ -103,13 +60,6 @@ def parse_flags(argv):
   except Exception as e:
     keys = directory.flatten(default.get_config().to_dict())
     sys.exit(f'error: {errors.describe_flag_error(e, keys)}')
-
-
-def describe_interruption(workdir: str) -> str:
-  """Returns the line that says after Ctrl-C what is left of the run."""
-  steps = directory.saved_steps(workdir)
-  saved = f'resumes from step {steps[-1]}' if steps else 'begins anew'
-  return f'interrupted; the same command {saved}, see {workdir}'
 
 
 def main(argv):
@@ -125,7 +75,7 @@ def main(argv):
     if FLAGS.multi_host:
       parallel.join_hosts()
     logging.info('%s, workdir %s', config_file, workdir)
-    startup.end_on_ctrl_c(lambda: describe_interruption(workdir))
+    startup.end_on_ctrl_c(lambda: directory.describe_interruption(workdir))
     if FLAGS.mode == 'evaluate':
       evaluate.evaluate_checkpoint(FLAGS.config, workdir, which=FLAGS.checkpoint)
     elif FLAGS['checkpoint'].present:

@@ -3,6 +3,7 @@
 And other libraries' errors in one line, where they come from the user's input.
 """
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -26,6 +27,12 @@ def check_choice(what: str, given: str, allowed) -> None:
   allowed = sorted(allowed)
   if given not in allowed:
     raise UserError(f'unknown {what} {given!r}; allowed: {", ".join(allowed)}')
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+  """Returns "did you mean 'epsilon'? " for 'epsilom'; '' if nothing is like it."""
+  found = difflib.get_close_matches(given, list(allowed), n=1)
+  return f'did you mean {found[0]!r}? ' if found else ''
 
 
 def describe_flag_error(e: BaseException, keys: Iterable[str] = ()) -> str:

@@ -5,7 +5,6 @@ keyword arguments}. A section of a config is {'name': ..., argument: value, ...}
 thing of a known kind is one entry of its table and nothing else.
 """
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -47,8 +46,7 @@ def create(
   allowed = [*settable, *also]
   for key in arguments:
     if key not in allowed:
-      nearest = difflib.get_close_matches(key, allowed, n=1)
-      hint = f'did you mean {nearest[0]!r}? ' if nearest else ''
+      hint = errors.nearest(key, allowed)
       raise errors.UserError(
         f'unknown key {key!r} in {what}, which is {name!r}; {hint}allowed: '
         f'{", ".join(allowed) or "none"}'

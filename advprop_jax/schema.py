@@ -1,6 +1,5 @@
 """What a config may hold: the type and the range of every value, in one table."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -194,19 +193,15 @@ def _plain(value):
 
 def _check_keys(config: Section):
   """Raises UserError unless a config has all keys but those of kinds, and no others."""
-  expected = {
-    key for key in VALUES if not key.startswith(tuple(f'{x}.' for x in KINDS))
-  }
-  expected = {key for key in expected if not key.startswith('streams.')}
-  expected |= {'streams', *KINDS}
+  inside = tuple(f'{section}.' for section in ('streams', *KINDS))
+  expected = {key for key in VALUES if not key.startswith(inside)} | {'streams', *KINDS}
   found = set(_keys(config))
   for key in sorted(expected - found):
     raise errors.UserError(
       f'the config has no {key}; allowed: all keys of configs/default.py'
     )
   for key in sorted(found - expected):
-    nearest = difflib.get_close_matches(key, expected, n=1)
-    hint = f'did you mean {nearest[0]}? ' if nearest else ''
+    hint = errors.nearest(key, expected)
     raise errors.UserError(
       f'unknown config key {key}; {hint}allowed: those of configs/default.py'
     )

@@ -102,15 +102,17 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
       if step in eval_steps:
         with timer('eval'):
           logging.info('evaluating step %d', step)
-          for name, result in exp.evaluation.run(state.eval_variables).items():
+          found = exp.evaluation.run(state.eval_variables)
+          for name, result in found.items():
             val_metrics |= {f'{name}/{key}': x for key, x in result.metrics.items()}
+          writer.write_scalars(step, val_metrics)
+          for name, result in found.items():
             if result.pictures is not None:
               names = exp.evaluation.suites[name].dataset.class_names
               grid = pictures.adversarial_grid(
                 **result.pictures._asdict(), class_names=names
               )
               writer.write_image(step, f'{name}/clean_pgd', grid)
-          writer.write_scalars(step, val_metrics)
       if step in save_steps or step in eval_steps:  # So that the best can be kept.
         with timer('save'):
           # A broken state must not push a good one out of the directory.
@@ -141,10 +143,15 @@ def _steps_before_end(every_epochs: float, exp) -> range:
 def _with_trained_classes(config, workdir: str) -> schema.Section:
   """Returns a config with the classes, and their order, that a workdir began with."""
   config = schema.read(config)
-  if config.data.class_names or not directory.saved_steps(workdir):
+  steps = directory.saved_steps(workdir)
+  if config.data.class_names or not steps:
     return config
-  data = directory.read_config(f'{workdir}/config.json').get('data', {})
-  return experiment.with_class_names(config, data.get('class_names', ()))
+  with checkpoint.Checkpointer(
+    f'{workdir}/checkpoints', read_only=True
+  ) as checkpointer:
+    saved, _ = checkpointer.describe(steps[-1])
+  # Older checkpoints do not name their classes.
+  return experiment.with_class_names(config, saved['data'].get('class_names', ()))
 
 
 def _restore_or_create(exp, checkpointer, fingerprint: dict):

@@ -1,6 +1,6 @@
 """The config of an earlier run, `--config=runs/trial/config.json`, to be changed again.
 
-`main.py` hands this file the path of the JSON. Keys that are younger than the run have
+`main.py` hands this file the text of the JSON. Keys that are younger than the run have
 their default values.
 """
 

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from config_sections import SECTIONS, leaves
 from tiny_model import create_tiny_model
 
 from advprop_jax import experiment, schema, train
@@ -34,33 +35,10 @@ def get_smoke(name, argument):
   return get_config(name, f'{argument},smoke')
 
 
-def leaves(config, prefix=''):
-  for key, value in config.items():
-    if hasattr(value, 'items'):
-      yield from leaves(value, f'{prefix}{key}.')
-    else:
-      yield prefix + key, value
-
-
-# Place of a section that comes in kinds -> the named sections for it.
-SECTIONS = {
-  'model.': [default.EFFICIENTNET],
-  'attack.': [default.PGD],
-  'eval.attack.': [default.PGD_EVAL],
-  'data.augmentation.': [
-    default.NO_AUGMENTATION,
-    default.AUTOAUGMENT,
-    default.RANDAUGMENT,
-  ],
-  'optim.optimizer.': [default.RMSPROP, default.SGD],
-  'optim.schedule.': [default.STAIRCASE, default.COSINE],
-}
-
-
 def check_same_keys(config, schema, place):
   """Checks that a config has the keys and types of another, or of a named section."""
   assert config.is_locked, place
-  for section in SECTIONS.get(place, []):
+  for section in SECTIONS.get(place.removesuffix('.'), []):
     if section.keys() == dict(config).keys():
       schema = section
   assert dict(config).keys() == dict(schema).keys(), place

@@ -172,6 +172,15 @@ def test_a_new_class_is_another_data_set_on_resume(workdir, tmp_path):
   assert before == {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
 
 
+def test_the_classes_of_a_run_are_those_of_its_checkpoint(trained, workdir):
+  """Whatever has become of config.json."""
+  (workdir / 'config.json').unlink()
+  config = create_config(trained[1])
+  config.num_epochs = 22.0
+  train.train_and_evaluate(config, str(workdir))
+  assert load(workdir).data.class_names == CLASSES
+
+
 def test_changed_images_are_told_on_resume(workdir, tmp_path, caplog):
   root = tmp_path / 'changed'
   write_images(root, 'train', CLASSES, seed=0)
@@ -185,17 +194,11 @@ def test_changed_images_are_told_on_resume(workdir, tmp_path, caplog):
   )
 
 
-@pytest.mark.parametrize('which, step', [('newest', 60), ('30', 30), ('best', 60)])
-def test_a_checkpoint_is_chosen(which, step, workdir):
-  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as saver:
-    steps = saver.steps()
-    if which == 'best':  # Of equal ones the first.
-      step = steps[0]
-    assert saver.find(which) == step and steps == [30, 60]
-    with pytest.raises(
-      errors.UserError, match="no checkpoint '31' .*newest, best, 30, 6"
-    ):
-      saver.find('31')
+def test_an_older_checkpoint_is_evaluated(trained, workdir):
+  values = evaluate.evaluate_checkpoint(load(workdir), str(workdir), which='30')
+  (during,) = [x for x in results(workdir) if x['step'] == 30 and 'val/adv_loss' in x]
+  assert results(workdir)[-1]['checkpoint'] == str(workdir / 'checkpoints' / '30')
+  assert values[f'folder:{trained[1]}:test/adv_loss'] == during['val/adv_loss']
 
 
 def test_a_workdir_without_a_run_is_one_line(tmp_path):

@@ -14,7 +14,7 @@ LAYERS = [
   {'train_state', 'workdir', 'evaluation'},
   {'train_step'},
   {'experiment'},
-  {'train', 'evaluate'},
+  {'train', 'evaluate', 'command_line'},
 ]
 # `errors` alone is for everybody, whatever the layer.
 CORE = ['attacks.gradient', 'branches', 'losses', 'models', 'optim', 'parallel']

@@ -5,33 +5,10 @@ import math
 
 import ml_collections
 import pytest
+from config_sections import SECTIONS, leaves
 
 from advprop_jax import errors, schema
 from configs import default, saved
-
-# Place of a section that comes in kinds -> the named sections for it.
-SECTIONS = {
-  'model': [default.EFFICIENTNET],
-  'attack': [default.PGD],
-  'eval.attack': [default.PGD_EVAL],
-  'data.augmentation': [
-    default.NO_AUGMENTATION,
-    default.AUTOAUGMENT,
-    default.RANDAUGMENT,
-  ],
-  'optim.optimizer': [default.RMSPROP, default.SGD],
-  'optim.schedule': [default.STAIRCASE, default.COSINE],
-}
-
-
-def leaves(section, place=''):
-  """Yields the keys of all values, and the values."""
-  for name, value in section.items():
-    key = f'{place}.{name}' if place else name
-    if hasattr(value, 'items'):
-      yield from leaves(value, key)
-    else:
-      yield key, value
 
 
 def all_keys():

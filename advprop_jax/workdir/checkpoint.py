@@ -45,7 +45,7 @@ class Checkpointer:
     """Opens a directory, a path or str; makes it, and drops what a killed save left."""
     policies = ocp.checkpoint_managers
     self._manager = ocp.CheckpointManager(
-      epath.Path(directory),
+      epath.Path(directory).expanduser().absolute(),
       item_handlers={
         **{item: ocp.StandardCheckpointHandler() for item in _ARRAYS},
         'config': ocp.JsonCheckpointHandler(),
@@ -112,22 +112,20 @@ class Checkpointer:
       UserError: there is none.
     """
     steps = self.steps()
-    measured = {step: _best(self._manager.metrics(step) or {}) for step in steps}
-    found = None
-    if which == 'newest':
-      found = steps[-1] if steps else None
-    elif which == 'best':
-      best = max(measured.values(), default=-math.inf)
-      found = next((s for s, x in measured.items() if x == best > -math.inf), None)
-    elif which.isdecimal() and int(which) in steps:
-      found = int(which)
-    if found is None:
-      choices = ['newest', *(['best'] if max(measured.values()) > -math.inf else [])]
+    names = {str(step): step for step in steps}
+    if steps:
+      names = {'newest': steps[-1], **names}
+    if which not in names:  # The metrics are in files of their own.
+      measured = {step: _best(self._manager.metrics(step) or {}) for step in steps}
+      best = max(measured, key=measured.__getitem__, default=None)
+      if best is not None and measured[best] > -math.inf:
+        names = {'best': best, **names}
+    if which not in names:
       raise errors.UserError(
         f'no checkpoint {which!r} in {self._manager.directory}; allowed: '
-        f'{", ".join([*choices, *map(str, steps)])}'
+        f'{", ".join(names) or "a directory with checkpoints"}'
       )
-    return found
+    return names[which]
 
   def describe(self, step: int) -> tuple[dict, tuple[str, ...]]:
     """Returns the config of a checkpoint and the names of its branches.

@@ -82,6 +82,13 @@ def saved_steps(workdir: str) -> list[int]:
   return sorted(int(name) for name in names if name.isdigit())
 
 
+def describe_interruption(workdir: str) -> str:
+  """Returns the line that says after Ctrl-C what is left of the run."""
+  steps = saved_steps(workdir)
+  saved = f'resumes from step {steps[-1]}' if steps else 'begins anew'
+  return f'interrupted; the same command {saved}, see {workdir}'
+
+
 def flatten(config: Mapping, prefix: str = '') -> dict:
   """Returns {'data.batch_size': 64, ...}; what is neither number nor str as text."""
   flat: dict[str, bool | int | float | str] = {}

@@ -168,23 +168,35 @@ def test_examples_without_a_label_are_counted_apart(weights):
     make_evaluator()(**weights, batches=[batch])
 
 
-def test_every_device_gets_a_batch_once_and_nothing_waits_for_the_last_step(
-  weights, monkeypatch
-):
-  transfers = []
+def test_a_batch_is_transferred_once_and_one_step_is_compiled(weights, monkeypatch):
+  """Whatever the number of branches, attacks and evaluations."""
+  transfers, traces, compilations = [], [], []
   prefetch = parallel.prefetch
   monkeypatch.setattr(
     parallel, 'prefetch', lambda x: prefetch(transfers.append(i) or i for i in x)
   )
-  evaluator = make_evaluator()
+  attack = pgd()
+
+  def counted(*args):
+    traces.append(args)
+    return attack(*args)
+
+  def listen(event, secs, **kwargs):
+    if 'compile' in event or 'trac' in event:
+      compilations.append(event)
+
+  evaluator = runner.Evaluator(TinyModel(NUM_CLASSES), counted, seed=0)
   image, label = examples(32)
   first, _ = evaluator(**weights, batches=batches(image, label, 8))
-  assert len(transfers) == 4  # Batches, whatever the branches and attacks.
-  with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
-    compiled = []
-    patch.setattr('logging.Logger.warning', lambda *args: compiled.append(args))
+  assert len(transfers) == 4 and len(traces) == 1
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
     again, _ = evaluator(**weights, batches=batches(image, label, 8))
-  assert again == first and not compiled
+    assert again == first and not compilations
+    jax.jit(lambda x: x + 2)(np.float32(1))
+    assert compilations  # The listener does hear of compilations.
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_every_batch_has_noise_of_its_own_and_evaluation_repeats_itself(weights):

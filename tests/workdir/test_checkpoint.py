@@ -74,6 +74,24 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
 def test_keeps_the_last_and_the_best(tmp_path):
   state = create_state()
   assert save(tmp_path, state, (1, 2, 3, 4), (0.1, 0.9, 0.3, 0.2)) == [2, 4]
+  with checkpoint.Checkpointer(tmp_path, read_only=True) as checkpointer:
+    found = [checkpointer.find(which) for which in ('best', 'newest', '4', '2')]
+    assert found == [2, 4, 4, 2]
+    with pytest.raises(
+      errors.UserError, match="'3' in .*; allowed: best, newest, 2, 4$"
+    ):
+      checkpointer.find('3')
+
+
+def test_without_evaluations_there_is_no_best_checkpoint(tmp_path):
+  with checkpoint.Checkpointer(tmp_path / 'none', read_only=True) as checkpointer:
+    with pytest.raises(errors.UserError, match='allowed: a directory with checkpoints'):
+      checkpointer.find('newest')
+  save(tmp_path, create_state())
+  with checkpoint.Checkpointer(tmp_path, read_only=True) as checkpointer:
+    assert checkpointer.find('newest') == 3
+    with pytest.raises(errors.UserError, match="'best' in .*; allowed: newest, 3$"):
+      checkpointer.find('best')
 
 
 def test_restores_on_another_number_of_devices(tmp_path):
