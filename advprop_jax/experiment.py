@@ -180,7 +180,6 @@ def create_evaluation(config, model, *, dataset=None) -> Evaluation:
     UserError: a suite is unknown, or has classes that the model does not know.
   """
   parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
-  recipe = create_recipe(config)
   opened, evaluators = {}, {}
   for name in config.eval.suites:
     errors.check_choice('suite of eval.suites', name, suites.SUITES)
@@ -215,7 +214,7 @@ def create_evaluation(config, model, *, dataset=None) -> Evaluation:
       suite_data,
       split=split,
       batch_size=config.data.eval_batch_size,
-      recipe=recipe,
+      recipe=create_recipe(config, suite_data),
       max_bad_share=config.data.max_bad_share,
       hosts=_hosts(),
     )
@@ -317,7 +316,7 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
     experiment.dataset,
     split=config.data.train_split,
     batch_size=config.data.batch_size,
-    recipe=create_recipe(config),
+    recipe=create_recipe(config, experiment.dataset),
     seed=config.seed,
     shuffle_window=config.data.shuffle_window,
     max_bad_share=config.data.max_bad_share,
@@ -326,13 +325,18 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
   )
 
 
-def create_recipe(config) -> preprocess.Recipe:
-  """Returns what a config does to an image."""
+def create_recipe(config, dataset: datasets.Dataset) -> preprocess.Recipe:
+  """Returns what a config does to an image of a data set."""
+  turned = {'all': True, 'folders': datasets.is_folder(dataset.name), 'none': False}
+  choice = config.data.exif_orientation
+  errors.check_choice('data.exif_orientation', choice, turned)
   return preprocess.Recipe(
     image_size=config.data.image_size,
     crop_padding=config.data.crop_padding,
     resize_method=config.data.resize_method,
     image_dtype='uint8',
+    max_megapixels=config.data.max_megapixels,
+    exif_orientation=turned[choice],
     crop_area=config.data.crop_area,
     flip=config.data.flip,
     augment_fn=registry.create(
@@ -344,7 +348,9 @@ def create_recipe(config) -> preprocess.Recipe:
 def open_dataset(config, name: str | None = None) -> datasets.Dataset:
   """Opens the data set of a config, or another one from the same place."""
   return datasets.open_dataset(
-    name or config.data.name, data_dir=config.data.data_dir or None
+    name or config.data.name,
+    data_dir=config.data.data_dir or None,
+    holdout_share=config.data.holdout_share,
   )
 
 

@@ -121,6 +121,9 @@ def get_config():
   # Which class each logit stands for; (): the classes of the data set, in its order. A
   # run writes them down, and other data are then mapped to them by name.
   data.class_names = ()
+  # Of a folder: the share of the images of `train` that is the split `holdout`, chosen
+  # by their names: the same for ever, whatever else is added.
+  data.holdout_share = 0.0
   data.train_split = 'train'
   data.eval_split = 'validation'
   data.image_size = 224  # Pixels, square.
@@ -136,6 +139,12 @@ def get_config():
   # TensorFlow 1's bicubic, the official one; or 'bicubic', 'bilinear': preprocess.py.
   data.resize_method = 'bicubic_tf1'
   data.max_bad_share = 0.01  # Images that cannot be decoded; more end the run.
+  # Of an image, in millions of pixels; a larger one cannot be decoded. Up to 9 bytes a
+  # pixel in each thread, of which there are as many as cores: 2 GB on four.
+  data.max_megapixels = 55.0
+  # Whose images are turned as their cameras say: 'folders', 'all' or 'none'. The
+  # official pipeline turns none of ImageNet's.
+  data.exif_orientation = 'folders'
 
   config.model = EFFICIENTNET
   config.streams = ADVPROP

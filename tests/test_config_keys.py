@@ -62,6 +62,7 @@ CHANGES = {
   'data.name': Change('folder', 'dataset'),
   'data.data_dir': Change('elsewhere', 'dataset'),
   'data.class_names': Change(tuple('9876543210'), 'dataset'),
+  'data.holdout_share': Change(0.5, 'dataset', FOLDER),
   'data.train_split': Change('train[80:240]', 'batches'),
   'data.eval_split': Change('test[8:16]', 'evaluation'),
   'data.image_size': [Change(48, x) for x in ('batches', 'evaluation')],
@@ -76,6 +77,8 @@ CHANGES = {
   'data.crop_padding': Change(8, 'eval_batches'),
   'data.resize_method': [Change('bilinear', x) for x in ('batches', 'eval_batches')],
   'data.max_bad_share': Change(0.0005, 'num_bad', FOLDER),
+  'data.max_megapixels': Change(1e-5, 'eval_batches'),
+  'data.exif_orientation': Change('none', 'eval_batches', FOLDER),
   'model.name': Change('efficientnet_b0', 'parameters'),
   'model.drop_connect_rate': Change(0.5, 'network'),
   'model.activation': Change('relu', 'network'),
@@ -161,7 +164,9 @@ def folders(tmp_path_factory, digits_dir):
     for i in range(64):
       file = tmp_path / 'images' / split / f'class{i % 2}' / f'{i}.png'
       file.parent.mkdir(parents=True, exist_ok=True)
-      Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+      tags = Image.Exif()
+      tags[0x0112] = 6  # Lies on its side.
+      Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file, exif=tags)
   (tmp_path / 'images' / 'train' / 'class0' / 'bad.png').write_bytes(b'no image')
   return {
     'digits': str(digits_dir),

@@ -29,6 +29,7 @@ from advprop_jax.input import (
   cores,
   datasets,
   decode,
+  graph,
   order,
   preprocess,
 )
@@ -118,7 +119,7 @@ def train_batches(
         image = preprocess.to_dtype(image, recipe.image_dtype)
       return image
 
-    return _example(dataset, record, box_fn, finish, guard)
+    return _example(dataset, record, recipe, box_fn, finish, guard)
 
   def open_at(num_batches, guard):
     first = start + num_batches * local_batch_size
@@ -176,7 +177,7 @@ def eval_batches(
     return preprocess.to_dtype(image, recipe.image_dtype)
 
   def example(position, record):
-    values = _example(dataset, record, box_fn, finish)
+    values = _example(dataset, record, recipe, box_fn, finish)
     return {**values, 'position': tf.cast(position, tf.int32)}
 
   examples = order.in_order(dataset, spans).enumerate(first)
@@ -201,14 +202,20 @@ def eval_batches(
   )
 
 
-def _example(dataset, record, box_fn, finish, guard=True):
+def _example(dataset, record, recipe, box_fn, finish, guard=True):
   """Returns a record as an element of a batch, and what is wrong with it."""
   encoded, label, name = dataset.parse_fn(record)
   if dataset.load_fn is not None:
     # What cannot be read is like an empty file: it cannot be decoded.
     load_fn = dataset.load_fn
-    encoded = decode.or_else(load_fn, encoded, '') if guard else load_fn(encoded)
-  crop, problem = decode.decode_crop(encoded, box_fn, guard=guard)
+    encoded = graph.or_else(load_fn, encoded, '') if guard else load_fn(encoded)
+  crop, problem = decode.decode_crop(
+    encoded,
+    box_fn,
+    max_megapixels=recipe.max_megapixels,
+    exif_orientation=recipe.exif_orientation,
+    guard=guard,
+  )
   is_label = (label >= 0) & (label < dataset.num_classes)
   return {
     'image': finish(crop),

@@ -25,8 +25,9 @@ def _resize_bicubic_tf1(image, size):
 
 
 def _resize(method, image, size):
-  # Cast first: TensorFlow hands an image that has the right size back unchanged.
-  return tf.image.resize(tf.cast(image, tf.float32), size, method)
+  # Cast afterwards: as float32 a large image would need four times the memory; and at
+  # all, since TensorFlow hands an image that has the right size back unchanged.
+  return tf.cast(tf.image.resize(image, size, method), tf.float32)
 
 
 # Name -> fn(image, [height, width]), none with antialiasing.
@@ -49,6 +50,8 @@ class Recipe(NamedTuple):
   crop_padding: int  # Of evaluation, see `center_crop_box`.
   resize_method: str  # A key of RESIZE_METHODS.
   image_dtype: str  # One of IMAGE_DTYPES.
+  max_megapixels: float  # Of the file; see `decode.decode_crop`.
+  exif_orientation: bool  # Turn the image as its camera says; see `exif.py`.
   # Of training alone:
   crop_area: tuple[float, float]  # Smallest and largest share of the area of a crop.
   flip: bool  # Mirror half of the images.

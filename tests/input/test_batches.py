@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -350,7 +351,8 @@ if sys.argv[2] == 'gone':
 else:
   with open(span.path, 'r+b') as f:
     f.seek(500); f.write(b'wrong bytes')
-recipe = preprocess.Recipe(8, 0, 'bicubic', 'uint8', (0.1, 1.0), False, None)
+recipe = preprocess.Recipe(8, 0, 'bicubic', 'uint8', 55.0, False,
+                           (0.1, 1.0), False, None)
 stream = batches.train_batches(dataset, split='train', batch_size=4,
                                recipe=recipe, seed=0, shuffle_window=50,
                                max_bad_share=0,
@@ -604,13 +606,12 @@ def test_hidden_files_and_folders_are_never_data(folder):
     after.spans('.git')
 
 
-@pytest.mark.parametrize('suffix', ['jpg', 'JPG', 'jpeg', 'jfif', 'jpe', 'png'])
-def test_every_usual_name_of_a_jpeg_or_png_is_read(suffix, tmp_path):
+@pytest.mark.parametrize('suffix', ['jpg', 'JPG', 'jfif', 'jpe', 'png', 'bmp', 'webp'])
+def test_every_usual_name_of_an_image_is_read(suffix, tmp_path):
   (tmp_path / 'train' / 'a').mkdir(parents=True)
   image = PIL.Image.new('RGB', (9, 9), (255, 0, 0))
-  image.save(
-    tmp_path / 'train' / 'a' / f'0.{suffix}', 'PNG' if suffix == 'png' else 'JPEG'
-  )
+  kind = suffix.upper() if suffix in ('png', 'bmp', 'webp') else 'JPEG'
+  image.save(tmp_path / 'train' / 'a' / f'0.{suffix}', kind)
   (batch,) = eval_pass(datasets.open_dataset(f'folder:{tmp_path}'), batch_size=1)
   assert batch['mask'].all() and batch['image'][..., 0].min() > 250
 
@@ -637,6 +638,55 @@ def test_slices_of_a_folder_add_up(folder):
   for wrong in ('train[5', 'trian', 'train[:900]', 'train[a:b]', ''):
     with pytest.raises(errors.UserError, match='unknown split .*allowed: train, val$'):
       dataset.spans(wrong)
+
+
+def test_a_share_of_a_folder_is_held_out_by_name(tmp_path):
+  def paths(split):
+    opened = datasets.open_dataset(f'folder:{tmp_path}', holdout_share=0.25)
+    return {span.path for span in opened.spans(split)}
+
+  for i in range(200):
+    path = tmp_path / 'train' / f'class{i % 2}' / f'{i}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+  everything = datasets.open_dataset(f'folder:{tmp_path}').spans('train')
+  rest, held = paths('train'), paths('holdout')
+  assert rest | held == {span.path for span in everything} and not rest & held
+  assert 35 <= len(held) <= 65
+  # The same for ever: by this definition, whatever else comes or goes.
+  for path in rest | held:
+    name = '/'.join(path.split('/')[-2:])
+    first = hashlib.sha256(name.encode()).hexdigest()[:2]
+    assert (path in held) == (int(first, 16) < 64)
+  for i in range(0, 200, 3):
+    (tmp_path / 'train' / f'class{i % 2}' / f'{i}.png').unlink()
+    (tmp_path / 'train' / f'class{i % 2}' / f'new{i}.png').touch()
+  assert not paths('train') & held and not paths('holdout') & rest
+
+
+@pytest.mark.parametrize(
+  'splits, share, message',
+  [
+    (('train', 'holdout'), 0.5, "has the splits holdout, train; .*none called 'hold"),
+    (('val',), 0.5, "has the splits val; allowed: 0, or a folder with a split 'train'"),
+    (('train',), 1e-9, "split 'holdout' of .* none of the 1 images"),
+    (('train',), 1.0, "split 'train' of .* none of the 1 images"),
+  ],
+)
+def test_what_cannot_be_held_out_is_one_line(splits, share, message, tmp_path):
+  for split in splits:
+    (tmp_path / split / 'a').mkdir(parents=True)
+    (tmp_path / split / 'a' / '0.png').touch()
+  with pytest.raises(errors.UserError, match=message) as e:
+    datasets.open_dataset(f'folder:{tmp_path}', holdout_share=share)
+  assert '\n' not in str(e.value)
+
+
+def test_prepared_data_hold_nothing_out(digits_dir):
+  with pytest.raises(
+    errors.UserError, match=r'is no folder; allowed: 0, .*train\[:90%'
+  ):
+    datasets.open_dataset('digits', data_dir=str(digits_dir), holdout_share=0.1)
 
 
 def test_folder_images_are_listed_in_the_same_order_every_time(folder):

@@ -1,6 +1,9 @@
 """Tests decoding of good and bad files against Pillow and TensorFlow's full decoder."""
 
 import io
+import struct
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -8,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tiny_imagenet
 
-from advprop_jax.input import decode
+from advprop_jax.input import decode, preprocess
 
 
 @pytest.fixture(scope='module')
@@ -19,7 +22,7 @@ def decode_crop():
     input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)]
   )
   def call(encoded, box):
-    return decode.decode_crop(encoded, lambda shape: box)
+    return decode.decode_crop(encoded, lambda shape: box, max_megapixels=MEGAPIXELS)
 
   return lambda encoded, box: [x.numpy() for x in call(encoded, box)]
 
@@ -34,6 +37,8 @@ def pillow_rgb(encoded):
   return np.asarray(PIL.Image.open(io.BytesIO(encoded)).convert('RGB'))
 
 
+MEGAPIXELS = 55.0
+PROBLEM = 'has more pixels than data.max_megapixels allows'
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
@@ -77,18 +82,53 @@ def test_a_png_of_any_name_and_colour_model_is_decoded(decode_crop, mode):
   np.testing.assert_array_equal(crop, expected[5:35, 7:57])
 
 
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA'])
 @pytest.mark.parametrize(
-  'encoded, shape',
-  [
-    (tiny_imagenet.jpeg(120, 161), (120, 161)),
-    (tiny_imagenet.jpeg(33, 70, 'L'), (33, 70)),
-    (encode(PIL.Image.new('RGB', (300, 70_000)), 'PNG'), (70_000, 300)),
-  ],
+  'suffix, options',
+  [('BMP', {}), ('WEBP', {'lossless': True}), ('WEBP', {'quality': 80})],
 )
-def test_the_header_tells_the_shape(encoded, shape):
-  np.testing.assert_array_equal(decode.image_shape(encoded)[:2], shape)
+def test_other_formats_have_pillows_pixels(decode_crop, mode, suffix, options):
+  image = PIL.Image.fromarray(NOISE).convert(mode)
+  if mode == 'RGBA':
+    image.putalpha(PIL.Image.fromarray(NOISE[..., 0]))
+  encoded = encode(image, suffix, **options)
+  crop, problem = decode_crop(encoded, (5, 7, 30, 50))
+  assert problem == decode.GOOD
+  np.testing.assert_array_equal(crop, pillow_rgb(encoded)[5:35, 7:57])
 
 
+def test_a_bmp_may_be_stored_from_top_to_bottom(decode_crop):
+  encoded = bytearray(encode(PIL.Image.fromarray(NOISE), 'BMP'))
+  encoded[22:26] = (-40).to_bytes(4, 'little', signed=True)
+  crop, problem = decode_crop(bytes(encoded), (0, 0, 40, 60))
+  assert problem == decode.GOOD
+  np.testing.assert_array_equal(crop, NOISE[::-1])
+
+
+def animation(suffix):
+  frames = [PIL.Image.fromarray(NOISE), PIL.Image.fromarray(NOISE[::-1])]
+  return encode(frames[0], suffix, save_all=True, append_images=frames[1:])
+
+
+OTHERS = [
+  ('a GIF', tiny_imagenet.gif(), 'a GIF'),
+  ('the start of a GIF', tiny_imagenet.gif()[:9], 'a GIF'),
+  ('a TIFF', encode(PIL.Image.fromarray(NOISE), 'TIFF'), 'a TIFF'),
+  ('a TIFF of a Mac', b'MM\0*' + bytes(60), 'a TIFF'),
+  ('an AVIF', encode(PIL.Image.fromarray(NOISE), 'AVIF'), 'a HEIC or AVIF'),
+  ('a HEIC', bytes([0, 0, 0, 24]) + b'ftypheic' + bytes(60), 'a HEIC or AVIF'),
+  (
+    'a BMP of indices',  # TensorFlow's op would take them for greys.
+    encode(PIL.Image.fromarray(NOISE).quantize(256), 'BMP'),
+    'a BMP with a palette, or compressed',
+  ),
+  (
+    'a BMP of two colours',
+    encode(PIL.Image.fromarray(NOISE).convert('1'), 'BMP'),
+    'a BMP with a palette, or compressed',
+  ),
+  ('an animation', animation('WEBP'), 'an animated WebP'),
+]
 BAD = {
   'no bytes': b'',
   'one byte': b'\xff',
@@ -99,10 +139,14 @@ BAD = {
   'half a PNG': tiny_imagenet.png()[:3000],
   'the start of a PNG': tiny_imagenet.png()[:20],
   'the signature of a PNG': tiny_imagenet.png()[:8],
-  'a GIF': tiny_imagenet.gif(),
-  'the start of a GIF': tiny_imagenet.gif()[:9],
-  'a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP'),
+  'a box beyond a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP'),
+  'half a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP')[:3000],
+  'the start of a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP')[:54],
+  'half a WebP': encode(PIL.Image.fromarray(NOISE), 'WEBP')[:1000],
+  'the start of a WebP': encode(PIL.Image.fromarray(NOISE), 'WEBP')[:20],
+  **{name: encoded for name, encoded, _ in OTHERS},
 }
+SAID = {name: said for name, _, said in OTHERS}
 
 
 @pytest.mark.parametrize('kind', BAD)
@@ -111,7 +155,9 @@ def test_what_cannot_be_decoded_is_a_black_pixel_and_a_problem(
 ):
   crop, problem = decode_crop(BAD[kind], (0, 0, 120, 160))
   assert 'Traceback' not in capfd.readouterr().err
-  said = 'is a GIF: convert it to PNG or JPEG' if 'GIF' in kind else 'cannot be decoded'
+  said = 'cannot be decoded'
+  if kind in SAID:
+    said = f'is {SAID[kind]}: convert it to PNG or JPEG'
   assert decode.PROBLEMS[problem] == said
   np.testing.assert_array_equal(crop, np.zeros([1, 1, 3]))
 
@@ -120,7 +166,9 @@ def test_what_cannot_be_decoded_is_a_black_pixel_and_a_problem(
 def test_without_a_guard_the_same_is_an_error(kind, capfd):
   box = tf.constant([0, 0, 120, 160])
   crops = tf.data.Dataset.from_tensors(BAD[kind]).map(
-    lambda encoded: decode.decode_crop(encoded, lambda _: box, guard=False)
+    lambda encoded: decode.decode_crop(
+      encoded, lambda _: box, max_megapixels=MEGAPIXELS, guard=False
+    )
   )
   with pytest.raises(tf.errors.InvalidArgumentError):
     crops.get_single_element()
@@ -150,15 +198,54 @@ def png_header(height, width):
     tiny_imagenet.huge_jpeg(),
     png_header(10_000, 10_000),
     png_header(2**31 - 1, 2**31 - 1),
+    b'BM' + bytes(12) + struct.pack('<IiiHHI', 40, 9000, -9000, 1, 24, 0) + bytes(60),
+    b'RIFF' + bytes(4) + b'WEBPVP8X' + bytes(8) + b'\xff\xff\xff' * 2 + bytes(60),
+    b'RIFF' + bytes(4) + b'WEBPVP8 ' + bytes(10) + b'\xff\x3f\xff\x3f' + bytes(60),
+    b'RIFF' + bytes(4) + b'WEBPVP8L' + bytes(5) + b'\xff\xff\xff\x0f' + bytes(60),
   ],
 )
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
   decode_crop, encoded
 ):
   crop, problem = decode_crop(encoded, (0, 0, 9_000, 9_000))
-  assert decode.PROBLEMS[problem] == 'has more than 89,478,485 pixels'
+  assert decode.PROBLEMS[problem] == PROBLEM
   assert crop.shape == (1, 1, 3)
 
 
-def test_the_limit_is_pillows():
-  assert decode.MAX_PIXELS == PIL.Image.MAX_IMAGE_PIXELS
+@pytest.mark.parametrize('suffix', ['PNG', 'JPEG', 'BMP', 'WEBP'])
+def test_the_limit_is_in_millions_of_pixels(suffix):
+  encoded = encode(PIL.Image.new('RGB', (100, 50)), suffix)
+  for max_megapixels, expected in [(0.005, decode.GOOD), (0.0049, decode.TOO_LARGE)]:
+    _, problem = decode.decode_crop(
+      tf.constant(encoded), lambda shape: [0, 0, 8, 8], max_megapixels=max_megapixels
+    )
+    assert problem == expected
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads the memory from /proc')
+def test_decoding_takes_six_bytes_a_pixel(tmp_path):
+  """An image of 36 million pixels, from a file of 100 KB: the pixels and the crop."""
+  (tmp_path / 'x.png').write_bytes(encode(PIL.Image.new('RGB', (6000, 6000)), 'PNG'))
+  code = """
+import sys, tensorflow as tf
+from advprop_jax.input import decode, preprocess
+def memory(name):
+  lines = open('/proc/self/status').read().splitlines()
+  return next(int(line.split()[1]) for line in lines if line.startswith(name))
+for method in preprocess.RESIZE_METHODS:
+  def image(encoded):
+    box_fn = lambda shape: tf.concat([[1, 1], shape[:2] - 1], 0)
+    crop, problem = decode.decode_crop(encoded, box_fn, max_megapixels=40.0)
+    return preprocess.resize(crop, 224, method), problem
+  images = tf.data.Dataset.from_tensors(tf.io.read_file(sys.argv[1])).map(image)
+  open('/proc/self/clear_refs', 'w').write('5')  # Forget the peak.
+  before = memory('VmRSS')
+  (_, problem), = images
+  assert problem == 0
+  print((memory('VmHWM') - before) * 1024 / 36e6)
+"""
+  command = [sys.executable, '-c', code, str(tmp_path / 'x.png')]
+  done = subprocess.run(command, capture_output=True, text=True)
+  bytes_per_pixel = [float(x) for x in done.stdout.split()]
+  assert len(bytes_per_pixel) == len(preprocess.RESIZE_METHODS), done.stderr
+  assert all(5 < x < 7 for x in bytes_per_pixel), bytes_per_pixel

@@ -14,16 +14,24 @@ share them among hosts, shuffle them and skip them without reading a byte.
 from advprop_jax.input.datasets import folder, prepared
 from advprop_jax.input.datasets.dataset import Dataset, Span, describe_change
 
-__all__ = ['Dataset', 'Span', 'describe_change', 'open_dataset']
+__all__ = ['Dataset', 'Span', 'describe_change', 'is_folder', 'open_dataset']
 
-# The beginning of a name -> fn(name, data_dir) -> Dataset. The first that fits counts.
+# The beginning of a name -> fn(name, data_dir, holdout_share) -> Dataset. The first one
+# that fits counts.
 KINDS = {
   folder.PREFIX: folder.open_folder,
   '': prepared.open_prepared,
 }
 
 
-def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
+def is_folder(name: str) -> bool:
+  """Returns whether a data set is a folder of the user's own files."""
+  return name.startswith(folder.PREFIX)
+
+
+def open_dataset(
+  name: str, *, data_dir: str | None = None, holdout_share: float = 0.0
+) -> Dataset:
   """Opens a data set by name.
 
   Args:
@@ -31,6 +39,8 @@ def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
       configuration and version if wanted ('imagenet2012', 'cifar10_1/v6:1.1.0').
     data_dir: where tensorflow-datasets keeps prepared data; None is its own default,
       ~/tensorflow_datasets. A folder ignores it.
+    holdout_share: of a folder, the share of its split 'train' that becomes the split
+      'holdout'.
 
   Returns:
     The opened data set.
@@ -40,5 +50,5 @@ def open_dataset(name: str, *, data_dir: str | None = None) -> Dataset:
       something else than images with one label each.
   """
   return next(fn for start, fn in KINDS.items() if name.startswith(start))(
-    name, data_dir
+    name, data_dir, holdout_share
   )

@@ -1,6 +1,7 @@
 """Folders of the user's own image files: <root>/<split>/<class>/*.jpg."""
 
 import collections
+import hashlib
 import os
 import random
 
@@ -11,19 +12,23 @@ from advprop_jax import errors
 from advprop_jax.input.datasets import dataset
 
 PREFIX = 'folder:'  # The path follows.
-# Names of JPEG and PNG files; what a file is, its first bytes say.
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jpe', '.png')
+# Names of image files that can be read; what a file is, its first bytes say.
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jpe', '.png', '.bmp', '.webp')
+TRAIN, HOLDOUT = 'train', 'holdout'
 
 
-def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
+def open_folder(
+  name: str, data_dir: str | None, holdout_share: float
+) -> dataset.Dataset:
   """Returns the handle of a folder of image files, read by tfds.ImageFolder's rules.
 
   Args:
     name: 'folder:<path>', of the folder of the splits.
     data_dir: for other kinds of data sets; not used.
+    holdout_share: of the images of the split 'train' that are the split 'holdout'.
 
   Raises:
-    UserError: it cannot be read, or has no images.
+    UserError: it cannot be read, has no images, or none to hold out.
   """
   root = os.path.expanduser(name.removeprefix(PREFIX))
   expected = f'expected {root}/<split>/<class>/*.jpg, *.jpeg or *.png'
@@ -43,6 +48,8 @@ def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
     raise errors.UserError(f'cannot read folder {root!r}: {expected}') from e
   others = [p for paths in files.values() for p in paths if not _is_image(p)]
   files = {s: [p for p in paths if _is_image(p)] for s, paths in files.items()}
+  if holdout_share:
+    files |= _hold_out(name, files, holdout_share)
   files = {split: paths for split, paths in files.items() if paths}
   for split, paths in files.items():
     # Hosts share the list in contiguous runs: each gets every class.
@@ -97,6 +104,39 @@ def open_folder(name: str, data_dir: str | None) -> dataset.Dataset:
     tuple(notes),
     load_fn=tf.io.read_file,
   )
+
+
+def _hold_out(
+  name: str, files: dict[str, list[str]], share: float
+) -> dict[str, list[str]]:
+  """Returns the two splits that 'train' is divided into.
+
+  An image belongs to one of them by the hash of its class and its name, so that it
+  stays there when others come or go.
+  """
+  if HOLDOUT in files or not files.get(TRAIN):
+    raise errors.UserError(
+      f'data.holdout_share is {share}, and data set {name!r} has the splits '
+      f'{", ".join(sorted(files)) or "none"}; allowed: 0, or a folder with a split '
+      f'{TRAIN!r} and none called {HOLDOUT!r}'
+    )
+
+  def is_held_out(path):
+    words = '/'.join(path.split('/')[-2:])
+    digest = hashlib.sha256(words.encode()).digest()
+    return int.from_bytes(digest[:8], 'big') < share * 2**64
+
+  result: dict[str, list[str]] = {TRAIN: [], HOLDOUT: []}
+  for path in files[TRAIN]:
+    result[HOLDOUT if is_held_out(path) else TRAIN].append(path)
+  for split, paths in result.items():
+    if not paths:
+      raise errors.UserError(
+        f'data.holdout_share is {share}, by which split {split!r} of data set '
+        f'{name!r} has none of the {len(files[TRAIN])} images; allowed: a share that '
+        'divides them'
+      )
+  return result
 
 
 def _describe_others(root: str, paths: list[str]) -> list[str]:

@@ -28,8 +28,15 @@ MANUAL_ARCHIVES = {
 }
 
 
-def open_prepared(name: str, data_dir: str | None) -> dataset.Dataset:
+def open_prepared(
+  name: str, data_dir: str | None, holdout_share: float
+) -> dataset.Dataset:
   """Opens what a tensorflow-datasets builder has prepared; see `open_dataset`."""
+  if holdout_share:
+    raise errors.UserError(
+      f'data.holdout_share is {holdout_share} and data set {name!r} is no folder; '
+      "allowed: 0, and parts of its splits, 'train[:90%]' and 'train[90%:]'"
+    )
   try:
     data_dir = None if data_dir is None else os.path.expanduser(data_dir)
     if data_dir is not None and tf.io.gfile.exists(data_dir):

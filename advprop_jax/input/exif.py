@@ -1,0 +1,129 @@
+"""The orientation that cameras write into a file: which way up its image is.
+
+A crop is chosen in the image as it is seen, decoded from the image as it is stored, and
+turned afterwards, so that of a JPEG no more than the crop is decoded. All as ops: to
+ask Pillow for the entry, the threads of tf.data would wait for Python's lock.
+
+Source: the EXIF standard (CIPA DC-008), tag 0x0112 and the TIFF structure around it.
+"""
+
+import tensorflow as tf
+
+from advprop_jax.input import formats, graph
+
+TAG, SHORT = 0x0112, 3
+ENTRY_BYTES = 12
+# Of a JPEG or PNG so much is searched. The entry comes first, behind the header; what
+# may stand before it, such as a profile of colours, is of some thousand bytes.
+HEAD_BYTES = 1 << 14
+
+
+def orientation(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns how an image is stored, int32 scalar from 1 to 8.
+
+  1 is as it is seen, and what a file without an entry, or with a damaged one, has.
+
+  Args:
+    encoded: the file's bytes, a scalar string; of a JPEG, PNG or WebP.
+  """
+  head = tf.strings.substr(encoded, 0, HEAD_BYTES)
+  # In a WebP the entry comes behind the image, so that the whole file is searched.
+  return tf.cond(
+    tf.image.is_jpeg(head),
+    lambda: _find(head, b'Exif\0\0'),
+    lambda: tf.cond(
+      formats.is_png(head),
+      lambda: _find(head, b'eXIf'),
+      lambda: tf.cond(
+        formats.has(head, 8, b'WEBPVP8X'),
+        graph.rare(lambda: _find(encoded, b'EXIF', skip=4)),
+        lambda: tf.constant(1),
+      ),
+    ),
+  )
+
+
+def seen_shape(shape: tf.Tensor, turned: tf.Tensor) -> tf.Tensor:
+  """Returns the shape of an image as it is seen, int32 [3].
+
+  Args:
+    shape: as it is stored, int32 [3].
+    turned: see `orientation`.
+  """
+  return tf.where(turned >= 5, tf.gather(shape, [1, 0, 2]), shape)
+
+
+def stored_box(box: tf.Tensor, shape: tf.Tensor, turned: tf.Tensor) -> tf.Tensor:
+  """Returns where a rectangle of the image as it is seen is stored, int32 [4].
+
+  Args:
+    box: top, left, height and width, int32 [4].
+    shape: of the image as it is stored, int32 [3].
+    turned: see `orientation`.
+  """
+  box = tf.where(turned >= 5, tf.gather(box, [1, 0, 3, 2]), box)
+  top, left, height, width = tf.unstack(box)
+  upside_down, mirrored = _flips(turned)
+  top = tf.where(upside_down, shape[0] - top - height, top)
+  left = tf.where(mirrored, shape[1] - left - width, left)
+  return tf.stack([top, left, height, width])
+
+
+def turn(crop: tf.Tensor, turned: tf.Tensor) -> tf.Tensor:
+  """Returns a crop as it is seen, uint8 [height, width, 3]; see `orientation`."""
+
+  upside_down, mirrored = _flips(turned)
+  rows, columns = (tf.where(x, -1, 1) for x in (upside_down, mirrored))
+  crop = crop[::rows, ::columns]
+  return tf.cond(turned >= 5, lambda: tf.transpose(crop, [1, 0, 2]), lambda: crop)
+
+
+def _flips(turned):
+  """Returns whether the rows and the columns are stored in reverse, bool scalars."""
+  upside_down = tf.reduce_any(turned == tf.constant([3, 4, 6, 7]))
+  mirrored = tf.reduce_any(turned == tf.constant([2, 3, 7, 8]))
+  return upside_down, mirrored
+
+
+def _find(encoded, word: bytes, skip: int = 0):
+  """Returns the orientation that is said `skip` bytes behind a word, 1 if none is."""
+  # `split` is the op that finds a word in bytes: the last one, since the pixels of an
+  # image may come before it.
+  pieces = tf.strings.split([encoded], word).values
+
+  def read():
+    entries = tf.strings.substr(pieces[-1], 0, HEAD_BYTES)
+    begin = tf.minimum(skip, tf.strings.length(entries))
+    return _read(tf.strings.substr(entries, begin, -1))
+
+  return tf.cond(tf.size(pieces) > 1, graph.rare(read), lambda: tf.constant(1))
+
+
+def _read(entries):
+  """Returns the orientation in the bytes of a TIFF structure, 1 if there is none."""
+  # Some programs repeat the word of JPEGs in a WebP.
+  repeated = formats.has(entries, 0, b'Exif\0\0')
+  entries = tf.cond(
+    repeated, lambda: tf.strings.substr(entries, 6, -1), lambda: entries
+  )
+  # Zeros behind the end: what is cut off has no entry, and is no error.
+  data = tf.cast(tf.io.decode_raw(entries, tf.uint8), tf.int32)
+  data = tf.pad(data, [[0, ENTRY_BYTES]])
+  least_first = data[0] == ord('I')  # 'II' for Intel, 'MM' for Motorola.
+
+  def short(first, second):
+    return tf.where(least_first, first + 256 * second, 256 * first + second)
+
+  is_near = tf.where(least_first, data[6] + data[7], data[4] + data[5]) == 0
+  place = tf.where(least_first, short(data[4], data[5]), short(data[6], data[7]))
+  place = tf.minimum(place, tf.size(data) - 2)
+  count = tf.where(is_near, short(data[place], data[place + 1]), 0)
+  rows = data[place + 2 : place + 2 + ENTRY_BYTES * count]
+  rows = tf.reshape(
+    rows[: tf.size(rows) // ENTRY_BYTES * ENTRY_BYTES], [-1, ENTRY_BYTES]
+  )
+  is_it = (short(rows[:, 0], rows[:, 1]) == TAG) & (
+    short(rows[:, 2], rows[:, 3]) == SHORT
+  )
+  value = tf.reduce_max(tf.where(is_it, short(rows[:, 8], rows[:, 9]), 1))
+  return tf.where((value >= 1) & (value <= 8), value, 1)

@@ -1,0 +1,115 @@
+"""Tests that images are turned as Pillow turns them, and that damage turns nothing."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+import tensorflow as tf
+
+from advprop_jax.input import decode, exif
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+# What a camera writes beside the orientation; in some the thumbnail has one of its own.
+MAKE, DATE = 0x010F, 0x0132
+
+
+def encode(orientation, suffix='PNG', byte_order=None, **options):
+  tags = PIL.Image.Exif()
+  tags[MAKE], tags[DATE] = 'a camera', '2026:11:28 10:00:00'
+  if orientation is not None:
+    tags[exif.TAG] = orientation
+  if byte_order:
+    tags.endian = byte_order
+  # Blocks of one colour, which JPEG keeps.
+  image = PIL.Image.fromarray(NOISE.repeat(16, 0).repeat(16, 1))
+  buffer = io.BytesIO()
+  image.save(buffer, suffix, exif=tags.tobytes(), **options)
+  return buffer.getvalue()
+
+
+def seen(encoded):
+  """Returns the image as a viewer shows it, by Pillow."""
+  image = PIL.Image.open(io.BytesIO(encoded))
+  return np.asarray(PIL.ImageOps.exif_transpose(image).convert('RGB'))
+
+
+@pytest.fixture(scope='module')
+def decode_crop():
+  @tf.function(
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int32)]
+  )
+  def call(encoded, box):
+    return decode.decode_crop(
+      encoded, lambda shape: box, max_megapixels=1.0, exif_orientation=True
+    )
+
+  return lambda encoded, box: [x.numpy() for x in call(encoded, box)]
+
+
+orientation = tf.function(
+  exif.orientation, input_signature=[tf.TensorSpec([], tf.string)]
+)
+
+
+@pytest.mark.parametrize('byte_order', ['<', '>'])
+@pytest.mark.parametrize('suffix', ['PNG', 'JPEG', 'WEBP'])
+@pytest.mark.parametrize('value', range(1, 9))
+def test_every_orientation_is_turned_as_pillow_does(
+  decode_crop, value, suffix, byte_order
+):
+  options = {'lossless': True} if suffix == 'WEBP' else {}
+  encoded = encode(value, suffix, byte_order, **options)
+  assert orientation(encoded) == value
+  expected = seen(encoded)
+  top, left, height, width = box = (32, 16, 240, 304)  # Whole blocks of JPEG.
+  crop, problem = decode_crop(encoded, box)
+  assert problem == decode.GOOD
+  difference = np.abs(
+    crop.astype(int) - expected[top : top + height, left : left + width].astype(int)
+  )
+  # TensorFlow asks libjpeg for another transform, and interpolates colours otherwise.
+  assert np.median(difference) <= 2 if suffix == 'JPEG' else not difference.any()
+
+
+@pytest.mark.parametrize('turn', [False, True])
+def test_the_box_is_chosen_in_the_image_as_it_is_seen(turn):
+  encoded = encode(6)
+  crop, _ = decode.decode_crop(
+    tf.constant(encoded),
+    lambda shape: tf.concat([[0, 0], shape[:2]], 0),
+    max_megapixels=1.0,
+    exif_orientation=turn,
+  )
+  stored = np.asarray(PIL.Image.open(io.BytesIO(encoded)))
+  np.testing.assert_array_equal(crop, seen(encoded) if turn else stored)
+
+
+@pytest.mark.parametrize('value', [None, 0, 9, 65535])
+def test_an_unknown_orientation_turns_nothing(value):
+  assert orientation(encode(value, 'JPEG')) == 1
+
+
+def test_files_without_an_entry_turn_nothing():
+  for suffix in ('PNG', 'JPEG', 'WEBP', 'BMP'):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(NOISE).save(buffer, suffix)
+    assert orientation(buffer.getvalue()) == 1
+  for encoded in (b'', b'Exif', b'\xff\xd8\xffExif\0\0', b'\x89PNGeXIf'):
+    assert orientation(encoded) == 1
+
+
+@pytest.mark.parametrize('suffix', ['PNG', 'JPEG', 'WEBP'])
+def test_damage_of_the_entry_is_no_error(suffix):
+  """Cut off anywhere, and with any byte wrong: the op answers."""
+  encoded = encode(6, suffix)
+  word = {'PNG': b'eXIf', 'JPEG': b'Exif', 'WEBP': b'EXIF'}[suffix]
+  start = encoded.rindex(word)
+  for length in range(start, min(start + 90, len(encoded))):
+    assert orientation(encoded[:length]) in range(1, 9)
+  rng = np.random.default_rng(0)
+  for place in range(start, min(start + 90, len(encoded))):
+    wrong = bytearray(encoded)
+    wrong[place] = rng.integers(256)
+    assert orientation(bytes(wrong)) in range(1, 9)
