@@ -11,6 +11,8 @@ that the decoder tolerates is not detected: a JPEG that is cut off below the cro
 one with wrong bits in the middle, of which libjpeg makes some picture.
 """
 
+import functools
+
 import tensorflow as tf
 
 from advprop_jax.input import exif, formats, graph
@@ -58,60 +60,45 @@ def decode_crop(
     num_pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
     return num_pixels <= int(max_megapixels * 1e6)
 
-  def read(encoded, shape, decode_box):
-    """Returns the crop: `decode_box` decodes a rectangle of the image as stored."""
-
-    def as_stored():
-      return decode_box(box_fn(shape))
-
-    def as_seen():
-      box = box_fn(exif.seen_shape(shape, turned))
-      return exif.turn(decode_box(exif.stored_box(box, shape, turned)), turned)
-
-    if not exif_orientation:
-      return as_stored(), tf.constant(True)
-    turned = exif.orientation(encoded)
-    return tf.cond(turned > 1, graph.rare(as_seen), as_stored), tf.constant(True)
-
-  def jpeg(encoded):
+  def jpeg(encoded, as_stored):
     shape = tf.io.extract_jpeg_shape(encoded)
+    # An empty box is an error, so that too large an image is not decoded.
+    box = as_stored(shape) * tf.cast(fits(shape), tf.int32)
+    return tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
 
-    def decode_box(box):
-      # An empty box is an error, so that too large an image is not decoded.
-      box *= tf.cast(fits(shape), tf.int32)
-      crop = tf.image.decode_and_crop_jpeg(encoded, box, channels=3)
-      return tf.ensure_shape(crop, [None, None, 3])
+  def other(shape_fn, decode_fn, encoded, as_stored):
+    shape = shape_fn(encoded)
+    with tf.control_dependencies([tf.Assert(fits(shape), ['too many pixels'])]):
+      image = decode_fn(encoded)
+    top, left, height, width = tf.unstack(as_stored(shape))
+    return tf.slice(image, [top, left, 0], [height, width, 3])
 
-    return read(encoded, shape, decode_box)
+  def read(crop_fn, turned):
+    """Returns the crop and whether there is one."""
 
-  def whole(encoded, shape, decode_fn):
-    def decode_box(box):
-      with tf.control_dependencies([tf.Assert(fits(shape), ['too many pixels'])]):
-        image = decode_fn()
-      top, left, height, width = tf.unstack(box)
-      return tf.slice(image, [top, left, 0], [height, width, 3])
+    def crop(encoded):
+      if turned is None:
+        return crop_fn(encoded, box_fn), tf.constant(True)
+      box = functools.partial(exif.stored_box, box_fn, turned=turned)
+      return exif.turn(crop_fn(encoded, box), turned), tf.constant(True)
 
-    return read(encoded, shape, decode_box)
+    return graph.or_else(crop, encoded, failed) if guard else crop(encoded)
 
-  def png(encoded):
-    shape = formats.png_shape(encoded)
-    return whole(encoded, shape, lambda: tf.io.decode_png(encoded, channels=3))
-
-  def bmp(encoded):
-    shape = formats.bmp_shape(encoded)
-    return whole(encoded, shape, lambda: tf.io.decode_bmp(encoded, channels=3))
-
-  def webp(encoded):
-    # [1, H, W, 3], or 4 with transparency, which the op does not convert.
-    shape = formats.webp_shape(encoded)
-    return whole(encoded, shape, lambda: tf.io.decode_webp(encoded)[0])
-
-  def other(encoded):
+  def read_any(turned=None):
+    # What is told apart here is not in the guarded part: in a data set of one element
+    # (`graph.or_else`) every op costs ten times what it costs elsewhere.
+    png, bmp, webp = (functools.partial(other, *fns) for fns in _OTHERS)
     return tf.cond(
-      formats.is_png(encoded),
-      lambda: png(encoded),
+      tf.image.is_jpeg(encoded),
+      lambda: read(jpeg, turned),
       lambda: tf.cond(
-        formats.is_bmp(encoded), graph.rare(bmp, encoded), graph.rare(webp, encoded)
+        formats.is_png(encoded),
+        lambda: read(png, turned),
+        lambda: tf.cond(
+          formats.is_bmp(encoded),
+          graph.rare(read, bmp, turned),
+          graph.rare(read, webp, turned),
+        ),
       ),
     )
 
@@ -124,12 +111,20 @@ def decode_crop(
       problem = tf.where(formats.has(encoded, place, begin), OTHER + i, problem)
     return graph.or_else(of_shape, encoded, problem)
 
-  def attempt(fn):
-    return graph.or_else(fn, encoded, failed) if guard else fn(encoded)
+  if exif_orientation:
+    turned = exif.orientation(encoded)
+    result = tf.cond(turned > 1, graph.rare(read_any, turned), read_any)
+  else:
+    result = read_any()
+  crop, is_good = result
+  crop = tf.ensure_shape(crop, [None, None, 3])
+  return crop, tf.cond(is_good, lambda: tf.constant(GOOD), graph.rare(diagnose))
 
-  # Nearly all are JPEGs: their way is short, since in a data set of one element
-  # (`graph.or_else`) every op costs ten times what it costs elsewhere.
-  crop, is_good = tf.cond(
-    tf.image.is_jpeg(encoded), lambda: attempt(jpeg), lambda: attempt(other)
-  )
-  return crop, tf.cond(is_good, lambda: tf.constant(GOOD), diagnose)
+
+# (shape of an image by its header, the image) of each format but JPEG.
+_OTHERS = (
+  (formats.png_shape, lambda encoded: tf.io.decode_png(encoded, channels=3)),
+  (formats.bmp_shape, lambda encoded: tf.io.decode_bmp(encoded, channels=3)),
+  # [1, H, W, 3], or 4 with transparency, which the op does not convert.
+  (formats.webp_shape, lambda encoded: tf.io.decode_webp(encoded)[0]),
+)

@@ -27,7 +27,6 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
     encoded: the file's bytes, a scalar string; of a JPEG, PNG or WebP.
   """
   head = tf.strings.substr(encoded, 0, HEAD_BYTES)
-  # In a WebP the entry comes behind the image, so that the whole file is searched.
   return tf.cond(
     tf.image.is_jpeg(head),
     lambda: _find(head, b'Exif\0\0'),
@@ -36,33 +35,27 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
       lambda: _find(head, b'eXIf'),
       lambda: tf.cond(
         formats.has(head, 8, b'WEBPVP8X'),
-        graph.rare(lambda: _find(encoded, b'EXIF', skip=4)),
+        graph.rare(_find_in_webp, encoded),
         lambda: tf.constant(1),
       ),
     ),
   )
 
 
-def seen_shape(shape: tf.Tensor, turned: tf.Tensor) -> tf.Tensor:
-  """Returns the shape of an image as it is seen, int32 [3].
-
-  Args:
-    shape: as it is stored, int32 [3].
-    turned: see `orientation`.
-  """
-  return tf.where(turned >= 5, tf.gather(shape, [1, 0, 2]), shape)
-
-
-def stored_box(box: tf.Tensor, shape: tf.Tensor, turned: tf.Tensor) -> tf.Tensor:
+def stored_box(box_fn, shape: tf.Tensor, *, turned: tf.Tensor) -> tf.Tensor:
   """Returns where a rectangle of the image as it is seen is stored, int32 [4].
 
   Args:
-    box: top, left, height and width, int32 [4].
+    box_fn: the shape of the image as it is seen, int32 [3], to the rectangle: top,
+      left, height and width, int32 [4].
     shape: of the image as it is stored, int32 [3].
     turned: see `orientation`.
   """
-  box = tf.where(turned >= 5, tf.gather(box, [1, 0, 3, 2]), box)
-  top, left, height, width = tf.unstack(box)
+  lies = turned >= 5
+  box = box_fn(tf.where(lies, tf.gather(shape, [1, 0, 2]), shape))
+  top, left, height, width = tf.unstack(
+    tf.where(lies, tf.gather(box, [1, 0, 3, 2]), box)
+  )
   upside_down, mirrored = _flips(turned)
   top = tf.where(upside_down, shape[0] - top - height, top)
   left = tf.where(mirrored, shape[1] - left - width, left)
@@ -71,7 +64,6 @@ def stored_box(box: tf.Tensor, shape: tf.Tensor, turned: tf.Tensor) -> tf.Tensor
 
 def turn(crop: tf.Tensor, turned: tf.Tensor) -> tf.Tensor:
   """Returns a crop as it is seen, uint8 [height, width, 3]; see `orientation`."""
-
   upside_down, mirrored = _flips(turned)
   rows, columns = (tf.where(x, -1, 1) for x in (upside_down, mirrored))
   crop = crop[::rows, ::columns]
@@ -85,18 +77,30 @@ def _flips(turned):
   return upside_down, mirrored
 
 
-def _find(encoded, word: bytes, skip: int = 0):
-  """Returns the orientation that is said `skip` bytes behind a word, 1 if none is."""
-  # `split` is the op that finds a word in bytes: the last one, since the pixels of an
-  # image may come before it.
+def _find(encoded, word: bytes):
+  """Returns the orientation that is said behind the first such word, 1 if none is."""
+  # `split` is the op that finds a word in bytes.
   pieces = tf.strings.split([encoded], word).values
 
   def read():
-    entries = tf.strings.substr(pieces[-1], 0, HEAD_BYTES)
-    begin = tf.minimum(skip, tf.strings.length(entries))
-    return _read(tf.strings.substr(entries, begin, -1))
+    begin = tf.strings.length(pieces[0]) + len(word)
+    return _read(tf.strings.substr(encoded, begin, -1))
 
   return tf.cond(tf.size(pieces) > 1, graph.rare(read), lambda: tf.constant(1))
+
+
+def _find_in_webp(encoded):
+  """Returns the orientation that a WebP says, 1 if it says none."""
+  # The entry is the last chunk but for texts; its word may also stand in the pixels.
+  last = tf.strings.split([encoded], b'EXIF').values[-1]
+  length = tf.strings.length(last)
+  is_there = (length >= 4) & (length < tf.strings.length(encoded))
+  # Behind the word comes the length of the chunk.
+  return tf.cond(
+    is_there,
+    lambda: _read(tf.strings.substr(last, 4, HEAD_BYTES)),
+    lambda: tf.constant(1),
+  )
 
 
 def _read(entries):

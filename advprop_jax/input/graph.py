@@ -1,5 +1,7 @@
 """Control flow that graphs of tf.data lack."""
 
+import functools
+
 import tensorflow as tf
 
 
@@ -20,5 +22,5 @@ def rare(fn, *args):
   for the formats that they are not.
   """
   attributes = {'_noinline': True}
-  node = tf.function(fn, autograph=False, experimental_attributes=attributes)
-  return lambda: node(*args)
+  call = functools.partial(fn, *args)
+  return tf.function(call, autograph=False, experimental_attributes=attributes)

@@ -100,6 +100,14 @@ def test_files_without_an_entry_turn_nothing():
     assert orientation(encoded) == 1
 
 
+def test_the_orientation_of_a_thumbnail_is_not_the_images():
+  encoded, other = encode(6, 'JPEG'), encode(3, 'JPEG')
+  entry = other[other.index(b'Exif') :][:200]
+  thumbnail = b'\xff\xe1' + (len(entry) + 2).to_bytes(2, 'big') + entry
+  start = encoded.index(b'\xff\xdb')  # Behind the entry of the image.
+  assert orientation(encoded[:start] + thumbnail + encoded[start:]) == 6
+
+
 @pytest.mark.parametrize('suffix', ['PNG', 'JPEG', 'WEBP'])
 def test_damage_of_the_entry_is_no_error(suffix):
   """Cut off anywhere, and with any byte wrong: the op answers."""
