@@ -80,51 +80,56 @@ def decode_crop(
       if turned is None:
         return crop_fn(encoded, box_fn), tf.constant(True)
       box = functools.partial(exif.stored_box, box_fn, turned=turned)
-      return exif.turn(crop_fn(encoded, box), turned), tf.constant(True)
+      return crop_fn(encoded, box), tf.constant(True)
 
     return graph.or_else(crop, encoded, failed) if guard else crop(encoded)
 
   def read_any(turned=None):
     # What is told apart here is not in the guarded part: in a data set of one element
     # (`graph.or_else`) every op costs ten times what it costs elsewhere.
-    png, bmp, webp = (functools.partial(other, *fns) for fns in _OTHERS)
+    png = functools.partial(other, formats.png_shape, _decode_png)
+    bmp_or_webp = functools.partial(
+      other, formats.bmp_or_webp_shape, _decode_bmp_or_webp
+    )
     return tf.cond(
       tf.image.is_jpeg(encoded),
       lambda: read(jpeg, turned),
       lambda: tf.cond(
         formats.is_png(encoded),
         lambda: read(png, turned),
-        lambda: tf.cond(
-          formats.is_bmp(encoded),
-          graph.rare(read, bmp, turned),
-          graph.rare(read, webp, turned),
-        ),
+        graph.rare(read, bmp_or_webp, turned),
       ),
     )
+
+  def read_turned(turned):
+    crop, is_good = read_any(turned)
+    return exif.turn(crop, turned), is_good
 
   def diagnose():
     def of_shape(encoded):
       return tf.where(fits(formats.shape(encoded)), UNREADABLE, TOO_LARGE)
 
-    problem = tf.constant(UNREADABLE)
-    for i, (_, place, begin) in enumerate(formats.OTHERS):
-      problem = tf.where(formats.has(encoded, place, begin), OTHER + i, problem)
+    other = formats.other(encoded)
+    problem = tf.where(other >= 0, OTHER + other, UNREADABLE)
     return graph.or_else(of_shape, encoded, problem)
 
   if exif_orientation:
     turned = exif.orientation(encoded)
-    result = tf.cond(turned > 1, graph.rare(read_any, turned), read_any)
+    crop, is_good = tf.cond(turned > 1, graph.rare(read_turned, turned), read_any)
   else:
-    result = read_any()
-  crop, is_good = result
+    crop, is_good = read_any()
   crop = tf.ensure_shape(crop, [None, None, 3])
   return crop, tf.cond(is_good, lambda: tf.constant(GOOD), graph.rare(diagnose))
 
 
-# (shape of an image by its header, the image) of each format but JPEG.
-_OTHERS = (
-  (formats.png_shape, lambda encoded: tf.io.decode_png(encoded, channels=3)),
-  (formats.bmp_shape, lambda encoded: tf.io.decode_bmp(encoded, channels=3)),
-  # [1, H, W, 3], or 4 with transparency, which the op does not convert.
-  (formats.webp_shape, lambda encoded: tf.io.decode_webp(encoded)[0]),
-)
+def _decode_png(encoded):
+  return tf.io.decode_png(encoded, channels=3)
+
+
+def _decode_bmp_or_webp(encoded):
+  """Returns uint8 [H, W, 3], or of a transparent WebP [H, W, 4]."""
+  return tf.cond(
+    formats.is_bmp(encoded),
+    lambda: tf.io.decode_bmp(encoded, channels=3),
+    lambda: tf.io.decode_webp(encoded)[0],
+  )

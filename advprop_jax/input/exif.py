@@ -33,11 +33,7 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
     lambda: tf.cond(
       formats.is_png(head),
       lambda: _find(head, b'eXIf'),
-      lambda: tf.cond(
-        formats.has(head, 8, b'WEBPVP8X'),
-        graph.rare(_find_in_webp, encoded),
-        lambda: tf.constant(1),
-      ),
+      graph.rare(_find_in_webp, encoded),
     ),
   )
 
@@ -84,7 +80,7 @@ def _find(encoded, word: bytes):
 
   def read():
     begin = tf.strings.length(pieces[0]) + len(word)
-    return _read(tf.strings.substr(encoded, begin, -1))
+    return _read(tf.strings.substr(encoded, begin, HEAD_BYTES))
 
   return tf.cond(tf.size(pieces) > 1, graph.rare(read), lambda: tf.constant(1))
 
@@ -93,8 +89,9 @@ def _find_in_webp(encoded):
   """Returns the orientation that a WebP says, 1 if it says none."""
   # The entry is the last chunk but for texts; its word may also stand in the pixels.
   last = tf.strings.split([encoded], b'EXIF').values[-1]
+  is_webp = tf.equal(tf.strings.substr(encoded, 0, 4), b'RIFF')
   length = tf.strings.length(last)
-  is_there = (length >= 4) & (length < tf.strings.length(encoded))
+  is_there = is_webp & (length >= 4) & (length < tf.strings.length(encoded))
   # Behind the word comes the length of the chunk.
   return tf.cond(
     is_there,
@@ -106,10 +103,9 @@ def _find_in_webp(encoded):
 def _read(entries):
   """Returns the orientation in the bytes of a TIFF structure, 1 if there is none."""
   # Some programs repeat the word of JPEGs in a WebP.
-  repeated = formats.has(entries, 0, b'Exif\0\0')
-  entries = tf.cond(
-    repeated, lambda: tf.strings.substr(entries, 6, -1), lambda: entries
-  )
+  prefix = b'Exif\0\0'
+  repeated = tf.equal(tf.strings.substr(entries, 0, len(prefix)), prefix)
+  entries = tf.strings.substr(entries, tf.where(repeated, len(prefix), 0), -1)
   # Zeros behind the end: what is cut off has no entry, and is no error.
   data = tf.cast(tf.io.decode_raw(entries, tf.uint8), tf.int32)
   data = tf.pad(data, [[0, ENTRY_BYTES]])

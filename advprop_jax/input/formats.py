@@ -1,11 +1,13 @@
 """What the first bytes of an image file say: its format and its shape, as ops.
 
 A file is what its bytes say, whatever it is called: ImageNet holds a PNG named .JPEG.
+The ops are few, since every stream of images builds them anew.
 
 Source of every offset: the specifications of the formats (PNG; BMP: BITMAPINFOHEADER;
 WebP: RFC 9649).
 """
 
+import numpy as np
 import tensorflow as tf
 
 # What is not read: its name, and the bytes at a place that tell it. The last two are
@@ -18,25 +20,27 @@ OTHERS = (
   ('a BMP with a palette, or compressed', 0, b'BM'),
   ('an animated WebP', 8, b'WEBPVP8X'),
 )
-
 _GREYS = b''.join(bytes([i, i, i, 0]) for i in range(256))  # A BMP's palette of them.
-
-
-def has(encoded: tf.Tensor, place: int, expected: bytes) -> tf.Tensor:
-  """Returns whether a file has these bytes at a place, a bool scalar."""
-  # `substr` raises if the file ends before the place.
-  place = tf.minimum(place, tf.strings.length(encoded))
-  return tf.equal(tf.strings.substr(encoded, place, len(expected)), expected)
 
 
 def is_png(encoded: tf.Tensor) -> tf.Tensor:
   """Returns whether a file is a PNG, a bool scalar."""
-  return has(encoded, 0, b'\x89PNG')
+  return tf.equal(tf.strings.substr(encoded, 0, 4), b'\x89PNG')
 
 
 def is_bmp(encoded: tf.Tensor) -> tf.Tensor:
   """Returns whether a file is a BMP, a bool scalar."""
-  return has(encoded, 0, b'BM')
+  return tf.equal(tf.strings.substr(encoded, 0, 2), b'BM')
+
+
+def other(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns which of OTHERS a file is, int32 scalar; -1 if it is none of them."""
+  _, places, words = zip(*OTHERS, strict=True)
+  head = tf.strings.substr(encoded, 0, 32) + bytes(32)  # No place is behind its end.
+  found = tf.strings.substr(
+    tf.broadcast_to(head, [len(words)]), places, [len(word) for word in words]
+  )
+  return tf.reduce_max(tf.where(tf.equal(found, words), range(len(words)), -1))
 
 
 def shape(encoded: tf.Tensor) -> tf.Tensor:
@@ -51,63 +55,68 @@ def shape(encoded: tf.Tensor) -> tf.Tensor:
     lambda: tf.cond(
       is_png(encoded),
       lambda: png_shape(encoded),
-      lambda: tf.cond(
-        is_bmp(encoded), lambda: bmp_shape(encoded), lambda: webp_shape(encoded)
-      ),
+      lambda: bmp_or_webp_shape(encoded),
     ),
   )
 
 
 def png_shape(encoded: tf.Tensor) -> tf.Tensor:
   """Returns the shape of a PNG; see `shape`."""
-  with _required(is_png(encoded) & (tf.strings.length(encoded) >= 24), 'no PNG'):
+  is_whole = is_png(encoded) & (tf.strings.length(encoded) >= 24)
+  with tf.control_dependencies([tf.Assert(is_whole, ['no PNG'])]):
     words = tf.io.decode_raw(
       tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False
     )
     return tf.stack([words[1], words[0], 3])
 
 
-def bmp_shape(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns the shape of a BMP of true colours, or of all 256 greys; see `shape`.
+def bmp_or_webp_shape(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns the shape of a BMP, or else of a WebP; see `shape`."""
+  return tf.cond(
+    is_bmp(encoded), lambda: _bmp_shape(encoded), lambda: _webp_shape(encoded)
+  )
+
+
+def _bmp_shape(encoded):
+  """Returns the shape of a BMP of true colours, or of all 256 greys.
 
   TensorFlow's op takes the indices of any palette for greys.
   """
-  with _required(is_bmp(encoded) & (tf.strings.length(encoded) >= 54), 'no BMP'):
-    header, width, height = (_little(encoded, place, 4) for place in (14, 18, 22))
-    bits, compression = _little(encoded, 28, 2), _little(encoded, 30, 4)
-    true_colour = (bits == 24) | (bits == 32)
-    greys = has(encoded, 54, _GREYS)
-    readable = true_colour | ((bits == 8) & (header == 40) & greys)
-    with _required(readable & (compression == 0), 'a palette, or compressed'):
-      return tf.stack([tf.abs(height), width, 3])  # Below 0: from top to bottom.
+  header, width, height, bits, compression = _numbers(
+    encoded, (14, 4), (18, 4), (22, 4), (28, 2), (30, 4)
+  )
+  is_grey = tf.equal(tf.strings.substr(encoded, 54, len(_GREYS)), _GREYS)
+  readable = (bits == 24) | (bits == 32) | ((bits == 8) & (header == 40) & is_grey)
+  assertion = tf.Assert(readable & (compression == 0), ['palette or compression'])
+  with tf.control_dependencies([assertion]):
+    return tf.stack([tf.abs(height), width, 3])  # Below 0: from top to bottom.
 
 
-def webp_shape(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns the shape of a WebP of one image; see `shape`."""
-  with _required(tf.strings.length(encoded) >= 30, 'no image'):
-    word = _little(encoded, 21, 4)
-    height = tf.bitwise.right_shift(word, 14)
-    lossless = tf.stack([(height & 0x3FFF) + 1, (word & 0x3FFF) + 1])
-    lossy = tf.stack(
-      [_little(encoded, 28, 2) & 0x3FFF, _little(encoded, 26, 2) & 0x3FFF]
-    )
-    extended = tf.stack([_little(encoded, 27, 3) + 1, _little(encoded, 24, 3) + 1])
-    is_animated = _little(encoded, 20, 1) & 2 > 0
-    is_lossy, is_lossless, is_extended = (
-      has(encoded, 8, b'WEBP' + kind) for kind in (b'VP8 ', b'VP8L', b'VP8X')
-    )
+def _webp_shape(encoded):
+  """Returns the shape of a WebP of one image."""
+  width, height, both, width_less_1, height_less_1, flags = _numbers(
+    encoded, (26, 2), (28, 2), (21, 4), (24, 3), (27, 3), (20, 1)
+  )
+  kind = tf.strings.substr(encoded, 8, 8)
+  is_lossy, is_lossless, is_extended = tf.unstack(
+    tf.equal(kind, [b'WEBPVP8 ', b'WEBPVP8L', b'WEBPVP8X'])
+  )
+  is_animated = flags & 2 > 0
   readable = is_lossy | is_lossless | (is_extended & ~is_animated)
-  with _required(has(encoded, 0, b'RIFF') & readable, 'no image that is read'):
-    size = tf.where(is_lossy, lossy, tf.where(is_lossless, lossless, extended))
-    return tf.concat([size, [3]], 0)
+  with tf.control_dependencies([tf.Assert(readable, ['no WebP of one image'])]):
+    lossy = tf.stack([height, width, 3]) & 0x3FFF
+    lossless = tf.stack([tf.bitwise.right_shift(both, 14), both, 2]) & 0x3FFF
+    extended = tf.stack([height_less_1, width_less_1, 2])
+    return tf.where(is_lossy, lossy, tf.where(is_lossless, lossless, extended) + 1)
 
 
-def _little(encoded, place: int, num_bytes: int):
-  """Returns an integer of a file, least byte first, int32."""
-  digits = tf.io.decode_raw(tf.strings.substr(encoded, place, num_bytes), tf.uint8)
-  digits = tf.ensure_shape(tf.cast(digits, tf.int32), [num_bytes])
-  return tf.reduce_sum(tf.bitwise.left_shift(digits, [8 * i for i in range(num_bytes)]))
-
-
-def _required(condition, message: str):
-  return tf.control_dependencies([tf.Assert(condition, [message])])
+def _numbers(encoded, *fields: tuple[int, int]):
+  """Returns integers of a header, stored least byte first: (place, bytes) of each."""
+  num_bytes = max(place + size for place, size in fields)
+  weights = np.zeros([len(fields), num_bytes], np.int64)
+  for row, (place, size) in zip(weights, fields, strict=True):
+    row[place : place + size] = 256 ** np.arange(size)
+  digits = tf.io.decode_raw(tf.strings.substr(encoded, 0, num_bytes), tf.uint8)
+  digits = tf.cast(tf.ensure_shape(digits, [num_bytes]), tf.int64)
+  numbers = tf.reduce_sum(digits * weights, axis=1)
+  return tf.unstack(tf.bitcast(numbers, tf.int32)[:, 0])  # With their sign.

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -341,37 +342,40 @@ def test_training_images_are_made_by_the_official_code_s_ops(imagenet_dir):
 def test_a_shard_that_is_gone_or_broken_is_an_error_in_one_line(tmp_path):
   """And the process can end: threads that read ahead must not outlive it."""
   code = """
-import sys
+import os, sys
+from image_recipe import RECIPE
 from advprop_jax import errors
-from advprop_jax.input import batches, datasets, order, preprocess
-dataset = datasets.open_dataset('digits', data_dir=sys.argv[1])
-(span,) = dataset.spans('train')
-if sys.argv[2] == 'gone':
-  import os; os.remove(span.path)
-else:
-  with open(span.path, 'r+b') as f:
-    f.seek(500); f.write(b'wrong bytes')
-recipe = preprocess.Recipe(8, 0, 'bicubic', 'uint8', 55.0, False,
-                           (0.1, 1.0), False, None)
-stream = batches.train_batches(dataset, split='train', batch_size=4,
-                               recipe=recipe, seed=0, shuffle_window=50,
-                               max_bad_share=0,
-                               start_example=0, hosts=order.ONE_HOST)
-try:
-  next(stream)
-except errors.UserError as e:
-  print(e)
+from advprop_jax.input import batches, datasets, order
+for what in ('gone', 'broken'):
+  dataset = datasets.open_dataset('digits', data_dir=f'{sys.argv[1]}/{what}')
+  (span,) = dataset.spans('train')
+  if what == 'gone':
+    os.remove(span.path)
+  else:
+    with open(span.path, 'r+b') as f:
+      f.seek(500); f.write(b'wrong bytes')
+  stream = batches.train_batches(dataset, split='train', batch_size=4,
+                                 recipe=RECIPE, seed=0, shuffle_window=50,
+                                 max_bad_share=0,
+                                 start_example=0, hosts=order.ONE_HOST)
+  try:
+    next(stream)
+  except errors.UserError as e:
+    print(e)
 """
-  for i, (what, name) in enumerate(
-    [('gone', 'NotFoundError'), ('broken', 'DataLossError')]
-  ):
-    command = [sys.executable, '-c', code, str(tmp_path / str(i)), what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    (line,) = done.stdout.splitlines()
-    assert line.startswith(f'cannot read the data: {name}: '), line
-    assert '{{' not in line and '[Op' not in line
-    assert 'digits-train.tfrecord' in line or what == 'broken'
-    assert done.returncode == 0
+  tests = pathlib.Path(__file__).parent.parent
+  done = subprocess.run(
+    [sys.executable, '-c', code, str(tmp_path)],
+    env={**os.environ, 'PYTHONPATH': f'{tests}:{tests.parent}'},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  gone, broken = done.stdout.splitlines()
+  assert gone.startswith('cannot read the data: NotFoundError: ')
+  assert broken.startswith('cannot read the data: DataLossError: ')
+  assert '{{' not in gone + broken and '[Op' not in gone + broken
+  assert 'digits-train.tfrecord' in gone and done.returncode == 0
 
 
 def test_augmentation_is_drawn_anew_for_every_position():
