@@ -14,9 +14,9 @@ class FractionParser(flags.FloatParser):
   def convert(self, argument):
     """Returns the float; ValueError for anything else."""
     numerator, stroke, denominator = str(argument).partition('/')
-    if not stroke:
-      return super().convert(argument)
     try:
+      if not stroke:
+        return super().convert(argument)
       return float(numerator) / float(denominator)
     except (ValueError, ZeroDivisionError):
       raise ValueError(f'{argument!r} is no number; allowed: 0.5 or 4/255') from None
@@ -37,10 +37,10 @@ def choose_config(
   Raises:
     UserError: the config.json cannot be read.
   """
-  config, place = _find_flag(argv, 'config', None)
-  workdir, _ = _find_flag(argv, 'workdir', None)
-  mode, _ = _find_flag(argv, 'mode', 'train')
-  if place is None:
+  config, rest = _take_flag(argv[1:], 'config')
+  workdir, _ = _take_flag(argv, 'workdir')
+  mode, _ = _take_flag(argv, 'mode')
+  if config is None:
     config = default_config
     if mode == 'evaluate':
       workdir = workdir or directory.default_workdir(default_config)
@@ -48,16 +48,18 @@ def choose_config(
   source = config
   if config.endswith('.json'):
     config = f'{saved_config}:{json.dumps(directory.read_config(config))}'
-  if place is None:
-    return [argv[0], f'--config={config}', *argv[1:]], source
-  rest = argv[place + 1 if '=' in argv[place] else place + 2 :]
-  return [*argv[:place], f'--config={config}', *rest], source
+  # It comes first: ml_collections wants it before `--config.key=value`.
+  return [argv[0], f'--config={config}', *rest], source
 
 
-def _find_flag(argv, name: str, default):
-  """Returns the last value of a flag, and its place; None if it is not there."""
-  value, place = default, None
-  for i, word in enumerate(argv):
-    if match := re.fullmatch(f'--?{name}(=(.*))?', word, re.DOTALL):
-      value, place = match[2] if match[1] else ''.join(argv[i + 1 : i + 2]), i
-  return value, place
+def _take_flag(words: list[str], name: str) -> tuple[str | None, list[str]]:
+  """Returns the last value of a flag, None if it is not there, and the other words."""
+  value, rest = None, []
+  remaining = iter(words)
+  for word in remaining:
+    match = re.fullmatch(f'--?{name}(=(.*))?', word, re.DOTALL)
+    if match is None:
+      rest.append(word)
+    else:
+      value = match[2] if match[1] else next(remaining, '')
+  return value, rest

@@ -35,6 +35,40 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
   return f'did you mean {found[0]!r}? ' if found else ''
 
 
+# What other libraries say of a command line, and what to say instead.
+_REWORDED = (
+  (
+    r'Did you mean "(\w+)" instead of "(\w+)"\?',
+    r"unknown config key '\2'; did you mean '\1'? allowed: those of configs/default.py",
+  ),
+  (  # A key that resembles no other.
+    r"'(\w*)'",
+    r"unknown config key '\1'; allowed: those of configs/default.py",
+  ),
+  (  # `--config.streams.clean.weight=2`
+    r'.*tuple indices must be.*',
+    'a key of the command line lies inside of a tuple, as config.streams is one; '
+    'allowed: keys of whole values; streams are set in a config file',
+  ),
+  (
+    r'flag (--config\.[\w.]+)=(.*): Failed to parse .* as a ConfigDict.*',
+    r"\1 is a section, and '\2' a value; allowed: its keys, as in \1.name=...",
+  ),
+  (
+    r"flag (--[\w.]+)=.*: invalid literal for int\(\) .*: ('.*')",
+    r'\1 is \2; allowed: a whole number',
+  ),
+  (
+    r"flag (--[\w.]+)=.*: \('Non-boolean argument to boolean flag', ('.*')\)",
+    r'\1 is \2; allowed: True or False',
+  ),
+  (
+    r"Unknown command line flag '(\w+)'\.? ?(.*)",
+    r'unknown flag --\1; \2 allowed: those of --help, and --config.key=value',
+  ),
+)
+
+
 def describe_flag_error(e: BaseException, keys: Iterable[str] = ()) -> str:
   """Returns in one line what is wrong with a command line.
 
@@ -52,12 +86,15 @@ def describe_flag_error(e: BaseException, keys: Iterable[str] = ()) -> str:
   message = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip()
   # Of a traceback in the message, the last line says what is wrong.
   message = (message or type(e).__name__).splitlines()[-1].strip()
-  if re.fullmatch(r"'\w*'", message):  # A key that resembles no other.
-    message = f'unknown config key {message}; allowed: those of configs/default.py'
-  if 'tuple indices must be' in message:  # `--config.streams.clean.weight=2`
-    message = (
-      'a key of the command line lies inside of a tuple, as config.streams is one; '
-      'allowed: keys of whole values; streams are set in a config file'
+  for pattern, instead in _REWORDED:
+    if match := re.fullmatch(pattern, message):
+      return ' '.join(match.expand(instead).split())
+  prefix = 'Configuration is not available because of an earlier failure to load: '
+  is_of_file = isinstance(e, OSError | SyntaxError) or message.startswith(prefix)
+  if is_of_file or 'get_config()' in message:
+    return (
+      f'--config cannot be loaded: {message.removeprefix(prefix)}; allowed: a file of '
+      'configs/, FILE.py:argument, or the config.json of a run'
     )
   return message.removeprefix('ValueError: ')
 

@@ -31,7 +31,7 @@ def open_folder(
     UserError: it cannot be read, has no images, or none to hold out.
   """
   root = os.path.expanduser(name.removeprefix(PREFIX))
-  expected = f'expected {root}/<split>/<class>/*.jpg, *.jpeg or *.png'
+  expected = f'expected {root}/<split>/<class>/*.jpg, *.png or the like'
   try:
     info = tfds.ImageFolder(root).info
     # ImageFolder takes every folder for a class, also `annotations/xml`: a class here
