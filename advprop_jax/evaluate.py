@@ -45,7 +45,11 @@ def evaluate_checkpoint(
   checkpoint.warn_of_changes(saved, config)
   metrics: dict[str, float] = {}
   with logs.MetricWriter(path) as writer:
-    about = {'checkpoint': str(path / 'checkpoints' / str(step)), 'averaged': averaged}
+    about = {
+      'checkpoint': str(path / 'checkpoints' / str(step)),
+      'averaged': averaged,
+      'attack': config.eval.attack,
+    }
     for suite in evaluation.suites.values():
       logging.info(
         'evaluating step %d (%s weights) of %s on %s, split %r: %d images; branches %s',

@@ -86,6 +86,7 @@ def test_the_workdir_alone_says_what_to_evaluate(trained, workdir):
     'step': 60,
     'checkpoint': str(workdir / 'checkpoints' / '60'),
     'averaged': True,
+    'attack': load(workdir).eval.attack.to_dict(),
     'dataset': f'folder:{trained[1]}',
     'split': 'test',
     **values,

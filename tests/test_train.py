@@ -156,6 +156,7 @@ def test_evaluate_repeats_the_numbers_of_training(tmp_path, digits_dir, tiny_mod
     'step': 6,
     'checkpoint': str(tmp_path / 'checkpoints' / '6'),
     'averaged': True,
+    'attack': config.eval.attack.to_dict(),
     'dataset': 'digits',
     'split': 'test[:12]',
     **found,
