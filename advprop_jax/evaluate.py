@@ -88,7 +88,7 @@ def _class_names(saved: dict, config: schema.Section) -> tuple[str, ...]:
   """Returns the names of a checkpoint's classes, in the order of its logits."""
   if names := saved['data'].get('class_names'):
     return tuple(names)
-  names = experiment.open_dataset(config).class_names
+  names = experiment.open_to_evaluate(config, config.data.eval_split).class_names
   logging.warning(
     'the checkpoint is older than names of classes in checkpoints: they are taken to '
     'be those of %s',

@@ -184,11 +184,11 @@ def create_evaluation(config, model, *, dataset=None) -> Evaluation:
   for name in config.eval.suites:
     errors.check_choice('suite of eval.suites', name, suites.SUITES)
     entry = suites.SUITES[name]
+    split = entry.split or config.data.eval_split
     if entry.data_name or dataset is None:
-      suite_data = open_dataset(config, entry.data_name)
+      suite_data = open_to_evaluate(config, split, entry.data_name)
     else:
       suite_data = dataset
-    split = entry.split or config.data.eval_split
     columns = labels.columns(
       suite_data.class_names, config.data.class_names, data_name=suite_data.name
     )
@@ -345,13 +345,27 @@ def create_recipe(config, dataset: datasets.Dataset) -> preprocess.Recipe:
   )
 
 
-def open_dataset(config, name: str | None = None) -> datasets.Dataset:
-  """Opens the data set of a config, or another one from the same place."""
+def open_dataset(config) -> datasets.Dataset:
+  """Opens the data set of a config."""
   return datasets.open_dataset(
-    name or config.data.name,
+    config.data.name,
     data_dir=config.data.data_dir or None,
     holdout_share=config.data.holdout_share,
   )
+
+
+def open_to_evaluate(config, split: str, name: str | None = None) -> datasets.Dataset:
+  """Opens the data set of a config, or another one from the same place, for a split.
+
+  What is held out of the training is asked of it only if the split depends on that:
+  other data than those of the training need not have these splits.
+  """
+  depends = any(x in split for x in datasets.HOLDOUT_SPLITS)
+  share = config.data.holdout_share if depends and not name else 0.0
+  data = schema.Section(
+    config.data | {'name': name or config.data.name, 'holdout_share': share}
+  )
+  return open_dataset(schema.Section(config | {'data': data}))
 
 
 def _hosts() -> order.Hosts:

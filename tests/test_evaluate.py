@@ -117,6 +117,17 @@ def test_neither_a_training_split_nor_its_recipe_is_needed(workdir, tmp_path):
   assert len(values) == 14
 
 
+def test_other_data_need_not_have_what_was_held_out(workdir, tmp_path):
+  write_images(tmp_path / 'other', 'test', CLASSES, seed=2)
+  config = load(workdir)
+  config.data.update(name=f'folder:{tmp_path}/other', holdout_share=0.25)
+  values = evaluate.evaluate_checkpoint(config, str(workdir))
+  assert values[f'folder:{tmp_path}/other:test/num_examples'] == 24
+  config.data.eval_split = 'holdout'
+  with pytest.raises(errors.UserError, match='0.25, and .* has the splits test; allow'):
+    evaluate.evaluate_checkpoint(config, str(workdir))
+
+
 def rename(root, new_root, names):
   for old, new in names.items():
     shutil.copytree(root / 'test' / old, new_root / 'test' / new)

@@ -13,8 +13,16 @@ share them among hosts, shuffle them and skip them without reading a byte.
 
 from advprop_jax.input.datasets import folder, prepared
 from advprop_jax.input.datasets.dataset import Dataset, Span, describe_change
+from advprop_jax.input.datasets.folder import HOLDOUT_SPLITS
 
-__all__ = ['Dataset', 'Span', 'describe_change', 'is_folder', 'open_dataset']
+__all__ = [
+  'HOLDOUT_SPLITS',
+  'Dataset',
+  'Span',
+  'describe_change',
+  'is_folder',
+  'open_dataset',
+]
 
 # The beginning of a name -> fn(name, data_dir, holdout_share) -> Dataset. The first one
 # that fits counts.

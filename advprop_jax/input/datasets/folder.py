@@ -14,7 +14,7 @@ from advprop_jax.input.datasets import dataset
 PREFIX = 'folder:'  # The path follows.
 # Names of image files that can be read; what a file is, its first bytes say.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jpe', '.png', '.bmp', '.webp')
-TRAIN, HOLDOUT = 'train', 'holdout'
+TRAIN, HOLDOUT = HOLDOUT_SPLITS = 'train', 'holdout'
 
 
 def open_folder(
