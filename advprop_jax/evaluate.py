@@ -6,6 +6,9 @@ from advprop_jax import errors, experiment, schema
 from advprop_jax.evaluation import pictures
 from advprop_jax.workdir import checkpoint, directory, logs
 
+# Beginnings of keys that have no part in an evaluation.
+_UNUSED = ('num_epochs', 'log_', 'streams', 'attack.', 'optim.', 'checkpoint.')
+
 
 def evaluate_checkpoint(
   config, workdir: str, *, which: str = 'newest'
@@ -42,7 +45,8 @@ def evaluate_checkpoint(
     evaluation = experiment.create_evaluation(config, model)
     template = experiment.abstract_variables(config, model, branch_names=branch_names)
     variables, averaged = checkpointer.restore_model(step, template)
-  checkpoint.warn_of_changes(saved, config)
+  checkpoint.warn_of_changes(saved, config, unused=_UNUSED)
+  _warn_of_seen_images(saved, config)
   metrics: dict[str, float] = {}
   with logs.MetricWriter(path) as writer:
     about = {
@@ -52,7 +56,8 @@ def evaluate_checkpoint(
     }
     for suite in evaluation.suites.values():
       logging.info(
-        'evaluating step %d (%s weights) of %s on %s, split %r: %d images; branches %s',
+        'evaluating step %d (%s weights) of %s on %s, split %r: %d images; branches '
+        '%s; attack %s',
         step,
         'averaged' if averaged else 'plain',
         path,
@@ -60,6 +65,7 @@ def evaluate_checkpoint(
         suite.split,
         suite.dataset.num_examples(suite.split),
         ', '.join(branch_names),
+        config.eval.attack,
       )
       for note in suite.dataset.notes:
         logging.warning('%s', note)
@@ -82,6 +88,19 @@ def evaluate_checkpoint(
         )
       metrics |= values
   return metrics
+
+
+def _warn_of_seen_images(saved: dict, config: schema.Section):
+  """Logs that images which the network was trained on count as held out."""
+  before = saved['data'].get('holdout_share', 0.0)
+  same_images = saved['data']['name'] == config.data.name
+  is_held_out = 'holdout' in config.data.eval_split
+  if same_images and is_held_out and config.data.holdout_share > before:
+    logging.warning(
+      'data.holdout_share was %s in the training: of split %r it has seen the others',
+      before,
+      config.data.eval_split,
+    )
 
 
 def _class_names(saved: dict, config: schema.Section) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ def make_step(model, attack: gradient.Attack | None, *, columns: np.ndarray | No
   A batch is that of `input/batches.py`. Sums are over all devices, {'': clean images,
   '_pgd': attacked}, each {'count', 'unlabelled', a score of `scores.SCORES`, ...},
   float32 scalars over the examples whose mask is set. Pictures are the fields
-  of `Pictures`, of the first examples of the device; None without an attack.
+  of `Pictures` and the mask, of the first examples of the device; None without an
+  attack.
 
   Args:
     model: maps images to logits, float32 [B, K].
@@ -84,7 +85,7 @@ def make_step(model, attack: gradient.Attack | None, *, columns: np.ndarray | No
     adversarial = attack(logits_fn, image, label, keys)
     adversarial_logits = logits_fn(adversarial)
     sums['_pgd'] = measure(adversarial_logits)
-    shown = (image, adversarial, label, logits, adversarial_logits)
+    shown = (image, adversarial, label, logits, adversarial_logits, batch['mask'])
     return sums, tuple(x[:NUM_PICTURES] for x in shown)
 
   return step
@@ -139,7 +140,9 @@ class Evaluator:
         batch_sums, shown = self._step(variables, batch, self._rng)
         sums[branch].append(batch_sums)
         if index == 0 and branch == branches.CLEAN and shown is not None:
-          pictures = Pictures(*(_first(x, NUM_PICTURES) for x in shown))
+          *fields, mask = (_first(x, NUM_PICTURES) for x in shown)
+          if mask.any():  # Neither padding nor what cannot be decoded is shown.
+            pictures = Pictures(*(x[mask] for x in fields))
         # At most one step is under way while the next is prepared: batches are large.
         under_way = [*under_way[-1:], batch_sums]
         jax.block_until_ready(under_way[0])

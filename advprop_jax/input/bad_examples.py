@@ -172,7 +172,9 @@ class TrainBatches:
         self._is_guarded, self._batches = True, None
       # Outside of `except`: the traceback still refers to the old iterator.
       if self._batches is None:
-        logging.info('a file cannot be read: opening the data anew, with guards')
+        logging.info(
+          'a file cannot be decoded: each is checked from here on, and the bad named'
+        )
         self._batches = self._open_at(self._num_read, True).as_numpy_iterator()
         batch = next(self._batches)
     self._num_read += 1

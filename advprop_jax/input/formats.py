@@ -85,7 +85,7 @@ def _bmp_shape(encoded):
   header, width, height, bits, compression = _numbers(
     encoded, (14, 4), (18, 4), (22, 4), (28, 2), (30, 4)
   )
-  is_grey = tf.equal(tf.strings.substr(encoded, 54, len(_GREYS)), _GREYS)
+  is_grey = tf.equal(_bytes(encoded, 54, len(_GREYS)), _GREYS)
   readable = (bits == 24) | (bits == 32) | ((bits == 8) & (header == 40) & is_grey)
   assertion = tf.Assert(readable & (compression == 0), ['palette or compression'])
   with tf.control_dependencies([assertion]):
@@ -97,7 +97,7 @@ def _webp_shape(encoded):
   width, height, both, width_less_1, height_less_1, flags = _numbers(
     encoded, (26, 2), (28, 2), (21, 4), (24, 3), (27, 3), (20, 1)
   )
-  kind = tf.strings.substr(encoded, 8, 8)
+  kind = _bytes(encoded, 8, 8)
   is_lossy, is_lossless, is_extended = tf.unstack(
     tf.equal(kind, [b'WEBPVP8 ', b'WEBPVP8L', b'WEBPVP8X'])
   )
@@ -108,6 +108,13 @@ def _webp_shape(encoded):
     lossless = tf.stack([tf.bitwise.right_shift(both, 14), both, 2]) & 0x3FFF
     extended = tf.stack([height_less_1, width_less_1, 2])
     return tf.where(is_lossy, lossy, tf.where(is_lossless, lossless, extended) + 1)
+
+
+def _bytes(encoded, place: int, size: int):
+  """Returns bytes at a place; of a file that ends before it, zeros."""
+  # `substr` alone would raise, with the bytes of the file in its message.
+  head = tf.strings.substr(encoded, 0, place + size) + bytes(place)
+  return tf.strings.substr(head, place, size)
 
 
 def _numbers(encoded, *fields: tuple[int, int]):

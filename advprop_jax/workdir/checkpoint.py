@@ -231,12 +231,22 @@ class Checkpointer:
     )
 
 
-def warn_of_changes(saved: dict, config: dict):
-  """Logs every value of a config that was another one when a checkpoint was saved."""
+def warn_of_changes(saved: dict, config: dict, *, unused: tuple[str, ...] = ()):
+  """Logs every value of a config that was another one when a checkpoint was saved.
+
+  Args:
+    saved: the config of the checkpoint.
+    config: the one of now.
+    unused: sections and keys that have no effect on what is done.
+  """
   old = workdirs.flatten(saved)
   new = workdirs.flatten(json.loads(json.dumps(config)))
   for key in sorted(old.keys() | new.keys()):
-    if old.get(key) != new.get(key):
+    if old.get(key) == new.get(key):
+      continue
+    if key.startswith(unused):
+      logging.warning('config.%s is changed, and has no effect here', key)
+    else:
       logging.warning(
         'config.%s was %s before and is %s now', key, old.get(key), new.get(key)
       )

@@ -199,6 +199,16 @@ def test_a_batch_is_transferred_once_and_one_step_is_compiled(weights, monkeypat
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+def test_pictures_are_of_examples_that_count(weights):
+  image, label = examples(8)
+  (batch,) = batches(image[:5], label[:5], 8)
+  batch['mask'][1] = False  # As of a file that cannot be decoded.
+  _, shown = make_evaluator()(**weights, batches=[batch])
+  np.testing.assert_array_equal(shown.image, image[[0, 2, 3, 4]])
+  np.testing.assert_array_equal(shown.label, label[[0, 2, 3, 4]])
+  assert len(shown.adversarial) == len(shown.logits) == 4
+
+
 def test_every_batch_has_noise_of_its_own_and_evaluation_repeats_itself(weights):
   evaluator = make_evaluator(num_steps=0)
   image, label = examples(8)

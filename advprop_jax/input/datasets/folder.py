@@ -30,6 +30,7 @@ def open_folder(
   Raises:
     UserError: it cannot be read, has no images, or none to hold out.
   """
+  name = name.rstrip('/')  # As completion in a shell leaves it.
   root = os.path.expanduser(name.removeprefix(PREFIX))
   expected = f'expected {root}/<split>/<class>/*.jpg, *.png or the like'
   try:
@@ -76,7 +77,10 @@ def open_folder(
         }
       )
     except (ValueError, AssertionError) as e:
-      raise dataset.unknown_split(name, split, files) from e
+      error = dataset.unknown_split(name, split, files)
+      if HOLDOUT in split and HOLDOUT not in files:
+        error = errors.UserError(f'{error}; {HOLDOUT} with data.holdout_share=0.1')
+      raise error from e
     return [path for x in parts for path in files[x.splitname][x.from_ : x.to]]
 
   def spans_fn(split):
@@ -151,7 +155,7 @@ def _describe_others(root: str, paths: list[str]) -> list[str]:
     f'folder {root}: {len(paths)} files are passed over, by their names no images that '
     f'can be read ({counts}), for example {paths[0]}; read are '
     f'{", ".join(IMAGE_SUFFIXES)}: other images must be converted, as by ImageMagick: '
-    'magick mogrify -format png *.tif'
+    f'magick mogrify -format png *{endings.most_common(1)[0][0]}'
   ]
 
 

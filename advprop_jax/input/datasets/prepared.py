@@ -64,6 +64,8 @@ def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     known = tfds.list_builders(with_community_datasets=False)
     base = (rest if has_name_space else first).partition('/')[0]
     nearest = difflib.get_close_matches(base, known)
+    if os.path.isdir(os.path.expanduser(name)):
+      nearest = [f'folder:{name}']
     raise errors.UserError(
       f'unknown data set {name!r}; nearest names: {", ".join(nearest) or "none"}; '
       f"allowed: 'folder:<path>' or a tensorflow-datasets name"
