@@ -7,6 +7,7 @@ so that a new kind is no business of this file.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -80,6 +81,7 @@ def create_experiment(config) -> Experiment:
   if new_labels is not None:
     dataset = dataset.with_labels(new_labels, class_names)
   config = with_class_names(config, class_names)
+  create_recipe(config, dataset)  # An impossible one is reported here.
   num_classes = len(class_names)
   num_examples = dataset.num_examples(config.data.train_split)
   steps_per_epoch = num_examples / config.data.batch_size
@@ -360,7 +362,8 @@ def open_to_evaluate(config, split: str, name: str | None = None) -> datasets.Da
   What is held out of the training is asked of it only if the split depends on that:
   other data than those of the training need not have these splits.
   """
-  depends = any(x in split for x in datasets.HOLDOUT_SPLITS)
+  names = re.split(r'\W+', split)  # 'train[:80%]+test'
+  depends = any(x in names for x in datasets.HOLDOUT_SPLITS)
   share = config.data.holdout_share if depends and not name else 0.0
   data = schema.Section(
     config.data | {'name': name or config.data.name, 'holdout_share': share}

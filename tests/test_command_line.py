@@ -317,6 +317,10 @@ WRONG = [
     '--config.data.max_megapixels=0',
     'data.max_megapixels is 0.0; allowed: more than 0, finite',
   ),
+  (
+    '--config.eval.suites=() --config.data.exif_orientation=maybe',
+    "unknown data.exif_orientation 'maybe'",
+  ),
   ('--config.data.holdout_share=2', 'data.holdout_share is 2.0; allowed: 0 to 1'),
   (
     '--config.data.holdout_share=0.1',

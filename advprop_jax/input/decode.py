@@ -58,7 +58,7 @@ def decode_crop(
   def fits(shape):
     # Of the largest sides that a header can say, the product fits into int64.
     num_pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
-    return num_pixels <= int(max_megapixels * 1e6)
+    return num_pixels <= round(min(max_megapixels, 1e12) * 1e6)
 
   def jpeg(encoded, as_stored):
     shape = tf.io.extract_jpeg_shape(encoded)

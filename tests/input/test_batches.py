@@ -635,6 +635,18 @@ def test_a_folder_takes_slices(split, expected, folder):
   assert dataset.fingerprint(split)['num_files'] == dataset.num_examples(split)
 
 
+def test_a_folder_is_the_same_however_its_path_is_spelt(folder, monkeypatch):
+  monkeypatch.chdir(folder.parent)
+  spellings = [
+    folder,
+    folder.name,
+    f'./{folder.name}',
+    f'{folder.parent}//{folder.name}/',
+  ]
+  found = [datasets.open_dataset(f'folder:{x}').fingerprint('train') for x in spellings]
+  assert all(x == found[0] for x in found[1:])
+
+
 def test_slices_of_a_folder_add_up(folder):
   dataset = datasets.open_dataset(f'folder:{folder}')
   both = dataset.spans('train[:2]+val[:1]')

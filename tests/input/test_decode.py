@@ -215,7 +215,11 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
 @pytest.mark.parametrize('suffix', ['PNG', 'JPEG', 'BMP', 'WEBP'])
 def test_the_limit_is_in_millions_of_pixels(suffix):
   encoded = encode(PIL.Image.new('RGB', (100, 50)), suffix)
-  for max_megapixels, expected in [(0.005, decode.GOOD), (0.0049, decode.TOO_LARGE)]:
+  for max_megapixels, expected in [
+    (0.005, decode.GOOD),
+    (0.0049, decode.TOO_LARGE),
+    (1e30, decode.GOOD),
+  ]:
     _, problem = decode.decode_crop(
       tf.constant(encoded), lambda shape: [0, 0, 8, 8], max_megapixels=max_megapixels
     )

@@ -86,10 +86,10 @@ class Dataset:
     It is made of the names of the files, their numbers of records and their sizes, not
     of their contents.
     """
-    spans = [(span.path, span.skip, span.take) for span in self.spans(split)]
-    # Hosts and directories may have other names than before.
+    # Hosts and directories may have other names than before, and be spelt otherwise.
+    spans = [(os.path.normpath(x.path), x.skip, x.take) for x in self.spans(split)]
     folder = os.path.commonpath([os.path.dirname(path) for path, *_ in spans])
-    names = sorted((path.removeprefix(folder), *rest) for path, *rest in spans)
+    names = sorted((path.removeprefix(f'{folder}/'), *rest) for path, *rest in spans)
     sizes = sorted(self.sizes_fn(split).items())
     return {
       'num_files': len(spans),

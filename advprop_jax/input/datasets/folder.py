@@ -14,6 +14,8 @@ from advprop_jax.input.datasets import dataset
 PREFIX = 'folder:'  # The path follows.
 # Names of image files that can be read; what a file is, its first bytes say.
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jpe', '.png', '.bmp', '.webp')
+# What ImageMagick turns into one of them.
+CONVERTIBLE = ('.gif', '.tif', '.tiff', '.heic', '.heif', '.avif', '.jp2', '.ppm')
 TRAIN, HOLDOUT = HOLDOUT_SPLITS = 'train', 'holdout'
 
 
@@ -30,7 +32,8 @@ def open_folder(
   Raises:
     UserError: it cannot be read, has no images, or none to hold out.
   """
-  name = name.rstrip('/')  # As completion in a shell leaves it.
+  # A shell's completion leaves a slash at the end.
+  name = name.rstrip('/') if name != f'{PREFIX}/' else name
   root = os.path.expanduser(name.removeprefix(PREFIX))
   expected = f'expected {root}/<split>/<class>/*.jpg, *.png or the like'
   try:
@@ -96,7 +99,7 @@ def open_folder(
   def sizes_fn(split):
     if '://' in root:  # A bucket would be asked for every single file.
       return {}
-    return {path.removeprefix(root): _size(path) for path in paths_of(split)}
+    return {path.removeprefix(f'{root}/'): _size(path) for path in paths_of(split)}
 
   return dataset.Dataset(
     name,
@@ -151,11 +154,13 @@ def _describe_others(root: str, paths: list[str]) -> list[str]:
     os.path.splitext(path)[1].lower() or 'no ending' for path in paths
   )
   counts = ', '.join(f'{count} {name}' for name, count in endings.most_common(10))
+  convertible = [x for x, _ in endings.most_common() if x in CONVERTIBLE]
+  hint = f': magick mogrify -format png *{convertible[0]}' if convertible else ''
   return [
     f'folder {root}: {len(paths)} files are passed over, by their names no images that '
     f'can be read ({counts}), for example {paths[0]}; read are '
-    f'{", ".join(IMAGE_SUFFIXES)}: other images must be converted, as by ImageMagick: '
-    f'magick mogrify -format png *{endings.most_common(1)[0][0]}'
+    f'{", ".join(IMAGE_SUFFIXES)}; other images must be converted, as by '
+    f'ImageMagick{hint}'
   ]
 
 
