@@ -7,7 +7,6 @@ so that a new kind is no business of this file.
 """
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -362,7 +361,7 @@ def open_to_evaluate(config, split: str, name: str | None = None) -> datasets.Da
   What is held out of the training is asked of it only if the split depends on that:
   other data than those of the training need not have these splits.
   """
-  names = re.split(r'\W+', split)  # 'train[:80%]+test'
+  names = datasets.split_names(split)
   depends = any(x in names for x in datasets.HOLDOUT_SPLITS)
   share = config.data.holdout_share if depends and not name else 0.0
   data = schema.Section(

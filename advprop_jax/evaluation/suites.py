@@ -11,6 +11,6 @@ class Suite(NamedTuple):
   attacked: bool = False  # Whether `config.eval.attack` is evaluated on it, too.
 
 
-# Name, as in 'val/clean_top1' and `config.eval.suites`, -> suite. Its classes are those
-# that the model was trained on, in the same order.
+# Name, as in 'val/clean_top1' and `config.eval.suites`, -> suite. Its classes are
+# mapped to the model's by name, see `labels.py`.
 SUITES = {'val': Suite(attacked=True)}

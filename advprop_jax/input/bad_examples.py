@@ -67,7 +67,7 @@ class BadExamples:
     self._bad_in_pass += bad.size
     by_share = self._max_share * max(self._seen_in_pass, MIN_SEEN)
     most = max(self._max_share, MAX_SHARE) * self.num_examples
-    # In a split of one image, the bad one is reported by `none_is_good`.
+    # One bad file ends no run, however small the split is.
     allowed = min(by_share, max(most, 1.0))
     if self._bad_in_pass > allowed:
       raise errors.UserError(

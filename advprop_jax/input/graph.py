@@ -18,8 +18,8 @@ def or_else(fn, x, fallback):
 def rare(fn, *args):
   """Returns a branch for `tf.cond`: fn(*args) as a single node of the graph.
 
-  Each node of the branch that is not taken costs time, too: 15 % of reading small PNGs
-  for the formats that they are not.
+  Nodes of a branch that is not taken cost time, too. Measured on PNGs of 8 x 8 pixels:
+  without this, the branches for other formats make reading 15 % slower.
   """
   attributes = {'_noinline': True}
   call = functools.partial(fn, *args)

@@ -25,8 +25,8 @@ def _resize_bicubic_tf1(image, size):
 
 
 def _resize(method, image, size):
-  # Cast afterwards: as float32 a large image would need four times the memory; and at
-  # all, since TensorFlow hands an image that has the right size back unchanged.
+  # Not cast before: as float32 a large image needs four times the memory. The cast is
+  # needed, since TensorFlow returns an image that has the right size unchanged.
   return tf.cast(tf.image.resize(image, size, method), tf.float32)
 
 

@@ -12,7 +12,12 @@ share them among hosts, shuffle them and skip them without reading a byte.
 """
 
 from advprop_jax.input.datasets import folder, prepared
-from advprop_jax.input.datasets.dataset import Dataset, Span, describe_change
+from advprop_jax.input.datasets.dataset import (
+  Dataset,
+  Span,
+  describe_change,
+  split_names,
+)
 from advprop_jax.input.datasets.folder import HOLDOUT_SPLITS
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
   'describe_change',
   'is_folder',
   'open_dataset',
+  'split_names',
 ]
 
 # The beginning of a name -> fn(name, data_dir, holdout_share) -> Dataset. The first one

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,6 +98,11 @@ class Dataset:
       'names': _digest(names),
       'sizes': _digest(sizes),
     }
+
+
+def split_names(split: str) -> list[str]:
+  """Returns ['train', 'test', ...] of 'train[:80%]+test': the splits, and numbers."""
+  return re.split(r'\W+', split)
 
 
 def describe_change(before: dict, now: dict) -> str | None:

@@ -81,7 +81,7 @@ def open_folder(
       )
     except (ValueError, AssertionError) as e:
       error = dataset.unknown_split(name, split, files)
-      if HOLDOUT in split and HOLDOUT not in files:
+      if HOLDOUT in dataset.split_names(split) and HOLDOUT not in files:
         error = errors.UserError(f'{error}; {HOLDOUT} with data.holdout_share=0.1')
       raise error from e
     return [path for x in parts for path in files[x.splitname][x.from_ : x.to]]

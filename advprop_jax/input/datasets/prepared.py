@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import io
 import os
-import re
 import sys
 
 import numpy as np
@@ -186,7 +185,7 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Datas
 
   def sizes_fn(split):
     # Of whole splits: asking a bucket for a thousand files takes a minute.
-    words = re.split(r'\W+', split)  # 'train[:80%]+test'
+    words = dataset.split_names(split)
     return {x: int(s.num_bytes) for x, s in info.splits.items() if x in words}
 
   return dataset.Dataset(
