@@ -139,9 +139,9 @@ def get_config():
   # TensorFlow 1's bicubic, the official one; or 'bicubic', 'bilinear': preprocess.py.
   data.resize_method = 'bicubic_tf1'
   data.max_bad_share = 0.01  # Images that cannot be decoded; more end the run.
-  # Of an image, in millions of pixels; a larger one cannot be decoded. Up to 9 bytes a
-  # pixel in each thread, of which there are as many as cores: 2 GB on four.
-  data.max_megapixels = 55.0
+  # Of an image, in millions of pixels; a larger one cannot be decoded. Each thread, of
+  # which there are as many as cores, takes up to 11 bytes a pixel: 2 GB on four.
+  data.max_megapixels = 45.0
   # Whose images are turned as their cameras say: 'folders', 'all' or 'none'. The
   # official pipeline turns none of ImageNet's.
   data.exif_orientation = 'folders'

@@ -42,8 +42,8 @@ def decode_crop(
     box_fn: the image's shape, int32 [3], to the rectangle: top, left, height and width,
       int32 [4]. The shape is known before anything is decoded.
     max_megapixels: of an image, in millions of pixels; a larger one is not decoded.
-      Decoding takes 6 bytes a pixel, the pixels and the crop of them; of a progressive
-      JPEG up to 9.
+      Decoding takes 6 bytes a pixel, the pixels and the crop of them, beside those of
+      the file; of a progressive JPEG 9, or 11 if it is in CMYK.
     exif_orientation: turn the image as the entry of its camera says; shape and
       rectangle are those of the image as it is seen.
     guard: report what cannot be decoded, for a tenth of the time; otherwise it is

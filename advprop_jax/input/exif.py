@@ -11,28 +11,30 @@ import tensorflow as tf
 
 from advprop_jax.input import formats, graph
 
-TAG, SHORT = 0x0112, 3
+TAG, SHORT, LONG = 0x0112, 3, 4
 ENTRY_BYTES = 12
-# Of a JPEG or PNG so much is searched. The entry comes first, behind the header; what
-# may stand before it, such as a profile of colours, is of some thousand bytes.
-HEAD_BYTES = 1 << 14
+# An entry of a JPEG is no longer, nor is what stands before it, except for profiles of
+# colours in several parts: behind these it is not looked for.
+MAX_ENTRY_BYTES = 1 << 16
+# Of Intel's and of Motorola's byte order; in some WebPs with the word of JPEGs before.
+BEGINS = (b'II*\0', b'MM\0*', b'Exif')
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
   """Returns how an image is stored, int32 scalar from 1 to 8.
 
-  1 is as it is seen, and what a file without an entry, or with a damaged one, has.
+  1 is as it is seen, and what a file without an entry, or with a damaged one, has; so
+  has a JPEG whose entry comes after 128 KB of other parts.
 
   Args:
     encoded: the file's bytes, a scalar string; of a JPEG, PNG or WebP.
   """
-  head = tf.strings.substr(encoded, 0, HEAD_BYTES)
   return tf.cond(
-    tf.image.is_jpeg(head),
-    lambda: _find(head, b'Exif\0\0'),
+    tf.image.is_jpeg(encoded),
+    lambda: _find(tf.strings.substr(encoded, 0, 2 * MAX_ENTRY_BYTES), b'Exif\0\0'),
     lambda: tf.cond(
-      formats.is_png(head),
-      lambda: _find(head, b'eXIf'),
+      formats.is_png(encoded),
+      lambda: _find(encoded, b'eXIf'),
       graph.rare(_find_in_webp, encoded),
     ),
   )
@@ -73,29 +75,34 @@ def _flips(turned):
   return upside_down, mirrored
 
 
-def _find(encoded, word: bytes):
-  """Returns the orientation that is said behind the first such word, 1 if none is."""
+def _find(encoded, word: bytes, *, skip: int = 0):
+  """Returns the orientation that an entry says, 1 if there is none.
+
+  An entry is found by the word before it, and some bytes to skip. The word may also
+  stand in texts, profiles and pixels, so what follows must begin as an entry does.
+  """
   # `split` is the op that finds a word in bytes.
   pieces = tf.strings.split([encoded], word).values
 
   def read():
-    begin = tf.strings.length(pieces[0]) + len(word)
-    return _read(tf.strings.substr(encoded, begin, HEAD_BYTES))
+    starts = tf.cumsum(tf.strings.length(pieces) + len(word))[:-1] + skip
+    padded = pieces[1:] + bytes(skip + 4)  # No place is behind the end.
+    begins = tf.strings.substr(padded, skip, 4)
+    is_entry = tf.reduce_any(tf.equal(begins[:, tf.newaxis], BEGINS), axis=1)
+    start = tf.boolean_mask(starts, is_entry)
+    # If there is none, the end of the file.
+    start = tf.concat([start, [tf.strings.length(encoded)]], 0)[0]
+    return _read(tf.strings.substr(encoded, start, MAX_ENTRY_BYTES))
 
   return tf.cond(tf.size(pieces) > 1, graph.rare(read), lambda: tf.constant(1))
 
 
 def _find_in_webp(encoded):
   """Returns the orientation that a WebP says, 1 if it says none."""
-  # The entry is the last chunk but for texts; its word may also stand in the pixels.
-  last = tf.strings.split([encoded], b'EXIF').values[-1]
-  is_webp = tf.equal(tf.strings.substr(encoded, 0, 4), b'RIFF')
-  length = tf.strings.length(last)
-  is_there = is_webp & (length >= 4) & (length < tf.strings.length(encoded))
   # Behind the word comes the length of the chunk.
   return tf.cond(
-    is_there,
-    lambda: _read(tf.strings.substr(last, 4, HEAD_BYTES)),
+    formats.webp_has_exif(encoded),
+    lambda: _find(encoded, b'EXIF', skip=4),
     lambda: tf.constant(1),
   )
 
@@ -122,8 +129,12 @@ def _read(entries):
   rows = tf.reshape(
     rows[: tf.size(rows) // ENTRY_BYTES * ENTRY_BYTES], [-1, ENTRY_BYTES]
   )
-  is_it = (short(rows[:, 0], rows[:, 1]) == TAG) & (
-    short(rows[:, 2], rows[:, 3]) == SHORT
+  kind = short(rows[:, 2], rows[:, 3])
+  # Of four bytes the lower two, which 'MM' stores last.
+  is_last = (kind == LONG) & ~least_first
+  value = tf.where(
+    is_last, short(rows[:, 10], rows[:, 11]), short(rows[:, 8], rows[:, 9])
   )
-  value = tf.reduce_max(tf.where(is_it, short(rows[:, 8], rows[:, 9]), 1))
+  is_it = (short(rows[:, 0], rows[:, 1]) == TAG) & ((kind == SHORT) | (kind == LONG))
+  value = tf.reduce_max(tf.where(is_it, value, 1))
   return tf.where((value >= 1) & (value <= 8), value, 1)

@@ -10,8 +10,8 @@ WebP: RFC 9649).
 import numpy as np
 import tensorflow as tf
 
-# What is not read: its name, and the bytes at a place that tell it. The last two are
-# of formats that are read: they stand for what could not be.
+# What is not read: its name, and the bytes at a place that tell it. Of the last two,
+# formats that are otherwise read, `other` looks at more of the header.
 OTHERS = (
   ('a GIF', 0, b'GIF8'),
   ('a TIFF', 0, b'II*\0'),
@@ -33,6 +33,13 @@ def is_bmp(encoded: tf.Tensor) -> tf.Tensor:
   return tf.equal(tf.strings.substr(encoded, 0, 2), b'BM')
 
 
+def webp_has_exif(encoded: tf.Tensor) -> tf.Tensor:
+  """Returns whether a WebP's header says that there is EXIF, a bool scalar."""
+  is_extended = tf.equal(_bytes(encoded, 8, 8), b'WEBPVP8X')
+  flags = tf.io.decode_raw(_bytes(encoded, 20, 1), tf.uint8)[0]
+  return is_extended & (flags & 8 > 0)
+
+
 def other(encoded: tf.Tensor) -> tf.Tensor:
   """Returns which of OTHERS a file is, int32 scalar; -1 if it is none of them."""
   _, places, words = zip(*OTHERS, strict=True)
@@ -40,7 +47,14 @@ def other(encoded: tf.Tensor) -> tf.Tensor:
   found = tf.strings.substr(
     tf.broadcast_to(head, [len(words)]), places, [len(word) for word in words]
   )
-  return tf.reduce_max(tf.where(tf.equal(found, words), range(len(words)), -1))
+  pixels_at, planes, flags = _numbers(head, (10, 4), (26, 2), (20, 1))
+  # Not of a file that is cut off, or of a text that begins with BM.
+  is_whole = (pixels_at >= 54) & (pixels_at <= tf.strings.length(encoded))
+  is_certain = tf.stack(
+    [True] * (len(words) - 2) + [is_whole & (planes == 1), flags & 2 > 0]
+  )
+  is_it = tf.equal(found, words) & is_certain
+  return tf.reduce_max(tf.where(is_it, range(len(words)), -1))
 
 
 def shape(encoded: tf.Tensor) -> tf.Tensor:
@@ -86,7 +100,8 @@ def _bmp_shape(encoded):
     encoded, (14, 4), (18, 4), (22, 4), (28, 2), (30, 4)
   )
   is_grey = tf.equal(_bytes(encoded, 54, len(_GREYS)), _GREYS)
-  readable = (bits == 24) | (bits == 32) | ((bits == 8) & (header == 40) & is_grey)
+  is_colour = ((bits == 24) | (bits == 32)) & (header >= 40)
+  readable = is_colour | ((bits == 8) & (header == 40) & is_grey)
   assertion = tf.Assert(readable & (compression == 0), ['palette or compression'])
   with tf.control_dependencies([assertion]):
     return tf.stack([tf.abs(height), width, 3])  # Below 0: from top to bottom.
@@ -113,7 +128,7 @@ def _webp_shape(encoded):
 def _bytes(encoded, place: int, size: int):
   """Returns bytes at a place; of a file that ends before it, zeros."""
   # `substr` alone would raise, with the bytes of the file in its message.
-  head = tf.strings.substr(encoded, 0, place + size) + bytes(place)
+  head = tf.strings.substr(encoded, 0, place + size) + bytes(place + size)
   return tf.strings.substr(head, place, size)
 
 

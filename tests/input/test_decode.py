@@ -37,7 +37,7 @@ def pillow_rgb(encoded):
   return np.asarray(PIL.Image.open(io.BytesIO(encoded)).convert('RGB'))
 
 
-MEGAPIXELS = 55.0
+MEGAPIXELS = 45.0
 PROBLEM = 'has more pixels than data.max_megapixels allows'
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -142,8 +142,14 @@ BAD = {
   'a box beyond a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP'),
   'half a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP')[:3000],
   'the start of a BMP': encode(PIL.Image.fromarray(NOISE), 'BMP')[:54],
+  'a BMP without its size': encode(PIL.Image.fromarray(NOISE), 'BMP')[:20],
+  'text like a BMP': b'BMW made 2.5 million cars in the year of the fair, and more',
+  'a BMP of OS/2': b'BM'
+  + struct.pack('<IIIIHHHH', 98, 0, 26, 12, 4, 6, 1, 24)
+  + bytes(72),
   'half a WebP': encode(PIL.Image.fromarray(NOISE), 'WEBP')[:1000],
   'the start of a WebP': encode(PIL.Image.fromarray(NOISE), 'WEBP')[:20],
+  'the start of an extended WebP': b'RIFF' + bytes(4) + b'WEBPVP8X' + bytes(4),
   **{name: encoded for name, encoded, _ in OTHERS},
 }
 SAID = {name: said for name, _, said in OTHERS}
@@ -226,30 +232,61 @@ def test_the_limit_is_in_millions_of_pixels(suffix):
     assert problem == expected
 
 
+# The pixels and the crop of them; of a progressive JPEG the coefficients, two bytes a
+# value, and the crop.
+TURNED = b'Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06' + bytes(7)
+BYTES_PER_PIXEL = {
+  'png': ('PNG', 'RGB', {}, 6),
+  'bmp': ('BMP', 'RGB', {}, 6),
+  'turned': ('JPEG', 'RGB', {'exif': TURNED}, 6),
+  'progressive': ('JPEG', 'RGB', {'progressive': True, 'subsampling': 0}, 9),
+  'cmyk': ('JPEG', 'CMYK', {'progressive': True}, 11),
+}
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads the memory from /proc')
-def test_decoding_takes_six_bytes_a_pixel(tmp_path):
-  """An image of 36 million pixels, from a file of 100 KB: the pixels and the crop."""
-  (tmp_path / 'x.png').write_bytes(encode(PIL.Image.new('RGB', (6000, 6000)), 'PNG'))
+def test_the_memory_that_decoding_takes_is_as_the_docstring_says(tmp_path):
+  """Images of 16 million pixels, with crops of all but a row and a column."""
+  for name, (suffix, mode, options, _) in BYTES_PER_PIXEL.items():
+    encoded = encode(PIL.Image.new(mode, (4000, 4000)), suffix, **options)
+    (tmp_path / name).write_bytes(encoded)
+    tiny = encode(PIL.Image.new(mode, (40, 40)), suffix, **options)
+    (tmp_path / f'{name}.tiny').write_bytes(tiny)
   code = """
-import sys, tensorflow as tf
+import os, sys, tensorflow as tf
 from advprop_jax.input import decode, preprocess
 def memory(name):
   lines = open('/proc/self/status').read().splitlines()
   return next(int(line.split()[1]) for line in lines if line.startswith(name))
-for method in preprocess.RESIZE_METHODS:
-  def image(encoded):
-    box_fn = lambda shape: tf.concat([[1, 1], shape[:2] - 1], 0)
-    crop, problem = decode.decode_crop(encoded, box_fn, max_megapixels=40.0)
-    return preprocess.resize(crop, 224, method), problem
-  images = tf.data.Dataset.from_tensors(tf.io.read_file(sys.argv[1])).map(image)
-  open('/proc/self/clear_refs', 'w').write('5')  # Forget the peak.
-  before = memory('VmRSS')
-  (_, problem), = images
-  assert problem == 0
-  print((memory('VmHWM') - before) * 1024 / 36e6)
+def image(encoded, method):
+  box_fn = lambda shape: tf.concat([[1, 1], shape[:2] - 1], 0)
+  crop, problem = decode.decode_crop(
+    encoded, box_fn, max_megapixels=16.0, exif_orientation=True
+  )
+  return preprocess.resize(crop, 224, method), problem
+options = tf.data.Options()
+options.autotune.enabled = False  # Reads no file ahead.
+for i, method in enumerate(preprocess.RESIZE_METHODS):
+  paths = sys.argv[1:] if i == 0 else sys.argv[1:3]
+  files = tf.data.Dataset.from_tensor_slices(paths).map(tf.io.read_file)
+  images = iter(files.map(lambda encoded: image(encoded, method)).with_options(options))
+  for path in paths:
+    open('/proc/self/clear_refs', 'w').write('5')  # Forget the peak.
+    before = memory('VmRSS')
+    _, problem = next(images)
+    assert problem == 0
+    file_bytes = os.path.getsize(path)
+    print(path, ((memory('VmHWM') - before) * 1024 - file_bytes) / 16e6)
 """
-  command = [sys.executable, '-c', code, str(tmp_path / 'x.png')]
+  names = [f'{name}{end}' for name in BYTES_PER_PIXEL for end in ('.tiny', '')]
+  command = [sys.executable, '-c', code, *(str(tmp_path / name) for name in names)]
   done = subprocess.run(command, capture_output=True, text=True)
-  bytes_per_pixel = [float(x) for x in done.stdout.split()]
-  assert len(bytes_per_pixel) == len(preprocess.RESIZE_METHODS), done.stderr
-  assert all(5 < x < 7 for x in bytes_per_pixel), bytes_per_pixel
+  lines = done.stdout.splitlines()
+  assert len(lines) == len(names) + 2 * (len(preprocess.RESIZE_METHODS) - 1), (
+    done.stderr
+  )
+  for line in lines:
+    path, measured = line.split()
+    if not path.endswith('.tiny'):
+      *_, expected = BYTES_PER_PIXEL[path.rpartition('/')[2]]
+      assert abs(float(measured) - expected) < 1, line

@@ -1,6 +1,8 @@
 """Tests that images are turned as Pillow turns them, and that damage turns nothing."""
 
 import io
+import random
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -108,14 +110,78 @@ def test_the_orientation_of_a_thumbnail_is_not_the_images():
   assert orientation(encoded[:start] + thumbnail + encoded[start:]) == 6
 
 
+def png_chunk(kind, content):
+  body = kind + content
+  return len(content).to_bytes(4, 'big') + body + zlib.crc32(body).to_bytes(4, 'big')
+
+
+def moved_behind_the_pixels(png):
+  start = png.index(b'eXIf') - 4
+  end = start + 12 + int.from_bytes(png[start : start + 4], 'big')
+  return png[:start] + png[end:-12] + png[start:end] + png[-12:]
+
+
+# What may stand before the entry: texts and profiles with its word, and much of both.
+PROFILE = b'Exif\0\0 eXIf EXIF' + bytes(50_000)
+BEHIND = {
+  'pixels': moved_behind_the_pixels(encode(6)),
+  'a profile in a PNG': encode(6, icc_profile=random.Random(0).randbytes(50_000)),
+  'a text in a PNG': encode(6)[:33] + png_chunk(b'tEXt', b'a\0eXIf') + encode(6)[33:],
+  'a profile in a JPEG': (
+    encode(6, 'JPEG')[:2]
+    + b'\xff\xe2'
+    + (len(PROFILE) + 2).to_bytes(2, 'big')
+    + PROFILE
+    + encode(6, 'JPEG')[2:]
+  ),
+  'a profile in a WebP': encode(6, 'WEBP', icc_profile=PROFILE),
+}
+
+
+@pytest.mark.parametrize('what', BEHIND)
+def test_the_entry_is_found_behind(what):
+  assert PIL.Image.open(io.BytesIO(BEHIND[what])).getexif()[exif.TAG] == 6
+  assert orientation(BEHIND[what]) == 6
+
+
+def test_a_text_that_follows_the_entry_of_a_webp_is_none():
+  encoded = encode(6, 'WEBP', xmp=b'<x:xmpmeta>EXIF and eXIf</x:xmpmeta>')
+  assert encoded.rindex(b'EXIF') > encoded.index(b'EXIF')
+  assert orientation(encoded) == 6
+
+
+@pytest.mark.parametrize('byte_order', ['little', 'big'])
+def test_the_orientation_may_be_a_long(byte_order):
+  encoded = encode(6, 'JPEG', {'little': '<', 'big': '>'}[byte_order])
+  row, long_row = (
+    b''.join(
+      number.to_bytes(size, byte_order)
+      for number, size in zip(
+        [exif.TAG, kind, 1, 6], [2, 2, 4, value_bytes], strict=True
+      )
+    )
+    for kind, value_bytes in [(exif.SHORT, 2), (exif.LONG, 4)]
+  )
+  start = encoded.index(row)
+  changed = encoded[:start] + long_row + encoded[start + len(long_row) :]
+  assert PIL.Image.open(io.BytesIO(changed)).getexif()[exif.TAG] == 6
+  assert orientation(changed) == 6
+
+
 @pytest.mark.parametrize('suffix', ['PNG', 'JPEG', 'WEBP'])
 def test_damage_of_the_entry_is_no_error(suffix):
-  """Cut off anywhere, and with any byte wrong: the op answers."""
-  encoded = encode(6, suffix)
+  """Cut off anywhere, it says nothing until it is whole; any byte may be wrong."""
+  encoded = encode(6, suffix, '<')
   word = {'PNG': b'eXIf', 'JPEG': b'Exif', 'WEBP': b'EXIF'}[suffix]
   start = encoded.rindex(word)
-  for length in range(start, min(start + 90, len(encoded))):
-    assert orientation(encoded[:length]) in range(1, 9)
+  whole = encoded.index(exif.TAG.to_bytes(2, 'little'), start) + exif.ENTRY_BYTES
+  found = [
+    int(orientation(encoded[:length]))
+    for length in range(start, min(start + 90, len(encoded)))
+  ]
+  # The value is in the first of the last four bytes.
+  num_before = whole - 3 - start
+  assert found == [1] * num_before + [6] * (len(found) - num_before)
   rng = np.random.default_rng(0)
   for place in range(start, min(start + 90, len(encoded))):
     wrong = bytearray(encoded)
