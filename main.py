@@ -47,19 +47,33 @@ FLAGS = flags.FLAGS
 def parse_flags(argv):
   """Parses the command line; what is wrong with it is reported in one line."""
   try:
-    # Not as the flag's default: that is executed on import, errors and all. And into
-    # sys.argv, where ml_collections looks for `--config.key=value`.
     argv, source = command_line.choose_config(
       argv, default_config=DEFAULT_CONFIG, saved_config=SAVED_CONFIG
     )
-    sys.argv = argv
     FLAGS.set_default('workdir', directory.default_workdir(source))
-    args = FLAGS(argv)
-    FLAGS.config.lock()  # A file that does not exist is reported on first use only.
-    return args
+    # The config first, to check the keys. Not as the flag's default: that is executed
+    # on import, errors and all.
+    _load_config(argv[:2])
+    command_line.check_keys(argv[2:], FLAGS.config)
+    sys.argv = argv  # Where ml_collections looks for `--config.key=value`.
+    return FLAGS(argv)
+  except errors.UserError as e:
+    sys.exit(f'error: {e}')
   except Exception as e:
     keys = directory.flatten(default.get_config().to_dict())
-    sys.exit(f'error: {errors.describe_flag_error(e, keys)}')
+    sys.exit(f'error: {command_line.describe_flag_error(e, keys)}')
+
+
+def _load_config(argv):
+  """Parses `--config=...` alone."""
+  sys.argv = argv
+  try:
+    FLAGS(argv)
+    if not hasattr(FLAGS.config, 'lock'):  # A missing file is reported on first use.
+      raise TypeError(f'get_config() returns {FLAGS.config!r}, and no ConfigDict')
+    FLAGS.config.lock()
+  except Exception as e:
+    raise errors.UserError(command_line.describe_config_error(e)) from e
 
 
 def main(argv):

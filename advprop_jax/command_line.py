@@ -1,11 +1,33 @@
-"""The command line before its flags are parsed: numbers, and which config it means."""
+"""The command line before its flags are parsed, and what may be wrong with it."""
 
 import json
 import re
+from collections.abc import Iterable
 
 from absl import flags
 
+from advprop_jax import errors
 from advprop_jax.workdir import directory
+
+# What other libraries say of a flag, and what to say instead.
+_REWORDED = (
+  (
+    r'flag (--config\.[^=]+)=(.*): Failed to parse .* as a ConfigDict.*',
+    r"\1 is a section, and '\2' a value; allowed: its keys, as in \1.name=...",
+  ),
+  (
+    r"flag (--[^=]+)=.*: invalid literal for int\(\) .*: ('.*')",
+    r'\1 is \2; allowed: a whole number',
+  ),
+  (
+    r"flag (--[^=]+)=.*: \('Non-boolean argument to boolean flag', ('.*')\)",
+    r'\1 is \2; allowed: True or False',
+  ),
+  (
+    r"Unknown command line flag '(.+)'\.? ?(.*)",
+    r'unknown flag --\1; \2 allowed: those of --help, and --config.key=value',
+  ),
+)
 
 
 class FractionParser(flags.FloatParser):
@@ -63,3 +85,86 @@ def _take_flag(words: list[str], name: str) -> tuple[str | None, list[str]]:
     else:
       value = match[2] if match[1] else next(remaining, '')
   return value, rest
+
+
+def check_keys(argv: list[str], config):
+  """Checks that every `--config.key` of a command line is one of the config.
+
+  Raises:
+    UserError: it is none, or what stands before its last dot is no section.
+  """
+  for word in argv:
+    if word == '--':
+      break
+    if match := re.match(r'--?config\.([^=]*)', word):
+      _look_up(config, match[1])
+
+
+def _look_up(config, key: str):
+  """Raises UserError unless a config has a key, 'streams[0].weight'."""
+  value, place = config, 'config'
+  for name in re.split(r'\.|(?=\[)', key):
+    is_tuple = isinstance(value, tuple | list)
+    index = re.fullmatch(r'\[(\d+)\]', name)
+    if is_tuple and not (index and int(index[1]) < len(value)):
+      allowed = ', '.join(f'--{place}[{i}]' for i in range(len(value)))
+      raise errors.UserError(
+        f'--config.{key} is no key: {place} is a tuple; allowed: it, or {allowed}'
+      )
+    if not is_tuple and not hasattr(value, 'keys'):
+      raise errors.UserError(
+        f'--config.{key} is no key: {place} is a value; allowed: --{place}=...'
+      )
+    if not is_tuple and name not in value:
+      hint = errors.nearest(name, value)
+      allowed = ', '.join(sorted(value))
+      raise errors.UserError(
+        f'unknown config key {name!r}; {hint}allowed in {place}: {allowed}'
+      )
+    value = value[int(index[1]) if is_tuple else name]
+    place += name if is_tuple else f'.{name}'
+
+
+def describe_config_error(e: BaseException) -> str:
+  """Returns in one line why a config cannot be loaded.
+
+  Args:
+    e: what importing or executing its file raised; ml_collections wraps it.
+  """
+  message = _message(e)
+  if 'allowed: ' in message:  # The config itself has said what it wants.
+    return message
+  return (
+    f'--config cannot be loaded: {message}; allowed: a file of configs/, '
+    'FILE.py:argument, or the config.json of a run'
+  )
+
+
+def describe_flag_error(e: BaseException, keys: Iterable[str] = ()) -> str:
+  """Returns in one line what is wrong with a flag.
+
+  Args:
+    e: what parsing the flags raised.
+    keys: of the config, 'attack.epsilon'; one of them may stand for the flag.
+  """
+  flag = getattr(e, 'flagname', '')
+  if meant := [key for key in keys if flag and f'.{key}'.endswith(f'.{flag}')]:
+    allowed = ', '.join(f'--config.{key}' for key in sorted(meant))
+    return f'unknown flag --{flag}, which is part of the config; allowed: {allowed}'
+  message = _message(e)
+  for pattern, instead in _REWORDED:
+    if match := re.fullmatch(pattern, message):
+      return ' '.join(match.expand(instead).split())
+  return message
+
+
+def _message(e: BaseException) -> str:
+  """Returns the one line that says what is wrong."""
+  while e.args and isinstance(e.args[0], Exception):
+    e = e.args[0]
+  name = type(e).__name__
+  message = f'no key {e}' if isinstance(e, KeyError) else str(e)
+  # Of a traceback in the message, the last line says it.
+  message = (message.strip() or name).splitlines()[-1].strip()
+  prefix = 'Configuration is not available because of an earlier failure to load: '
+  return message.removeprefix(prefix).removeprefix('ValueError: ')

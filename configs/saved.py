@@ -19,10 +19,19 @@ def get_config(text: str):
   for name, value in _tuples(json.loads(text)).items():
     if name in ('data', 'optim', 'eval', 'checkpoint') and isinstance(value, dict):
       for key, x in value.items():
-        config[name][key] = x
+        _put(config[name], key, x)
     else:
-      config[name] = value
+      _put(config, name, value)
   return config.lock()
+
+
+def _put(section, key, value):
+  try:
+    section[key] = value
+  except TypeError:  # As ConfigDict calls a number in the place of a section.
+    raise ValueError(
+      f'{key} of the config.json is {value!r}; allowed: as a run writes it'
+    ) from None
 
 
 def _tuples(value):

@@ -7,6 +7,7 @@ All that are known stand in one table. What cannot be typed, streams, stands in
 import json
 import os
 import pathlib
+import select
 import subprocess
 import sys
 
@@ -42,6 +43,14 @@ WRONG = [
   (
     '--wrokdir=x',
     'unknown flag --wrokdir; Did you mean: workdir ... and --config.key=value',
+  ),
+  (
+    '--wrok-dir=x',
+    'unknown flag --wrok-dir; Did you mean: workdir ... and --config.key=value',
+  ),
+  (
+    '--data.batch_size=4',
+    'unknown flag --data.batch_size, which is part of ... --config.data.batch_size',
   ),
   ('stray', "unknown arguments ['stray']; allowed: those of --help"),
   (
@@ -118,6 +127,30 @@ WRONG = [
     '--config cannot be loaded: TypeError: ... or the config.json of a run',
   ),
   (
+    '--config=configs/arguments.py',
+    "--config cannot be loaded: module ... has no attribute 'get_config'; allowed: ",
+  ),
+  (
+    '--config=DIR/returns_nothing.py',
+    '--config cannot be loaded: get_config() returns None ... allowed: a file of',
+  ),
+  (
+    '--config=DIR/looks_up.py',
+    "--config cannot be loaded: no key 'foo'; allowed: a file of",
+  ),
+  (
+    '--config=DIR/imports.py',
+    "--config cannot be loaded: No module named 'no_such_module'; allowed: a file of",
+  ),
+  (
+    '--config=DIR/section.json',
+    'data of the config.json is 5; allowed: as a run writes it',
+  ),
+  (
+    '--config=DIR/streams.json',
+    "streams of the config.json is {'a': 1}; allowed: as a run writes it",
+  ),
+  (
     '--config=DIR/broken.json',
     'DIR/broken.json cannot be read as JSON; allowed: a file as a run writes it',
   ),
@@ -134,15 +167,15 @@ WRONG = [
   # Keys.
   (
     '--config.attack.epsilom=1',
-    "unknown config key 'epsilom'; did you mean ... those of configs/default.py",
+    "unknown config key 'epsilom'; did you mean 'epsilon'? allowed in ... targeted",
   ),
   (
     '--config.optim.lr=1',
-    "unknown config key 'lr'; allowed: those of configs/default.py",
+    "unknown config key 'lr'; allowed in config.optim: ... optimizer, schedule",
   ),
   (
     '--config.model.nam=x',
-    "unknown config key 'nam'; did you mean ... those of configs/default.py",
+    "unknown config key 'nam'; did you mean 'name'? allowed in config.model: ",
   ),
   (
     '--config.data=5',
@@ -151,12 +184,30 @@ WRONG = [
   ('--config.data', 'Missing value for flag --config.data'),
   (
     '--config.data.augmentation.magnitude=3',
-    "unknown config key 'magnitude'; allowed: those of configs/default.py",
+    "unknown config key 'magnitude'; allowed in config.data.augmentation: name",
   ),
   (
     '--config.streams.clean.weight=2',
-    'a key of the command line lies inside of a ... are set in a config file',
+    '--config.streams.clean.weight is no key: ... --config.streams[0], --config',
   ),
+  (
+    '--config.streams[2].weight=2',
+    '--config.streams[2].weight is no key: config.streams is a tuple; allowed: ',
+  ),
+  (
+    '--config.streams[0].wait=2',
+    "unknown config key 'wait'; did you mean 'weight'? allowed in config.streams[0]: ",
+  ),
+  (
+    '--config.data.batch-size=8',
+    "unknown config key 'batch-size'; did you mean 'batch_size'? ... train_split",
+  ),
+  ('--config.data[0]=3', "unknown config key '[0]'; allowed in config.data: "),
+  (
+    '--config.data.batch_size.x=8',
+    '--config.data.batch_size.x is no key: ... allowed: --config.data.batch_size=',
+  ),
+  ('--config..x=1', "unknown config key ''; allowed in config: attack"),
   (
     '--config.streams=VANILLA',
     "config.streams holds 'VANILLA'; allowed: ... file as in configs/default.py",
@@ -524,10 +575,13 @@ def run_main(tmp_path_factory, digits_dir):
       path.unlink(missing_ok=True)
       process.stdin.write(json.dumps([arguments, str(path)]) + '\n')
       process.stdin.flush()
+      ready, _, _ = select.select([process.stdout], [], [], 60.0)
+      assert ready, f'no end after 60 s: {path.read_text()}'
       return int(process.stdout.readline()), path.read_text()
 
     yield run
     process.stdin.close()
+    process.kill()
 
 
 @pytest.fixture
@@ -538,6 +592,11 @@ def odd_files(tmp_path):
   (folder / 'file').write_text('x')
   (folder / 'broken.json').write_text('{"a": 1')
   (folder / 'list.json').write_text('[1]')
+  (folder / 'section.json').write_text('{"data": 5}')
+  (folder / 'streams.json').write_text('{"streams": {"a": 1}}')
+  (folder / 'returns_nothing.py').write_text('def get_config():\n  pass')
+  (folder / 'looks_up.py').write_text("def get_config():\n  return {}['foo']")
+  (folder / 'imports.py').write_text('import no_such_module')
   return folder
 
 
