@@ -121,8 +121,8 @@ def _look_up(config, key: str):
       raise errors.UserError(
         f'unknown config key {name!r}; {hint}allowed in {place}: {allowed}'
       )
-    value = value[int(index[1]) if is_tuple else name]
-    place += name if is_tuple else f'.{name}'
+    value = value[int(index[1])] if index else value[name]
+    place += name if index else f'.{name}'
 
 
 def describe_config_error(e: BaseException) -> str:

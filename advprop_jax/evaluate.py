@@ -4,10 +4,15 @@ from absl import logging
 
 from advprop_jax import errors, experiment, schema
 from advprop_jax.evaluation import pictures
+from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs
 
 # Beginnings of keys that have no part in an evaluation.
-_UNUSED = ('num_epochs', 'log_', 'streams', 'attack.', 'optim.', 'checkpoint.')
+_UNUSED = (
+  *('num_epochs', 'log_', 'streams', 'attack.', 'optim.', 'checkpoint.'),
+  *('data.train_split', 'data.batch_size', 'data.shuffle_window'),
+  *('data.crop_area', 'data.flip', 'data.augmentation'),
+)
 
 
 def evaluate_checkpoint(
@@ -40,6 +45,7 @@ def evaluate_checkpoint(
   with checkpoint.Checkpointer(path / 'checkpoints', read_only=True) as checkpointer:
     step = checkpointer.find(which)
     saved, branch_names = checkpointer.describe(step)
+    config = _with_held_out(saved, config)
     config = experiment.with_class_names(config, _class_names(saved, config))
     model = experiment.create_model(config, num_classes=len(config.data.class_names))
     evaluation = experiment.create_evaluation(config, model)
@@ -90,16 +96,30 @@ def evaluate_checkpoint(
   return metrics
 
 
+def _with_held_out(saved: dict, config: schema.Section) -> schema.Section:
+  """Returns a config that holds nothing out of other data than those of the training.
+
+  Their split 'train' is whole then, unless their 'holdout' is asked for, too.
+  """
+  split_names = datasets.split_names(config.data.eval_split)
+  if datasets.is_same(saved['data']['name'], config.data.name) or (
+    datasets.HOLDOUT in split_names
+  ):
+    return config
+  data = schema.Section(config.data | {'holdout_share': 0.0})
+  return schema.Section(config | {'data': data})
+
+
 def _warn_of_seen_images(saved: dict, config: schema.Section):
   """Logs that images which the network was trained on count as held out."""
-  before = saved['data'].get('holdout_share', 0.0)
-  same_images = saved['data']['name'] == config.data.name
-  is_held_out = 'holdout' in config.data.eval_split
-  if same_images and is_held_out and config.data.holdout_share > before:
+  is_held_out = datasets.HOLDOUT in datasets.split_names(config.data.eval_split)
+  if is_held_out and datasets.holds_out_seen_images(saved['data'], config.data):
     logging.warning(
-      'data.holdout_share was %s in the training: of split %r it has seen the others',
-      before,
+      'some images of split %r were trained on: data.holdout_share was %s in the '
+      'training and is %s now',
       config.data.eval_split,
+      saved['data'].get('holdout_share', 0.0),
+      config.data.holdout_share,
     )
 
 

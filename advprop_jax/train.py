@@ -161,7 +161,10 @@ def _restore_or_create(exp, checkpointer, fingerprint: dict):
     return parallel.replicate(exp.create_state()), 0
   parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
   checkpoint.warn_of_changes(saved, exp.config)
-  logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
+  if datasets.holds_out_seen_images(saved['data'], exp.config.data):
+    logging.warning('some of the images that are held out now were trained on before')
+  if steps[-1] < exp.total_steps:
+    logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
   # Older checkpoints have none.
   before = position.get('fingerprint', fingerprint)
   if change := datasets.describe_change(before, fingerprint):

@@ -128,6 +128,34 @@ def test_other_data_need_not_have_what_was_held_out(workdir, tmp_path):
     evaluate.evaluate_checkpoint(config, str(workdir))
 
 
+def test_held_out_images_that_were_trained_on_are_told(trained, workdir, caplog):
+  config = load(workdir)
+  config.data.update(
+    name=f'folder:{trained[1]}/', holdout_share=0.25, eval_split='holdout'
+  )
+  evaluate.evaluate_checkpoint(config, str(workdir))
+  assert "some images of split 'holdout' were trained on" in caplog.text
+
+
+def test_nothing_is_held_out_of_other_data(workdir, tmp_path):
+  write_images(tmp_path / 'other', 'train', CLASSES, seed=2)
+  config = load(workdir)
+  config.data.update(name=f'folder:{tmp_path}/other', holdout_share=0.25)
+  config.data.eval_split = 'train'
+  values = evaluate.evaluate_checkpoint(config, str(workdir))
+  assert values[f'folder:{tmp_path}/other:train/num_examples'] == 24
+  config.data.eval_split = 'holdout'
+  values = evaluate.evaluate_checkpoint(config, str(workdir))
+  assert values[f'folder:{tmp_path}/other:holdout/num_examples'] < 24
+
+
+def test_a_larger_share_on_resume_is_told(trained, workdir, caplog):
+  config = load(workdir)
+  config.data.holdout_share, config.num_epochs = 0.25, 21.0
+  train.train_and_evaluate(config, str(workdir))
+  assert 'that are held out now were trained on before' in caplog.text
+
+
 def rename(root, new_root, names):
   for old, new in names.items():
     shutil.copytree(root / 'test' / old, new_root / 'test' / new)

@@ -698,6 +698,27 @@ def test_what_cannot_be_held_out_is_one_line(splits, share, message, tmp_path):
   assert '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize(
+  'name, share, is_seen',
+  [
+    ('folder:a', 0.2, True),
+    ('folder:a', 0.1, False),
+    ('folder:./a/', 0.2, True),
+    ('folder:b/../a', 0.2, True),
+    ('folder:b', 0.2, False),
+    ('a', 0.2, False),
+  ],
+)
+def test_a_larger_share_of_the_same_folder_holds_out_seen_images(name, share, is_seen):
+  before = {'name': 'folder:a', 'holdout_share': 0.1}
+  now = {'name': name, 'holdout_share': share}
+  assert datasets.holds_out_seen_images(before, now) == is_seen
+  # Older configs have no such share.
+  assert datasets.holds_out_seen_images({'name': 'folder:a'}, now) == (
+    is_seen or (name, share) == ('folder:a', 0.1)
+  )
+
+
 def test_prepared_data_hold_nothing_out(digits_dir):
   with pytest.raises(
     errors.UserError, match=r'is no folder; allowed: 0, .*train\[:90%'

@@ -11,6 +11,9 @@ A split is a list of `Span`s, runs of records in one file, so that `batches.py` 
 share them among hosts, shuffle them and skip them without reading a byte.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from advprop_jax.input.datasets import folder, prepared
 from advprop_jax.input.datasets.dataset import (
   Dataset,
@@ -18,14 +21,17 @@ from advprop_jax.input.datasets.dataset import (
   describe_change,
   split_names,
 )
-from advprop_jax.input.datasets.folder import HOLDOUT_SPLITS
+from advprop_jax.input.datasets.folder import HOLDOUT, HOLDOUT_SPLITS
 
 __all__ = [
+  'HOLDOUT',
   'HOLDOUT_SPLITS',
   'Dataset',
   'Span',
   'describe_change',
+  'holds_out_seen_images',
   'is_folder',
+  'is_same',
   'open_dataset',
   'split_names',
 ]
@@ -41,6 +47,24 @@ KINDS = {
 def is_folder(name: str) -> bool:
   """Returns whether a data set is a folder of the user's own files."""
   return name.startswith(folder.PREFIX)
+
+
+def is_same(name: str, other: str) -> bool:
+  """Returns whether two names are of one data set, however its folder is spelt."""
+  if is_folder(name) and is_folder(other):
+    return folder.real_path(name) == folder.real_path(other)
+  return name == other
+
+
+def holds_out_seen_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+  """Returns whether a config holds out images that an earlier one trained on.
+
+  Args:
+    before: the section `data` of the earlier config.
+    now: the one of now.
+  """
+  is_more = now['holdout_share'] > before.get('holdout_share', 0.0)
+  return is_more and is_same(before['name'], now['name'])
 
 
 def open_dataset(

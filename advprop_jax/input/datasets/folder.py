@@ -113,6 +113,12 @@ def open_folder(
   )
 
 
+def real_path(name: str) -> str:
+  """Returns where a folder lies; of one in a bucket, the address."""
+  path = os.path.expanduser(name.removeprefix(PREFIX)).rstrip('/')
+  return path if '://' in path else os.path.realpath(path or '/')
+
+
 def _hold_out(
   name: str, files: dict[str, list[str]], share: float
 ) -> dict[str, list[str]]:
