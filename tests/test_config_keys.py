@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, experiment, parallel, train
+from advprop_jax import errors, experiment, methods, parallel, train
 from advprop_jax.evaluation import runner
 from configs import default
 
@@ -251,7 +251,7 @@ def step_metrics(config):
 
 
 def streams(config):
-  return str([s.name for s in experiment.create_streams(config, num_classes=10)])
+  return str([s.name for s in methods.create_streams(config, num_classes=10)])
 
 
 def optimizer(config):

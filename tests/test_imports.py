@@ -13,6 +13,7 @@ LAYERS = [
   {'input', 'models', 'attacks', 'schema', 'parallel'},
   {'train_state', 'workdir', 'evaluation'},
   {'train_step'},
+  {'methods'},
   {'experiment'},
   {'train', 'evaluate', 'command_line'},
 ]

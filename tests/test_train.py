@@ -19,7 +19,15 @@ from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, evaluate, experiment, parallel, train, train_state
+from advprop_jax import (
+  errors,
+  evaluate,
+  experiment,
+  methods,
+  parallel,
+  train,
+  train_state,
+)
 from advprop_jax.workdir import checkpoint, directory
 from configs import (
   default,
@@ -193,7 +201,7 @@ def test_a_stream_may_have_an_attack_of_its_own():
     default.ADV, name='strong', branch='strong', attack={'epsilon': 0.2, 'num_steps': 9}
   )
   config.streams = (default.CLEAN, default.ADV, strong)
-  streams = experiment.create_streams(config, num_classes=3)
+  streams = methods.create_streams(config, num_classes=3)
   weights = jax.random.normal(jax.random.key(0), (8, 8, 3, 3))
   image, label = jnp.full((2, 8, 8, 3), 0.5), jnp.array([0, 1])
   radii = [
