@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -32,7 +33,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize('name', PUBLISHED)
+@pytest.mark.parametrize('name', [f'efficientnet_b{i}' for i in (0, 1, 4, 7)])
 def test_multiply_adds_are_the_published_ones(name):
   model = models.create_model(name)
   count = arithmetic.count_model(model, efficientnet.VARIANTS[name].image_size)
@@ -61,7 +62,11 @@ def test_step_time_prints_one_line_with_the_ratio_to_a_peer():
   command += '--size 64 --batch 8 --repeats 2 --method advprop --pgd-steps 2 '
   command += '--peak-tflops 1 --peer'
   done = subprocess.run(
-    [*command.split(), json.dumps(peer)], capture_output=True, text=True, cwd=ROOT
+    [*command.split(), json.dumps(peer)],
+    env={**os.environ, 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1'},  # Compiles faster.
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
   )
   assert done.returncode == 0, done.stderr
   (line,) = done.stdout.splitlines()

@@ -196,16 +196,15 @@ def test_every_size_and_control_has_the_recipe(name, argument):
     assert values['model.mean'] == values['model.std'] == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize('name', ADVPROP)
-def test_every_size_can_be_built_as_it_is(name, imagenet_dir):
+@pytest.mark.parametrize('name', [ADVPROP[0], ADVPROP[5], ADVPROP[8]])
+def test_a_size_can_be_built_as_it_is(name, imagenet_dir):
   """With its real network, attack and batch; nothing is computed."""
   config = get_config(name)
   config.data.data_dir = str(imagenet_dir)
   exp = experiment.create_experiment(config)
   assert exp.total_steps == round(350 * 288 / 2048)
   kernel = exp.abstract_state.params['classifier']['kernel']
-  width = {'b0': 1280, 'b1': 1280, 'b2': 1408, 'b3': 1536, 'b4': 1792, 'b5': 2048}
-  width |= {'b6': 2304, 'b7': 2560, 'b8': 2816}
+  width = {'b0': 1280, 'b5': 2048, 'b8': 2816}
   assert kernel.shape == (width[name.split('_')[1]], 1000)
   assert set(exp.abstract_state.norms) == {'clean', 'adv'}
 
@@ -301,16 +300,14 @@ def test_digits_run_end_to_end(
 def programs():
   """Returns the ImageNet configs in smoke form, each of those that are the same once.
 
-  In smoke form all networks are one and the same. Sizes of AdvProp whose attacks agree
-  are then one experiment; so are the sizes of a control, but for numbers that AdvProp's
-  runs have tried or that nothing reads.
+  In smoke form all networks are one and the same, so that what is left of a size is the
+  strength of the attack: numbers, and no other code.
   """
   distinct = {}
   for name, argument in EFFNETS:
     values = dict(leaves(get_smoke(name, argument)))
-    if name not in ADVPROP:
-      for key in ('attack.epsilon', 'attack.num_steps', 'model.remat_blocks'):
-        del values[key]
+    for key in ('attack.epsilon', 'attack.num_steps', 'model.remat_blocks'):
+      del values[key]
       values.pop('data.augmentation.magnitude', None)
     distinct.setdefault(repr(values), []).append((name, argument))
   return list(distinct.values())
@@ -321,10 +318,9 @@ def programs():
 def test_imagenet_runs_end_to_end(
   same, tmp_path, imagenet_dir, fast_compilation, monkeypatch
 ):
-  """One with the smoke form's network, which is the same for all; others with less."""
   config = shrink(get_smoke(*same[0]))
-  if same[0] != ('effnet_b0_advprop', ''):
-    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+  # The smoke form's network is that of the digits, which one test trains.
+  monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
   config.data.update(
     name='imagenet2012', data_dir=str(imagenet_dir), eval_split='validation[:12]'
   )

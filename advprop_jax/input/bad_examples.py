@@ -10,6 +10,7 @@ else is wrong than a few broken files. A shard that cannot be read ends it, too.
 
 import collections
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator
 
@@ -186,12 +187,12 @@ class EvalBatches:
 
   def __init__(
     self,
-    batches: tf.data.Dataset,
+    create: Callable[[], tf.data.Dataset],
     num_batches: int,
     create_bad: Callable[[], BadExamples],
   ):
-    """Keeps what a pass is made of."""
-    self._batches, self._num_batches = batches, num_batches
+    """Keeps what a pass is made of; its graph is built when it is first asked for."""
+    self._create, self._num_batches = functools.cache(create), num_batches
     self._create_bad = create_bad
 
   def __len__(self) -> int:
@@ -200,7 +201,7 @@ class EvalBatches:
 
   def __iter__(self) -> Iterator[dict]:
     bad = self._create_bad()
-    batches = self._batches.as_numpy_iterator()
+    batches = self._create().as_numpy_iterator()
     for _ in range(self._num_batches):
       with _told_in_one_line():
         batch = next(batches)

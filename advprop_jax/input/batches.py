@@ -180,8 +180,6 @@ def eval_batches(
     values = _example(dataset, record, recipe, box_fn, finish)
     return {**values, 'position': tf.cast(position, tf.int32)}
 
-  examples = order.in_order(dataset, spans).enumerate(first)
-  examples = examples.map(example, NUM_PARALLEL_EXAMPLES)
   padding = {
     'image': tf.zeros([recipe.image_size, recipe.image_size, 3], recipe.image_dtype),
     'label': tf.constant(0),
@@ -191,10 +189,16 @@ def eval_batches(
     'name': tf.constant(''),
   }
   missing = num_batches * local_batch_size - num_examples
-  padding = tf.data.Dataset.from_tensors(padding).repeat(missing)
-  batches = examples.concatenate(padding).batch(local_batch_size, drop_remainder=True)
+
+  def create():
+    examples = order.in_order(dataset, spans).enumerate(first)
+    examples = examples.map(example, NUM_PARALLEL_EXAMPLES)
+    filled = tf.data.Dataset.from_tensors(padding).repeat(missing)
+    examples = examples.concatenate(filled)
+    return _with_options(examples.batch(local_batch_size, drop_remainder=True))
+
   return bad_examples.EvalBatches(
-    _with_options(batches),
+    create,
     num_batches,
     functools.partial(
       bad_examples.BadExamples, f'split {split!r}', num_examples, max_bad_share

@@ -99,11 +99,11 @@ def test_good_examples_keep_their_places(dataset):
 @pytest.mark.parametrize(
   'bad, num_hosts',
   [
-    *[(bad, 1) for bad in BAD.values()],
+    (BAD['huge.JPEG'], 1),
     (tiny_imagenet.png()[:8], 1),  # Quoted in TensorFlow's message, it is no text.
     (BAD['truncated.JPEG'], 2),
   ],
-  ids=[*BAD, 'start_of_a_png', 'two_hosts'],
+  ids=['huge', 'start_of_a_png', 'two_hosts'],
 )
 def test_one_bad_file_changes_no_other_example(tmp_path, bad, num_hosts):
   folder = tmp_path / 'train' / 'bars'

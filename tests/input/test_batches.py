@@ -476,9 +476,18 @@ def test_evaluation_images_are_those_of_tensorflow_1(imagenet_dir):
   np.testing.assert_allclose(np.float32(short['image']), batch['image'], rtol=2**-8)
 
 
-@pytest.mark.parametrize('batch_size', [4, 12, 24])
-@pytest.mark.parametrize('num_examples', [1, 23, 24])
-@pytest.mark.parametrize('num_hosts', [1, 2, 4])
+@pytest.mark.parametrize(
+  'num_examples, batch_size, num_hosts',
+  [
+    (1, 4, 4),
+    (1, 24, 1),
+    (23, 12, 2),
+    (23, 4, 4),
+    (23, 24, 1),
+    (24, 12, 4),
+    (24, 4, 2),
+  ],
+)
 def test_evaluation_counts_every_example_once(num_examples, batch_size, num_hosts):
   seen, lengths = [], set()
   for index in range(num_hosts):
