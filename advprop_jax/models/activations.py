@@ -1,5 +1,8 @@
 """Activation functions, by name, with the parameters that some of them train."""
 
+import functools
+import inspect
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -60,15 +63,117 @@ def _silu_jvp(primals, tangents):
   return silu(x), dx * (s * (1 + x * (1 - s)))
 
 
+def softplus(x: jax.Array) -> jax.Array:
+  """Returns log(1 + e^x). Source: SAT, `resnet_model.py`."""
+  return nn.softplus(x)
+
+
+def parametric_softplus(x: jax.Array, *, alpha: float = 10.0) -> jax.Array:
+  """Returns log(1 + e^(alpha * x)) / alpha; the larger alpha, the nearer to ReLU.
+
+  Source: SAT, section 3.2; its alpha is in none of the sources that we could read.
+  """
+  return nn.softplus(alpha * x) / alpha
+
+
+def gelu(x: jax.Array) -> jax.Array:
+  """Returns GELU by its approximation with tanh. Source: SAT, `resnet_model.py`."""
+  return nn.gelu(x, approximate=True)
+
+
+def gelu_exact(x: jax.Array) -> jax.Array:
+  """Returns x times the normal distribution's function. Source: Hendrycks & Gimpel."""
+  return nn.gelu(x, approximate=False)
+
+
+def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
+  """Returns x, below 0 alpha * (e^x - 1). Source: SAT, `resnet_model.py`: alpha 1.
+
+  Its derivative jumps at 0 from alpha to 1.
+  """
+  return nn.elu(x, alpha)
+
+
+def celu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
+  """Returns x, below 0 alpha * (e^(x / alpha) - 1). Source: SAT, section 4.3."""
+  return nn.celu(x, alpha)
+
+
+def smooth_relu(x: jax.Array, beta: jax.Array) -> jax.Array:
+  """Returns x - log(1 + alpha * x) / alpha, below 0 nothing, with alpha = beta^2.
+
+  Written with |x|, without a choice between two values: the gradient of the one not
+  taken would be NaN. Source: SAT, `resnet_model.py`.
+  """
+  alpha = jnp.maximum(jnp.square(beta), 1e-6)  # At 0 the limit would be 0 / 0.
+  return nn.relu(x - jnp.log1p(alpha * jnp.abs(x)) / alpha)
+
+
+def mish(x: jax.Array) -> jax.Array:
+  """Returns x * tanh(log(1 + e^x)). Source: SAT, `resnet_model.py`; Misra 2019."""
+  return x * jnp.tanh(nn.softplus(x))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _relu_smooth_backward(x, alpha):
+  return nn.relu(x)
+
+
+@_relu_smooth_backward.defjvp
+def _relu_smooth_backward_jvp(alpha, primals, tangents):
+  (x,), (dx,) = primals, tangents
+  return nn.relu(x), dx * nn.sigmoid(alpha * x)
+
+
+def relu_smooth_backward(x: jax.Array, *, alpha: float = 10.0) -> jax.Array:
+  """Returns max(0, x), with the derivative of `parametric_softplus` for its own.
+
+  For the study of gradients, see `model.smooth_backward`. Source: SAT, section 3.2.
+  """
+  return _relu_smooth_backward(x, alpha)
+
+
 IDENTITY = Activation(identity)
+RELU, RELU_SMOOTH_BACKWARD = 'relu', 'relu_smooth_backward'
+# Name -> what it is. A function with an `alpha` takes another one behind a colon:
+# 'celu:0.5'.
 ACTIVATIONS = {
+  RELU: Activation(nn.relu),
+  'softplus': Activation(softplus),
+  'parametric_softplus': Activation(parametric_softplus),
   'silu': Activation(silu),
   'swish': Activation(silu),
-  'relu': Activation(nn.relu),
+  'gelu': Activation(gelu),
+  'gelu_exact': Activation(gelu_exact),
+  'elu': Activation(elu),
+  'celu': Activation(celu),
+  'smooth_relu': Activation(smooth_relu, (20.0,)),  # Source: SAT, `resnet_model.py`.
+  'mish': Activation(mish),
+  RELU_SMOOTH_BACKWARD: Activation(relu_smooth_backward),
 }
 
 
+@functools.cache  # A function is known by its identity to JAX's own caches.
 def get_activation(name: str) -> Activation:
-  """Returns the named activation. Raises UserError for an unknown name."""
-  errors.check_choice('activation', name, ACTIVATIONS)
-  return ACTIVATIONS[name]
+  """Returns the named activation, 'silu' or, with an alpha of its own, 'celu:0.5'.
+
+  Raises:
+    UserError: the name is unknown, or the alpha is none.
+  """
+  kind, colon, alpha_text = name.partition(':')
+  errors.check_choice('activation', kind, ACTIVATIONS)
+  activation = ACTIVATIONS[kind]
+  if not colon:
+    return activation
+  if 'alpha' not in inspect.signature(activation.function).parameters:
+    raise errors.UserError(f'activation {name!r}: {kind} has no alpha; allowed: {kind}')
+  try:
+    alpha = float(alpha_text)
+  except ValueError:
+    alpha = math.nan
+  if not 0 < alpha < math.inf:
+    raise errors.UserError(
+      f'activation {name!r}: {alpha_text!r} is no alpha; allowed: a number above 0, as '
+      f"in '{kind}:0.5'"
+    )
+  return Activation(functools.partial(activation.function, alpha=alpha))

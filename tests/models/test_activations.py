@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,24 +11,107 @@ from advprop_jax import errors
 from advprop_jax.models import activations
 from advprop_jax.models.cpu.no_inline import no_inline
 
-THEIRS = {'silu': tf.nn.silu, 'swish': tf.nn.silu, 'relu': tf.nn.relu}
+# Keras and TensorFlow, and where they have no such function its formula, in float64.
+THEIRS = {
+  'silu': tf.nn.silu,
+  'swish': tf.nn.silu,
+  'relu': tf.nn.relu,
+  'softplus': tf.nn.softplus,
+  'parametric_softplus': lambda x: tf.nn.softplus(10 * x) / 10,
+  'gelu': lambda x: tf.nn.gelu(x, approximate=True),
+  'gelu_exact': lambda x: tf.nn.gelu(x, approximate=False),
+  'elu': tf.nn.elu,
+  'celu': lambda x: keras.ops.celu(x, alpha=1.0),
+  'mish': keras.activations.mish,
+  # Not with |x|, as ours: TensorFlow's gradient is taken at x > 0 alone.
+  'smooth_relu': lambda x: tf.maximum(
+    x - tf.math.log1p(400 * tf.nn.relu(x)) / 400, tf.zeros_like(x)
+  ),
+  'relu_smooth_backward': tf.nn.relu,
+  'celu:0.5': lambda x: keras.ops.celu(x, alpha=0.5),
+  'elu:0.5': lambda x: keras.ops.elu(x, alpha=0.5),
+  'parametric_softplus:2': lambda x: tf.nn.softplus(2 * x) / 2,
+  'relu_smooth_backward:2': tf.nn.relu,
+}
+# Their derivative jumps at 0.
+JUMPS = {'relu': (0, 1), 'elu:0.5': (0.5, 1)}
 
 
-@pytest.mark.parametrize('name', activations.ACTIVATIONS)
+def of(name):
+  """Returns the named activation with the first values of its parameters."""
+  activation = activations.get_activation(name)
+  return lambda x: activation.function(
+    x, *(jnp.asarray(p, x.dtype) for p in activation.initial)
+  )
+
+
+def derivative(function, x):
+  return jax.grad(lambda x: function(x).sum())(x)
+
+
+def test_every_activation_is_compared():
+  assert {name.partition(':')[0] for name in THEIRS} == set(activations.ACTIVATIONS)
+
+
+@pytest.mark.parametrize('name', THEIRS)
 def test_values_and_gradients_equal_tensorflow(name):
-  x = np.concatenate([np.linspace(-20, 20, 401), [-1e4, -100, 100, 1e4]]).astype('f')
-  variable = tf.Variable(x)
+  x = np.concatenate([np.linspace(-20, 20, 400), [-1e4, -100, 100, 1e4]]).astype('f')
+  variable = tf.Variable(x, dtype=tf.float64)
   with tf.GradientTape() as tape:
     expected = THEIRS[name](variable)
-  activation = activations.get_activation(name).function
+    # The backward function of the study has another one's derivative.
+    backward = THEIRS[name.replace('relu_smooth_backward', 'parametric_softplus')]
+    slope = tape.gradient(backward(variable), variable)
 
-  np.testing.assert_allclose(activation(x), expected, rtol=1e-5, atol=1e-7)
-  np.testing.assert_allclose(
-    jax.grad(lambda x: activation(x).sum())(x),
-    tape.gradient(expected, variable),
-    rtol=1e-5,
-    atol=1e-6,
-  )
+  np.testing.assert_allclose(of(name)(x), expected, rtol=2e-5, atol=1e-6)
+  np.testing.assert_allclose(derivative(of(name), x), slope, rtol=1e-4, atol=3e-6)
+
+
+@pytest.mark.parametrize(
+  'name', [x for x in THEIRS if not x.startswith('relu_smooth_backward')]
+)
+def test_derivatives_are_those_of_finite_differences(name):
+  """In float64, around the bend and far from it."""
+  with jax.enable_x64(True):
+    x = jnp.concatenate([jnp.linspace(-3, 3, 60), jnp.array([-1e-3, 1e-3])])
+    h = 1e-6
+    slope = (of(name)(x + h) - of(name)(x - h)) / (2 * h)
+    np.testing.assert_allclose(derivative(of(name), x), slope, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize('name', THEIRS)
+def test_only_relu_and_a_scaled_elu_have_a_jump_at_0(name):
+  with jax.enable_x64(True):
+    below, above = np.asarray(derivative(of(name), jnp.array([-1e-9, 1e-9])))
+  expected = JUMPS.get(name)
+  if expected is None:
+    assert abs(above - below) < 1e-6
+  else:
+    np.testing.assert_allclose([below, above], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize('name', THEIRS)
+def test_no_value_and_no_derivative_is_nan(name, dtype):
+  x = jnp.array([-1e4, -300, -20, -1e-30, 0, 1e-30, 20, 300, 1e4], dtype)
+  y, slope = of(name)(x), derivative(of(name), x)
+  assert y.dtype == slope.dtype == dtype
+  assert jnp.isfinite(y).all() and jnp.isfinite(slope).all()
+
+
+def test_the_beta_of_smooth_relu_is_trained():
+  x = jnp.linspace(0.1, 2, 20)
+  smooth_relu = activations.smooth_relu
+
+  def closed_form(beta):  # d/d(beta) of x - log(1 + beta^2 x) / beta^2.
+    log = np.log1p(beta**2 * x)
+    return (2 * log / beta**3 - 2 * x / (beta * (1 + beta**2 * x))).sum()
+
+  for beta in (20.0, 3.0, -1.0):
+    slope = jax.grad(lambda b: smooth_relu(x, b).sum())(beta)
+    np.testing.assert_allclose(slope, closed_form(beta), rtol=1e-3)
+  # At 0 it is no NaN: there the function vanishes.
+  assert jnp.isfinite(jax.grad(lambda b: smooth_relu(x, b).sum())(0.0))
 
 
 def test_a_site_has_the_parameters_of_its_activation():
@@ -44,9 +128,19 @@ def test_a_site_has_the_parameters_of_its_activation():
   assert not activations.Activate(activations.IDENTITY).init(jax.random.key(0), x)
 
 
-def test_unknown_names_are_refused():
-  with pytest.raises(errors.UserError, match="'gellu'; allowed: .*relu.* silu"):
-    activations.get_activation('gellu')
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('gellu', "'gellu'; allowed: .*relu.* silu"),
+    ('silu:2', 'silu has no alpha; allowed: silu'),
+    ('celu:', "'' is no alpha; allowed: a number above 0, as in 'celu:0.5'"),
+    ('celu:0', "'0' is no alpha"),
+    ('celu:nan', "'nan' is no alpha"),
+  ],
+)
+def test_unknown_names_are_refused(name, message):
+  with pytest.raises(errors.UserError, match=message):
+    activations.get_activation(name)
 
 
 def test_no_inline_is_a_call_and_changes_no_result():
