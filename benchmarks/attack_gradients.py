@@ -42,17 +42,17 @@ def compare(model, variables, image, label, attack: dict) -> dict:
 
   @jax.jit
   def in_both(variables, image, label):
-    def loss_of(dtype):
+    def logits_of(dtype):
       typed = model.clone(dtype=dtype)
+      return lambda x: typed.apply(variables, x, train=False)
 
-      def loss_fn(x):
-        return losses.cross_entropy(typed.apply(variables, x, train=False), label)
-
-      return loss_fn
-
-    loss_fns = [loss_of(dtype) for dtype in (jnp.float32, jnp.bfloat16)]
-    grads = [jax.grad(lambda x, f=f: f(x).sum())(image) for f in loss_fns]
-    attacked = [gradient.pgd_linf(f, image, image, **attack) for f in loss_fns]
+    logits_fns = [logits_of(dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    grads = [
+      jax.grad(lambda x, f=f: losses.cross_entropy(f(x), label).sum())(image)
+      for f in logits_fns
+    ]
+    ifgsm = gradient.make_ifgsm(num_classes=model.num_classes, targeted=False, **attack)
+    attacked = [ifgsm(f, image, label, jax.random.key(0)) for f in logits_fns]
     top1 = [
       (model.clone(dtype=jnp.float32).apply(variables, x, train=False).argmax(-1))
       == label

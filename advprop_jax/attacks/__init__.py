@@ -7,4 +7,10 @@ __all__ = ['ATTACKS', 'Attack']
 
 # Name -> function of keyword arguments that returns an `Attack`. `num_classes` is given
 # to those that ask for it.
-ATTACKS = {'pgd': gradient.make_pgd}
+ATTACKS = {
+  'pgd': gradient.make_pgd,
+  'ifgsm': gradient.make_ifgsm,
+  'fgsm': gradient.make_fgsm,
+  'gd': gradient.make_gd,
+  'pgd_l2': gradient.make_pgd_l2,
+}

@@ -1,19 +1,27 @@
-"""Gradient attacks on image batches, as pure functions.
+"""Gradient attacks on image batches, as pure functions, composed of four parts.
+
+  start       the image, or noise around it
+  step        along the sign of the gradient, its direction, or the gradient itself
+  projection  back into the ball and the range of pixels
+  loss        of the true class, to climb, or of a random wrong one, to descend
 
 Images are float32 in [0, 1], shape [B, H, W, 3]; radii and step sizes are in the same
 unit, so the papers' 'epsilon 4' is `4 / 255` here. The model's mean/std normalisation
 happens inside `logits_fn`, never before it.
 
-Two layers: `pgd_linf` climbs any loss per example; `make_pgd` makes the papers'
-attacker of it, a function `attack(logits_fn, image, label, rng) -> image`. `rng` is one
-key for the batch, as in training, or a key for every example, [B], as in evaluation:
-then what an example gets does not depend on the batch that it is in.
+`climb` takes the steps; `compose` makes an attack of the parts, a function
+`attack(logits_fn, image, label, rng) -> image`; the `make_...` functions below are the
+attacks by name. `rng` is one key for the batch, as in training, or a key for every
+example, [B], as in evaluation: then what an example gets does not depend on the batch
+that it is in.
 
 Which batch norm the attack goes through, and with which statistics, is the business of
 whoever makes `logits_fn` (see `train_step.py`): an attack sees a function and cannot
 touch a variable.
 """
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -25,10 +33,51 @@ LogitsFn = Callable[[jax.Array], jax.Array]  # [B, H, W, 3] -> [B, K]
 LossFn = Callable[[jax.Array], jax.Array]  # [B, H, W, 3] -> [B]
 Attack = Callable[[LogitsFn, jax.Array, jax.Array, jax.Array], jax.Array]
 
+_TINY = 1e-12  # Below every norm: a division by 0 would be NaN.
+
 
 def project_linf(x: jax.Array, center: jax.Array, epsilon: float) -> jax.Array:
   """Returns the point nearest `x` with |x - center| <= epsilon and 0 <= x <= 1."""
   return jnp.clip(jnp.clip(x, center - epsilon, center + epsilon), 0.0, 1.0)
+
+
+def project_l2(x: jax.Array, center: jax.Array, epsilon: float) -> jax.Array:
+  """Returns a point near `x` in the L2 ball around an image and in [0, 1].
+
+  Clipping to the range of pixels never leaves the ball: its centre is in that range.
+  """
+  delta = x - center
+  scale = jnp.minimum(1.0, epsilon / jnp.maximum(l2_norm(delta), _TINY))
+  return jnp.clip(center + delta * scale, 0.0, 1.0)
+
+
+def project_to_pixels(x: jax.Array, center: jax.Array) -> jax.Array:
+  """Returns the point nearest `x` with 0 <= x <= 1, however far from the centre."""
+  del center
+  return jnp.clip(x, 0.0, 1.0)
+
+
+def l2_norm(x: jax.Array) -> jax.Array:
+  """Returns the L2 norm of every image, [..., 1, 1, 1] of [..., H, W, 3]."""
+  return jnp.sqrt(jnp.square(x).sum((-3, -2, -1), keepdims=True))
+
+
+def l2_direction(gradient: jax.Array) -> jax.Array:
+  """Returns the gradient of every image with the L2 norm 1; 0 stays 0."""
+  return gradient / jnp.maximum(l2_norm(gradient), _TINY)
+
+
+def noise_linf(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
+  """Returns noise, even over the L-infinity ball, like `image`."""
+  return jax.random.uniform(rng, image.shape, image.dtype, -epsilon, epsilon)
+
+
+def noise_l2(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
+  """Returns noise, even over the L2 ball of every image, like `image`."""
+  direction_rng, radius_rng = jax.random.split(rng)
+  direction = l2_direction(jax.random.normal(direction_rng, image.shape, image.dtype))
+  share = jax.random.uniform(radius_rng, image.shape[:-3] + (1, 1, 1), image.dtype)
+  return epsilon * share ** (1 / math.prod(image.shape[-3:])) * direction
 
 
 def random_wrong_class(rng: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
@@ -41,24 +90,26 @@ def random_wrong_class(rng: jax.Array, label: jax.Array, num_classes: int) -> ja
   return (label + shift) % num_classes
 
 
-def pgd_linf(
+def climb(
   loss_fn: LossFn,
   image: jax.Array,
   start: jax.Array,
   *,
-  epsilon: float,
+  direction: Callable[[jax.Array], jax.Array],
+  project: Callable[[jax.Array, jax.Array], jax.Array],
   step_size: float,
   num_steps: int,
 ) -> jax.Array:
-  """Climbs `loss_fn` by sign steps inside an L-infinity ball (Madry et al. 2018).
+  """Climbs `loss_fn` by projected steps (Madry et al. 2018).
 
   Args:
     loss_fn: loss per example; closes over labels and variables.
-    image: centre of the ball, float32 [B, H, W, 3] in [0, 1].
+    image: what the projection is about, float32 [B, H, W, 3] in [0, 1].
     start: where to begin, like `image`. It is not clipped to [0, 1] before the first
       gradient; every step is. Source: the first author's released attack code.
-    epsilon: radius, in pixel units of [0, 1].
-    step_size: length of a step, in pixel units of [0, 1].
+    direction: the gradient to the step of size 1.
+    project: (point, image) to a point that is allowed.
+    step_size: what the direction is multiplied by.
     num_steps: number of gradients; 0 returns the projected start.
 
   Returns:
@@ -69,46 +120,40 @@ def pgd_linf(
   ascent = jax.grad(lambda x: loss_fn(x).sum())
 
   def step(_, x):
-    return project_linf(x + step_size * jnp.sign(ascent(x)), image, epsilon)
+    return project(x + step_size * direction(ascent(x)), image)
 
   x = jax.lax.fori_loop(0, num_steps, step, start)
   # Only for num_steps == 0, where no step has projected the start; else it is a no-op.
-  return jax.lax.stop_gradient(project_linf(x, image, epsilon))
+  return jax.lax.stop_gradient(project(x, image))
 
 
-def make_pgd(
+def compose(
   *,
   num_classes: int,
-  epsilon: float,
-  step_size: float,
-  num_steps: int,
   targeted: bool,
-  prob_start_from_clean: float,
+  noise: Callable[[jax.Array, jax.Array], jax.Array] | None,
+  prob_start_from_clean: float = 0.0,
+  **steps,
 ) -> Attack:
-  """Returns the papers' attacker, `attack(logits_fn, image, label, rng) -> image`.
+  """Returns `attack(logits_fn, image, label, rng) -> image`, made of its parts.
 
   Args:
     num_classes: K.
-    epsilon: radius, in pixel units of [0, 1]; 0 leaves the images as they are.
-    step_size: length of a step, in pixel units of [0, 1].
-    num_steps: number of gradients.
     targeted: descend the loss of a random wrong class (AdvProp) instead of climbing
       that of the true class (smooth adversarial training).
-    prob_start_from_clean: probability to start at the image instead of uniformly in the
-      ball; one draw per key, so per device and step in training. Source: the first
-      author's released attack code: 0.2 in training, 0 in evaluation.
+    noise: (rng, image) to what is added to the image at the start; None: nothing.
+    prob_start_from_clean: probability to start at the image instead; one draw per key,
+      so per device and step in training. Source: the first author's released attack
+      code: 0.2 in training, 0 in evaluation.
+    **steps: direction, project, step_size, num_steps; see `climb`.
 
   Raises:
     UserError: a value is outside its range.
   """
-  for name, value in [('epsilon', epsilon), ('step_size', step_size)]:
-    if not 0 <= value <= 1:
-      raise errors.UserError(
-        f'attack {name} is {value}; allowed: 0 to 1, in units of pixels in [0, 1]: '
-        "the papers' 8 is 8 / 255"
-      )
-  if num_steps < 0:
-    raise errors.UserError(f'attack num_steps is {num_steps}; allowed: 0 or more')
+  if steps['num_steps'] < 0:
+    raise errors.UserError(
+      f'attack num_steps is {steps["num_steps"]}; allowed: 0 or more'
+    )
   if not 0 <= prob_start_from_clean <= 1:
     raise errors.UserError(
       f'attack prob_start_from_clean is {prob_start_from_clean}; allowed: 0 to 1'
@@ -123,9 +168,11 @@ def make_pgd(
     """Returns where to start, like `image`, and the class of the loss."""
     target_rng, start_rng, noise_rng = jax.random.split(rng, 3)
     target = random_wrong_class(target_rng, label, num_classes) if targeted else label
+    if noise is None:
+      return image, target
     start_from_clean = jax.random.bernoulli(start_rng, prob_start_from_clean)
-    noise = jax.random.uniform(noise_rng, image.shape, image.dtype, -epsilon, epsilon)
-    return jnp.where(start_from_clean, image, image + noise), target
+    noisy = image + noise(noise_rng, image)
+    return jnp.where(start_from_clean, image, noisy), target
 
   def attack(logits_fn, image, label, rng):
     start, target = (jax.vmap(draw) if rng.ndim else draw)(rng, image, label)
@@ -134,8 +181,144 @@ def make_pgd(
     def loss_fn(x):
       return sign * losses.cross_entropy(logits_fn(x), target)
 
-    return pgd_linf(
-      loss_fn, image, start, epsilon=epsilon, step_size=step_size, num_steps=num_steps
-    )
+    return climb(loss_fn, image, start, **steps)
 
   return attack
+
+
+def make_pgd(
+  *,
+  num_classes: int,
+  epsilon: float,
+  step_size: float,
+  num_steps: int,
+  targeted: bool,
+  prob_start_from_clean: float,
+  step_size_floor: bool = False,
+) -> Attack:
+  """Returns the papers' attacker: sign steps from noise inside an L-infinity ball.
+
+  Args:
+    num_classes: K.
+    epsilon: radius, in pixel units of [0, 1]; 0 leaves the images as they are.
+    step_size: length of a step, in pixel units of [0, 1].
+    num_steps: number of gradients.
+    targeted: see `compose`.
+    prob_start_from_clean: see `compose`.
+    step_size_floor: take steps of epsilon / num_steps if `step_size` is less, so that
+      they reach the border. Source: the first author's released attack code.
+
+  Raises:
+    UserError: a value is outside its range.
+  """
+  _check_pixels('epsilon', epsilon)
+  _check_pixels('step_size', step_size)
+  if step_size_floor and num_steps > 0:
+    step_size = max(step_size, epsilon / num_steps)
+  return compose(
+    num_classes=num_classes,
+    targeted=targeted,
+    noise=functools.partial(noise_linf, epsilon=epsilon),
+    prob_start_from_clean=prob_start_from_clean,
+    direction=jnp.sign,
+    project=functools.partial(project_linf, epsilon=epsilon),
+    step_size=step_size,
+    num_steps=num_steps,
+  )
+
+
+def make_ifgsm(
+  *, num_classes: int, epsilon: float, step_size: float, num_steps: int, targeted: bool
+) -> Attack:
+  """Returns I-FGSM: as PGD, but always from the image itself.
+
+  Source: Kurakin et al. 2017; AdvProp, comparison of attackers. Args: see `make_pgd`.
+  """
+  return make_pgd(
+    num_classes=num_classes,
+    epsilon=epsilon,
+    step_size=step_size,
+    num_steps=num_steps,
+    targeted=targeted,
+    prob_start_from_clean=1.0,
+  )
+
+
+def make_fgsm(*, num_classes: int, epsilon: float, targeted: bool) -> Attack:
+  """Returns FGSM: one step from the image to the border of the L-infinity ball.
+
+  Source: Goodfellow et al. 2015. Args: see `make_pgd`.
+  """
+  return make_ifgsm(
+    num_classes=num_classes,
+    epsilon=epsilon,
+    step_size=epsilon,
+    num_steps=1,
+    targeted=targeted,
+  )
+
+
+def make_gd(
+  *, num_classes: int, learning_rate: float, num_steps: int, targeted: bool
+) -> Attack:
+  """Returns gradient descent on the image: the raw gradient, in no ball.
+
+  Source: AdvProp, comparison of attackers; its step is in none of the sources that we
+  could read.
+
+  Args:
+    num_classes: K.
+    learning_rate: pixels, in [0, 1], per unit of the gradient of an image's own loss.
+    num_steps: number of gradients.
+    targeted: see `compose`.
+  """
+  return compose(
+    num_classes=num_classes,
+    targeted=targeted,
+    noise=None,
+    direction=lambda gradient: gradient,
+    project=project_to_pixels,
+    step_size=learning_rate,
+    num_steps=num_steps,
+  )
+
+
+def make_pgd_l2(
+  *,
+  num_classes: int,
+  epsilon_l2: float,
+  step_size_l2: float,
+  num_steps: int,
+  targeted: bool,
+  prob_start_from_clean: float,
+) -> Attack:
+  """Returns PGD in an L2 ball around every image.
+
+  Source: Madry et al. 2018.
+
+  Args:
+    num_classes: K.
+    epsilon_l2: radius: L2 norm over all values of an image in [0, 1].
+    step_size_l2: length of a step, in the same unit.
+    num_steps: number of gradients.
+    targeted: see `compose`.
+    prob_start_from_clean: see `compose`.
+  """
+  return compose(
+    num_classes=num_classes,
+    targeted=targeted,
+    noise=functools.partial(noise_l2, epsilon=epsilon_l2),
+    prob_start_from_clean=prob_start_from_clean,
+    direction=l2_direction,
+    project=functools.partial(project_l2, epsilon=epsilon_l2),
+    step_size=step_size_l2,
+    num_steps=num_steps,
+  )
+
+
+def _check_pixels(name: str, value: float):
+  if not 0 <= value <= 1:
+    raise errors.UserError(
+      f'attack {name} is {value}; allowed: 0 to 1, in units of pixels in [0, 1]: '
+      "the papers' 8 is 8 / 255"
+    )

@@ -1,13 +1,19 @@
 """Tests the attacks against closed forms and against foolbox."""
 
+import functools
+
 import foolbox
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import sklearn.datasets
 
-from advprop_jax import errors
-from advprop_jax.attacks import gradient
+from advprop_jax import errors, losses
+from advprop_jax.attacks import ATTACKS, gradient
+
+pytestmark = pytest.mark.usefixtures('fast_compilation')
 
 EPSILON = 8 / 255
 PGD = {
@@ -39,21 +45,36 @@ def linear_logits(weights):
 WEIGHTS = jax.random.normal(jax.random.key(7), (5, 6, 3, 3))
 
 
-@pytest.mark.parametrize('start', ['image', 'noise'])
-def test_finds_the_worst_case_of_a_linear_loss(images, start):
-  weights = jax.random.normal(jax.random.key(1), images.shape[1:])
-  noise = jax.random.uniform(jax.random.key(2), images.shape, minval=-1) * EPSILON
-  adversarial = gradient.pgd_linf(
-    lambda x: (x * weights).sum((1, 2, 3)),
-    images,
-    images + noise if start == 'noise' else images,
-    epsilon=EPSILON,
-    step_size=EPSILON / 4,
-    num_steps=8,
-  )
-  np.testing.assert_allclose(
-    adversarial, images + EPSILON * jnp.sign(weights), atol=1e-6
-  )
+BALL = {'epsilon': EPSILON, 'step_size': EPSILON / 4, 'num_steps': 8}
+L2 = {'epsilon_l2': 0.5, 'step_size_l2': 0.2, 'num_steps': 8}
+# Name, arguments and what the attack makes of an image where climbing means to follow
+# `w`: the optimum of a linear loss.
+OPTIMA = [
+  ('pgd', {**BALL, 'prob_start_from_clean': 0.0}, 'corner'),
+  ('ifgsm', BALL, 'corner'),
+  ('fgsm', {'epsilon': EPSILON}, 'corner'),
+  ('pgd_l2', {**L2, 'prob_start_from_clean': 1.0}, 'sphere'),
+  ('pgd_l2', {**L2, 'num_steps': 40, 'prob_start_from_clean': 0.0}, 'sphere'),
+  ('gd', {'learning_rate': 1e5, 'num_steps': 3}, 'range'),
+]
+
+
+@pytest.mark.parametrize('targeted', [False, True])
+@pytest.mark.parametrize('name, arguments, optimum', OPTIMA)
+def test_every_attack_reaches_the_optimum_of_a_linear_model(
+  images, name, arguments, optimum, targeted
+):
+  # Two classes: the loss is monotone in the margin w.x, and the target is known.
+  w = jax.random.normal(jax.random.key(1), images.shape[1:]) / 10
+  logits_fn = linear_logits(jnp.stack([w, jnp.zeros_like(w)], -1))
+  attack = ATTACKS[name](num_classes=2, targeted=targeted, **arguments)
+  adversarial = attack(logits_fn, images, jnp.zeros(4, jnp.int32), jax.random.key(0))
+  expected = {
+    'corner': images - EPSILON * jnp.sign(w),
+    'sphere': images - 0.5 * w / jnp.linalg.norm(w),
+    'range': jnp.broadcast_to(w < 0, images.shape),
+  }[optimum]
+  np.testing.assert_allclose(adversarial, expected, atol=2e-4)
 
 
 def test_untargeted_attack_reaches_the_smallest_margin_of_a_linear_model(images):
@@ -68,14 +89,40 @@ def test_untargeted_attack_reaches_the_smallest_margin_of_a_linear_model(images)
 
 @pytest.mark.parametrize('num_steps', [0, 1, 3])
 @pytest.mark.parametrize('targeted', [True, False])
-def test_stays_in_the_ball_and_in_the_range_of_pixels(labels, num_steps, targeted):
+@pytest.mark.parametrize('name', ['pgd', 'pgd_l2', 'gd'])
+def test_stays_in_the_ball_and_in_the_range_of_pixels(
+  labels, name, num_steps, targeted
+):
   images = jnp.round(jax.random.uniform(jax.random.key(0), (4, 5, 6, 3)))  # 0 and 1.
-  attack = gradient.make_pgd(
-    **{**PGD, 'num_steps': num_steps, 'targeted': targeted, 'step_size': EPSILON}
+  arguments = {
+    'pgd': {'epsilon': EPSILON, 'step_size': EPSILON, 'prob_start_from_clean': 0.0},
+    'pgd_l2': {'epsilon_l2': 2.0, 'step_size_l2': 2.0, 'prob_start_from_clean': 0.0},
+    'gd': {'learning_rate': 100.0},
+  }[name]
+  attack = ATTACKS[name](
+    num_classes=3, num_steps=num_steps, targeted=targeted, **arguments
   )
   adversarial = attack(linear_logits(WEIGHTS), images, labels, jax.random.key(3))
-  assert float(jnp.abs(adversarial - images).max()) <= EPSILON + 1e-6
   assert 0.0 <= float(adversarial.min()) and float(adversarial.max()) <= 1.0
+  delta = np.asarray(adversarial - images, np.float64)
+  if name == 'pgd':
+    assert np.abs(delta).max() <= EPSILON + 1e-6
+  if name == 'pgd_l2':
+    assert np.sqrt((delta**2).sum((1, 2, 3))).max() <= 2.0 + 1e-5
+
+
+def test_the_floor_of_the_step_size_reaches_the_border(images, labels):
+  logits_fn = linear_logits(WEIGHTS)
+  short = {**PGD, 'step_size': EPSILON / 100, 'prob_start_from_clean': 1.0}
+  moved = {
+    floor: gradient.make_pgd(**short, step_size_floor=floor)(
+      logits_fn, images, labels, jax.random.key(0)
+    )
+    - images
+    for floor in (False, True)
+  }
+  np.testing.assert_allclose(jnp.abs(moved[False]).max(), 8 * EPSILON / 100, rtol=1e-3)
+  np.testing.assert_allclose(jnp.abs(moved[True]).max(), EPSILON, rtol=1e-3)
 
 
 def test_epsilon_zero_returns_the_images(images, labels):
@@ -149,6 +196,16 @@ def test_random_start_fills_the_ball_evenly(images, labels):
   np.testing.assert_allclose(noise.std(), 1 / np.sqrt(3), rtol=0.1)
 
 
+def test_random_start_fills_the_l2_ball_evenly():
+  image = jnp.full((2000, 1, 1, 2), 0.5)  # Two dimensions: a disk.
+  noise = gradient.noise_l2(jax.random.key(0), image, 0.4)
+  radius = np.asarray(gradient.l2_norm(noise)).ravel()
+  assert radius.max() <= 0.4 + 1e-6
+  # Of a disk a quarter of the area is within half the radius.
+  assert abs((radius < 0.2).mean() - 0.25) < 0.03
+  np.testing.assert_allclose(noise.mean((0, 1, 2)), 0.0, atol=0.02)
+
+
 @pytest.mark.parametrize(
   'change, message',
   [
@@ -166,17 +223,99 @@ def test_impossible_values_are_refused(change, message):
     gradient.make_pgd(**{**PGD, **change})
 
 
-def test_equals_the_pgd_of_foolbox(labels):
+FOOLBOX = [
+  (
+    'pgd',
+    {**BALL, 'prob_start_from_clean': 1.0},
+    foolbox.attacks.LinfPGD(abs_stepsize=EPSILON / 4, steps=8, random_start=False),
+    EPSILON,
+  ),
+  (
+    'ifgsm',
+    BALL,
+    foolbox.attacks.LinfBasicIterativeAttack(
+      abs_stepsize=EPSILON / 4, steps=8, random_start=False
+    ),
+    EPSILON,
+  ),
+  (
+    'fgsm',
+    {'epsilon': EPSILON},
+    foolbox.attacks.LinfFastGradientAttack(random_start=False),
+    EPSILON,
+  ),
+  (
+    'pgd_l2',
+    {**L2, 'prob_start_from_clean': 1.0},
+    foolbox.attacks.L2PGD(abs_stepsize=0.2, steps=8, random_start=False),
+    0.5,
+  ),
+]
+
+
+@pytest.mark.parametrize('name, arguments, theirs, epsilon', FOOLBOX)
+def test_equals_the_attack_of_foolbox(labels, name, arguments, theirs, epsilon):
   images = jax.random.uniform(jax.random.key(0), (4, 5, 6, 3))  # The box binds too.
 
   def logits_fn(x):
     return jnp.tanh(linear_logits(WEIGHTS)(x)) * 3
 
-  attack = gradient.make_pgd(**{**PGD, 'prob_start_from_clean': 1.0})
+  attack = ATTACKS[name](num_classes=3, targeted=False, **arguments)
   ours = attack(logits_fn, images, labels, jax.random.key(0))
   model = foolbox.JAXModel(logits_fn, bounds=(0, 1))
-  theirs, _, _ = foolbox.attacks.LinfPGD(
-    abs_stepsize=PGD['step_size'], steps=PGD['num_steps'], random_start=False
-  )(model, images, labels, epsilons=EPSILON)
-  np.testing.assert_allclose(ours, theirs, atol=1e-6)
+  expected, _, _ = theirs(model, images, labels, epsilons=epsilon)
+  np.testing.assert_allclose(ours, expected, atol=1e-5)
   assert float(jnp.abs(ours - images).max()) > EPSILON / 2
+
+
+@pytest.fixture(scope='module')
+def digits_network():
+  """Returns a small network that knows the digits, and 360 of them."""
+  data = sklearn.datasets.load_digits()
+  image = jnp.asarray(data.images[..., np.newaxis] / 16, jnp.float32)
+  label = jnp.asarray(data.target, jnp.int32)
+  keys = jax.random.split(jax.random.key(0))
+  params = {
+    'hidden': jax.random.normal(keys[0], (64, 64)) / 8,
+    'out': jax.random.normal(keys[1], (64, 10)) / 8,
+  }
+
+  def logits_fn(params, image):
+    hidden = jax.nn.silu(image.reshape(len(image), -1) @ params['hidden'])
+    return hidden @ params['out']
+
+  tx = optax.sgd(0.5, momentum=0.9)
+
+  def step(carry, _):
+    params, state = carry
+    grads = jax.grad(
+      lambda p: losses.cross_entropy(logits_fn(p, image[360:]), label[360:]).mean()
+    )(params)
+    updates, state = tx.update(grads, state)
+    return (optax.apply_updates(params, updates), state), None
+
+  @jax.jit
+  def train(params):
+    return jax.lax.scan(step, (params, tx.init(params)), length=100)[0][0]
+
+  params = train(params)
+  return functools.partial(logits_fn, params), image[:360], label[:360]
+
+
+@pytest.mark.parametrize('name, arguments, theirs, epsilon', FOOLBOX)
+def test_robust_accuracy_of_a_trained_network_is_foolboxs(
+  digits_network, name, arguments, theirs, epsilon
+):
+  logits_fn, image, label = digits_network
+  attack = jax.jit(
+    functools.partial(
+      ATTACKS[name](num_classes=10, targeted=False, **arguments), logits_fn
+    )
+  )
+  adversarial = attack(image, label, jax.random.key(0))
+  ours = float((logits_fn(adversarial).argmax(-1) == label).mean())
+  model = foolbox.JAXModel(logits_fn, bounds=(0, 1))
+  _, _, is_adversarial = theirs(model, image, label, epsilons=epsilon)
+  clean = float((logits_fn(image).argmax(-1) == label).mean())
+  assert clean > 0.9 and ours < clean - 0.02
+  assert abs(ours - (1 - float(is_adversarial.mean()))) <= 0.01
