@@ -91,7 +91,8 @@ def main(argv):
     logging.info('%s, workdir %s', config_file, workdir)
     startup.end_on_ctrl_c(lambda: directory.describe_interruption(workdir))
     if FLAGS.mode == 'evaluate':
-      evaluate.evaluate_checkpoint(FLAGS.config, workdir, which=FLAGS.checkpoint)
+      run = directory.last_run(workdir)
+      evaluate.evaluate_checkpoint(FLAGS.config, run, which=FLAGS.checkpoint)
     elif FLAGS['checkpoint'].present:
       raise errors.UserError(
         f'--checkpoint={FLAGS.checkpoint} is for --mode=evaluate; training goes on '

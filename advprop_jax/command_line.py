@@ -66,7 +66,7 @@ def choose_config(
     config = default_config
     if mode == 'evaluate':
       workdir = workdir or directory.default_workdir(default_config)
-      config = f'{workdir}/config.json'
+      config = f'{directory.last_run(workdir)}/config.json'
   source = config
   if config.endswith('.json'):
     config = f'{saved_config}:{json.dumps(directory.read_config(config))}'

@@ -1,9 +1,9 @@
 """From a config to the objects it describes, built and checked before anything runs.
 
-This file, `schema.py`, `train.py` and `evaluate.py` are the last that see a config:
-below them, functions take named arguments. A config is anything that `schema.read`
-takes. What comes in kinds is made from its section and its table by `registry.create`,
-so that a new kind is no business of this file.
+This file, `methods.py`, `phases.py`, `schema.py`, `train.py` and `evaluate.py` are the
+last that see a config: below them, functions take named arguments. A config is anything
+that `schema.read` takes. What comes in kinds is made from its section and its table by
+`registry.create`, so that a new kind is no business of this file.
 """
 
 import functools
@@ -26,7 +26,6 @@ from advprop_jax import (
   registry,
   schema,
   train_state,
-  train_step,
 )
 from advprop_jax.evaluation import labels, runner, suites
 from advprop_jax.input import augment, batches, datasets, order, preprocess
@@ -55,7 +54,7 @@ class Experiment(NamedTuple):
   config: schema.Section  # As it was given, with the names of the classes.
   dataset: datasets.Dataset
   model: nn.Module
-  streams: tuple[train_step.Stream, ...]
+  method: methods.Method
   schedule: optax.Schedule
   create_state: Any  # () -> TrainState before the first step
   abstract_state: Any  # Its shapes and types, to restore into
@@ -72,7 +71,7 @@ def create_experiment(config) -> Experiment:
     UserError: the config asks for something that does not exist or cannot be.
   """
   config = schema.read(config)
-  parallel.check_batch_size('data.batch_size', config.data.batch_size)
+  check(config)
 
   dataset = open_dataset(config)
   class_names = config.data.class_names or dataset.class_names
@@ -94,7 +93,7 @@ def create_experiment(config) -> Experiment:
   total_steps = max(1, round(config.num_epochs * steps_per_epoch))
 
   model = create_model(config, num_classes=num_classes)
-  streams = methods.create_streams(config, num_classes=num_classes)
+  method = methods.create_method(config, num_classes=num_classes)
   schedule, tx = create_optimizer(
     config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
   )
@@ -102,25 +101,25 @@ def create_experiment(config) -> Experiment:
     train_state.create_train_state,
     model,
     tx,
-    branch_names=tuple(dict.fromkeys(stream.branch for stream in streams)),
+    branch_names=method.branch_names,
     image_size=config.data.image_size,
     seed=config.seed,
     keep_ema=config.optim.ema_decay > 0,
   )
   # An impossible model or image size is reported here.
   abstract_state = jax.eval_shape(create_state)
-  step = train_step.make_train_step(
+  step = method.make_step(
     model,
     tx,
-    streams,
     label_smoothing=config.optim.label_smoothing,
     ema_decay=config.optim.ema_decay,
+    accumulate_steps=config.optim.accumulate_steps,
   )
   return Experiment(
     config=config,
     dataset=dataset,
     model=model,
-    streams=streams,
+    method=method,
     schedule=schedule,
     create_state=create_state,
     abstract_state=abstract_state,
@@ -129,6 +128,17 @@ def create_experiment(config) -> Experiment:
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
+
+
+def check(config: schema.Section):
+  """Raises UserError for a section that cannot be; needs no data, and comes first."""
+  parallel.check_batch_size(
+    'data.batch_size', config.data.batch_size, num_parts=config.optim.accumulate_steps
+  )
+  methods.check(config)
+  create_optimizer(config, steps_per_epoch=1.0, total_steps=1)
+  registry.create('data.augmentation', augment.AUGMENTATIONS, config.data.augmentation)
+  registry.create('eval.attack', attacks.ATTACKS, config.eval.attack, num_classes=2)
 
 
 def with_class_names(config: schema.Section, class_names) -> schema.Section:
@@ -148,6 +158,7 @@ def create_model(config, *, num_classes: int) -> nn.Module:
   precision = 'highest' if section['dtype'] == 'float32' else None
   jax.config.update('jax_default_matmul_precision', precision)
   scope = parallel.statistics_scope(section.pop('bn_scope'))
+  section.pop('smooth_backward', None)  # Of the training, see `methods.py`.
   return registry.create(
     'model', models.MODELS, section, num_classes=num_classes, **scope
   )
@@ -253,7 +264,9 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
     experiment.dataset,
     split=config.data.train_split,
     batch_size=config.data.batch_size,
-    recipe=create_recipe(config, experiment.dataset),
+    recipe=create_recipe(
+      config, experiment.dataset, image_keys=experiment.method.image_keys
+    ),
     seed=config.seed,
     shuffle_window=config.data.shuffle_window,
     max_bad_share=config.data.max_bad_share,
@@ -262,8 +275,16 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
   )
 
 
-def create_recipe(config, dataset: datasets.Dataset) -> preprocess.Recipe:
-  """Returns what a config does to an image of a data set."""
+def create_recipe(
+  config, dataset: datasets.Dataset, *, image_keys: tuple[str, ...] = ('image',)
+) -> preprocess.Recipe:
+  """Returns what a config does to an image of a data set.
+
+  Args:
+    config: see `schema.read`.
+    dataset: whose images.
+    image_keys: what a training batch is asked for.
+  """
   turned = {'all': True, 'folders': datasets.is_folder(dataset.name), 'none': False}
   choice = config.data.exif_orientation
   errors.check_choice('data.exif_orientation', choice, turned)
@@ -279,6 +300,7 @@ def create_recipe(config, dataset: datasets.Dataset) -> preprocess.Recipe:
     augment_fn=registry.create(
       'data.augmentation', augment.AUGMENTATIONS, config.data.augmentation
     ),
+    plain_image=preprocess.PLAIN_IMAGE in image_keys,
   )
 
 

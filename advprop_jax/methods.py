@@ -1,18 +1,163 @@
-"""Training methods: the streams of a config, with the attacks they name."""
+"""Training methods by name: from a config to the step that trains by it.
 
-from advprop_jax import attacks, branches, errors, registry, schema, train_step
+What a method asks of the config is checked by `check`, before data are opened.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from advprop_jax import (
+  attacks,
+  branches,
+  errors,
+  fast_step,
+  registry,
+  schema,
+  train_step,
+)
+from advprop_jax.input import preprocess
+from advprop_jax.models import activations
+from advprop_jax.streams import Stream
+
+# What a batch may hold images of: an example with the config's augmentation, and, if a
+# stream asks for it, the same crop of it without.
+IMAGE_KEYS = ('image', preprocess.PLAIN_IMAGE)
+# Besides these, one with an ending of its own: 'adv_2'.
+BRANCHES = (branches.CLEAN, branches.ADV, 'augmented')
+# Where the study of gradients has a smooth one: (in the attack, in the update).
+SMOOTH_BACKWARD = {
+  'none': (False, False),
+  'attack': (True, False),
+  'update': (False, True),
+  'both': (True, True),
+}
 
 
-def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]:
+class Method(NamedTuple):
+  """A way to train, as a config describes it."""
+
+  names: tuple[str, ...]  # Of its streams, as in metrics.
+  branch_names: tuple[str, ...]
+  image_keys: tuple[str, ...]  # What its batches hold.
+  # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=) -> step, per device.
+  make_step: Callable[..., Any]
+  unused: tuple[str, ...] = ()  # Parts of the config that it does not look at.
+
+
+def create_method(config, *, num_classes: int) -> Method:
+  """Returns the training method of a config.
+
+  Raises:
+    UserError: the config asks for something that does not exist or cannot be.
+  """
+  return registry.create(
+    'method', METHODS, config.method, config=config, num_classes=num_classes
+  )
+
+
+def check(config):
+  """Raises UserError for a method that cannot be; needs no data."""
+  create_method(config, num_classes=2)
+
+
+def streams_method(*, config, num_classes: int) -> Method:
+  """Returns the method of `config.streams`, see `train_step.py`."""
+  streams = create_streams(config, num_classes=num_classes)
+  in_attack, in_update = _smooth_backward(config)
+  if in_attack and not any(stream.attack for stream in streams):
+    raise errors.UserError(
+      f'model.smooth_backward is {config.model["smooth_backward"]!r}, and no stream '
+      "has an attack; allowed: 'update' or 'none'"
+    )
+
+  def make_step(model, tx, **arguments):
+    return train_step.make_train_step(
+      with_smooth_backward(model) if in_update else model,
+      tx,
+      streams,
+      attacked_model=with_smooth_backward(model) if in_attack else model,
+      **arguments,
+    )
+
+  return Method(
+    names=tuple(stream.name for stream in streams),
+    branch_names=tuple(dict.fromkeys(stream.branch for stream in streams)),
+    image_keys=tuple(dict.fromkeys(stream.image_key for stream in streams)),
+    make_step=make_step,
+  )
+
+
+def fast_advprop(
+  *,
+  config,
+  adversarial_share: float,
+  epsilon: float,
+  step_size: float,
+  statistics: str,
+  reuse_gradient: bool,
+  shuffle_over_devices: bool,
+  noise_weight: float,
+  adversarial_weight: float,
+  own_counts: bool,
+) -> Method:
+  """Returns Fast AdvProp; for the arguments see `fast_step.make_fast_step`."""
+  schema.check_section('method', config.method)
+  errors.check_choice('method.statistics', statistics, ['batch', 'running'])
+  if any(_smooth_backward(config)):
+    raise errors.UserError(
+      'model.smooth_backward is for methods of streams, whose attack is apart from the '
+      "update; allowed with method.name 'fast_advprop': 'none'"
+    )
+  num_parts = jax.device_count() * config.optim.accumulate_steps
+  part = config.data.batch_size // num_parts
+  if not 0 < round(adversarial_share * part) < part:
+    raise errors.UserError(
+      f'method.adversarial_share is {adversarial_share}: of the {part} images of a '
+      f'device {round(adversarial_share * part)} are attacked; allowed: a share and a '
+      'data.batch_size by which some are, and some are not'
+    )
+  if not adversarial_weight:
+    raise errors.UserError(
+      'method.adversarial_weight is 0: nothing is learnt from what is attacked; '
+      'allowed: more than 0'
+    )
+  return Method(
+    names=(branches.CLEAN, 'noise', branches.ADV),
+    branch_names=(branches.CLEAN, branches.ADV),
+    image_keys=('image',),
+    unused=('config.streams', 'config.attack'),
+    make_step=functools.partial(
+      fast_step.make_fast_step,
+      adversarial_share=adversarial_share,
+      epsilon=epsilon,
+      step_size=step_size,
+      statistics=statistics,
+      reuse_gradient=reuse_gradient,
+      shuffle_over_devices=shuffle_over_devices,
+      noise_weight=noise_weight,
+      adversarial_weight=adversarial_weight,
+      own_counts=own_counts,
+    ),
+  )
+
+
+# Name of `config.method` -> function of its section and the config.
+METHODS = {'streams': streams_method, 'fast_advprop': fast_advprop}
+
+
+def create_streams(config, *, num_classes: int) -> tuple[Stream, ...]:
   """Returns the streams of a config, with the attacks they name.
 
   Raises:
-    UserError: a stream has other keys or values than it may, a name twice, or none of
-      them trains the clean branch.
+    UserError: a stream has other keys or values than it may, a name twice, none of
+      them trains the clean branch, or none of a branch has a weight.
   """
   streams = []
   for stream in config.streams:
-    expected = set(train_step.Stream._fields) - {'attack_statistics'}
+    expected = set(Stream._fields) - {'attack_statistics'}
     if not isinstance(stream, dict):
       raise errors.UserError(
         f'config.streams holds {stream!r}; allowed: dicts, set in a config file as in '
@@ -24,8 +169,9 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
         f'{sorted(expected)}, as in configs/default.py'
       )
     schema.check_section('streams', {**stream, 'attack': None})
-    errors.check_choice('image_key of a stream', stream['image_key'], ['image'])
+    errors.check_choice('image_key of a stream', stream['image_key'], IMAGE_KEYS)
     errors.check_choice('label_key of a stream', stream['label_key'], ['label'])
+    _check_branch(stream['branch'])
     if not isinstance(stream['attack'], dict | None):
       raise errors.UserError(
         f'attack of a stream is {stream["attack"]!r}; allowed: None, or a dict of '
@@ -33,18 +179,53 @@ def create_streams(config, *, num_classes: int) -> tuple[train_step.Stream, ...]
       )
     attack, statistics = _create_attack(config, stream['attack'], num_classes)
     streams.append(
-      train_step.Stream(**{**stream, 'attack': attack, 'attack_statistics': statistics})
+      Stream(**{**stream, 'attack': attack, 'attack_statistics': statistics})
     )
   names = [stream.name for stream in streams]
   if len(set(names)) < len(names):
     raise errors.UserError(f'streams are named {names}; allowed: every name once')
+  _check_together(config, streams)
+  return tuple(streams)
+
+
+def _check_branch(branch: str):
+  """Raises UserError for a branch that may be a misspelt one."""
+  if branch not in BRANCHES and not branch.startswith(tuple(f'{x}_' for x in BRANCHES)):
+    raise errors.UserError(
+      f'unknown branch {branch!r} of a stream; {errors.nearest(branch, BRANCHES)}'
+      f"allowed: {', '.join(BRANCHES)}, or one with an ending, as in 'adv_2'"
+    )
+
+
+def _check_together(config, streams: list[Stream]):
+  """Raises UserError for streams that are right one by one, and wrong together."""
   norms = {stream.branch for stream in streams}
   if branches.CLEAN not in norms:
     raise errors.UserError(
       f'the streams train the norms {sorted(norms)}; allowed: any that include '
       f'{branches.CLEAN!r}, which is evaluated and released'
     )
-  return tuple(streams)
+  for branch in sorted(norms):
+    if not any(stream.weight for stream in streams if stream.branch == branch):
+      raise errors.UserError(
+        f'all streams of branch {branch!r} have the weight 0: nothing is learnt; '
+        'allowed: a weight above 0'
+      )
+  keys = {stream.image_key for stream in streams}
+  augmentation = config.data.augmentation['name']
+  if preprocess.PLAIN_IMAGE in keys and augmentation == 'none':
+    raise errors.UserError(
+      f"a stream's image_key is {preprocess.PLAIN_IMAGE!r} and data.augmentation is "
+      "'none': both views of an example would be the same; allowed: an augmentation, "
+      "or the image_key 'image'"
+    )
+  if any(x.startswith('augmented') for x in norms) and (
+    preprocess.PLAIN_IMAGE not in keys
+  ):
+    raise errors.UserError(
+      "a stream trains the branch 'augmented', but none the images without "
+      f'augmentation; allowed: a stream with the image_key {preprocess.PLAIN_IMAGE!r}'
+    )
 
 
 def _create_attack(config, overrides: dict | None, num_classes: int):
@@ -65,3 +246,27 @@ def _create_attack(config, overrides: dict | None, num_classes: int):
   )
   errors.check_choice('attack.statistics', section['statistics'], ['running', 'batch'])
   return attack, section['statistics']
+
+
+def _smooth_backward(config) -> tuple[bool, bool]:
+  """Returns whether attack and update have a smooth backward pass of their own."""
+  choice = config.model.get('smooth_backward', 'none')
+  if config.model['activation'].partition(':')[0] == activations.RELU_SMOOTH_BACKWARD:
+    raise errors.UserError(
+      f'model.activation is {config.model["activation"]!r}, by which evaluation would '
+      "attack another function than the network; allowed: 'relu', with "
+      'model.smooth_backward'
+    )
+  errors.check_choice('model.smooth_backward', choice, SMOOTH_BACKWARD)
+  activation = config.model['activation']
+  if choice != 'none' and activation != activations.RELU:
+    raise errors.UserError(
+      f'model.smooth_backward is {choice!r} and model.activation {activation!r}, which '
+      "has a backward pass of its own; allowed: model.activation 'relu', or 'none'"
+    )
+  return SMOOTH_BACKWARD[choice]
+
+
+def with_smooth_backward(model):
+  """Returns a ReLU network with the same values and smooth derivatives."""
+  return model.clone(activation=activations.RELU_SMOOTH_BACKWARD)

@@ -3,9 +3,14 @@
 What is trained is one pytree: {'params': ..., 'norms': {branch: {scale, bias}}}.
 """
 
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
+
+from advprop_jax import errors
 
 
 def staircase(
@@ -76,6 +81,49 @@ def cosine(
   return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
+def milestones(
+  *,
+  learning_rate: float,
+  warmup_learning_rate: float,
+  warmup_epochs: float,
+  milestones_epochs: tuple[float, ...],
+  decay_rate: float,
+  batch_size: int,
+  steps_per_epoch: float,
+) -> optax.Schedule:
+  """Returns a linear warm-up to the peak, times `decay_rate` at each milestone.
+
+  Args:
+    learning_rate: at the peak, for each 256 images of the batch.
+    warmup_learning_rate: at the first step of a warm-up, unless the peak is less.
+    warmup_epochs: length of the warm-up; 0: none.
+    milestones_epochs: epochs, counted from the first step.
+    decay_rate: factor at each milestone.
+    batch_size: images of a step, of all devices.
+    steps_per_epoch: need not be whole.
+
+  Source: Goyal et al. 2017; `main.py` of cihangxie/SmoothAdversarialTraining.
+  """
+  peak = _peak(learning_rate, batch_size)
+  warmup_steps = int(warmup_epochs * steps_per_epoch)
+  if not all(0 < epoch < math.inf for epoch in milestones_epochs):
+    raise errors.UserError(
+      f'optim.schedule.milestones_epochs is {milestones_epochs}; allowed: more than 0, '
+      'finite'
+    )
+  borders = jnp.array([epoch * steps_per_epoch for epoch in milestones_epochs])
+  # A peak below it, of a small batch, needs no warm-up.
+  first = min(warmup_learning_rate, peak)
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    warming = first + (peak - first) * step / max(1, warmup_steps)
+    passed = (step >= borders).sum().astype(jnp.float32)
+    return jnp.where(step < warmup_steps, warming, peak * decay_rate**passed)
+
+  return schedule
+
+
 def _peak(learning_rate: float, batch_size: int) -> float:
   """Returns the rate of a batch by the linear rule. Source: Goyal et al. 2017."""
   return learning_rate * batch_size / 256
@@ -113,29 +161,52 @@ def rmsprop(
 
 
 def sgd(
-  schedule: optax.Schedule, *, momentum: float, weight_decay: float
+  schedule: optax.Schedule,
+  *,
+  momentum: float,
+  weight_decay: float,
+  decay_biases: bool = True,
+  nesterov: bool = True,
 ) -> optax.GradientTransformation:
-  """Returns Nesterov SGD with coupled weight decay."""
+  """Returns SGD with coupled weight decay.
+
+  Args:
+    schedule: of the learning rate.
+    nesterov: whether the momentum is Nesterov's.
+    momentum: weight of the old direction.
+    weight_decay: see `_coupled_weight_decay`.
+    decay_biases: whether it also acts on biases. Source of False: `main.py` of
+      cihangxie/SmoothAdversarialTraining, where it acts on names that end in W.
+  """
   return optax.chain(
-    _coupled_weight_decay(weight_decay),
-    optax.sgd(schedule, momentum=momentum, nesterov=True),
+    _coupled_weight_decay(weight_decay, decay_biases=decay_biases),
+    optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
   )
 
 
 # Kinds of `config.optim.schedule` and `config.optim.optimizer`.
-SCHEDULES = {'staircase': staircase, 'cosine': cosine}
-OPTIMIZERS = {'rmsprop': rmsprop, 'sgd': sgd}
+SCHEDULES = {'staircase': staircase, 'cosine': cosine, 'milestones': milestones}
+OPTIMIZERS: dict[str, Any] = {'rmsprop': rmsprop, 'sgd': sgd}
 
 
-def _coupled_weight_decay(weight_decay: float) -> optax.GradientTransformation:
+def _coupled_weight_decay(
+  weight_decay: float, *, decay_biases: bool = True
+) -> optax.GradientTransformation:
   """Returns the addition of wd * w to the gradient, that of wd / 2 * |w|^2 to the loss.
 
-  The decay spares the norms' scales and biases, whatever their branch, and nothing
-  else. Source: the official code adds wd * tf.nn.l2_loss of all trained variables but
-  those of batch norms.
+  The decay spares the norms' scales and biases, whatever their branch, and what
+  activations train. Source: the official code adds wd * tf.nn.l2_loss of all trained
+  variables but those of batch norms.
   """
-  mask = {'params': True, 'norms': False}
-  return optax.add_decayed_weights(weight_decay, mask=mask)
+  spared = {'activation'} if decay_biases else {'activation', 'bias'}
+
+  def is_decayed(path, _):
+    first, *_, last = (str(key.key) for key in (*path, *path))
+    return first == 'params' and last not in spared
+
+  return optax.add_decayed_weights(
+    weight_decay, mask=lambda tree: jax.tree_util.tree_map_with_path(is_decayed, tree)
+  )
 
 
 def ema_update(ema, new, *, step, decay: float):

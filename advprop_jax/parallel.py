@@ -103,12 +103,20 @@ def prefetch(batches, *, size: int = 2):
   yield from queue
 
 
-def check_batch_size(name: str, batch_size: int):
-  """Raises UserError unless a global batch is divisible by the devices of all hosts."""
-  if batch_size < 1 or batch_size % jax.device_count():
+def check_batch_size(name: str, batch_size: int, *, num_parts: int = 1):
+  """Raises UserError unless a global batch can be split over the devices of all hosts.
+
+  Args:
+    name: of the value, for the message.
+    batch_size: images of a step.
+    num_parts: in which every device computes its own part of them.
+  """
+  unit = jax.device_count() * num_parts
+  if batch_size < 1 or batch_size % unit:
+    parts = f' in {num_parts} parts each' if num_parts > 1 else ''
     raise errors.UserError(
-      f'{name} is {batch_size}, to be split over {jax.device_count()} devices; '
-      f'allowed: multiples of {jax.device_count()}, from {jax.device_count()} on'
+      f'{name} is {batch_size}, to be split over {jax.device_count()} devices{parts}; '
+      f'allowed: multiples of {unit}, from {unit} on'
     )
 
 
@@ -170,6 +178,28 @@ def device_rng(rng: jax.Array, step) -> jax.Array:
   """Returns a key that differs between devices and between steps."""
   step_rng = jax.random.fold_in(rng, step)
   return jax.random.fold_in(step_rng, jax.lax.axis_index(AXIS))
+
+
+def shared_rng(rng: jax.Array, step) -> jax.Array:
+  """Returns a key that is the same on all devices, and none of `device_rng`'s."""
+  return jax.random.fold_in(jax.random.fold_in(rng, step), jax.device_count())
+
+
+def shuffle(rng: jax.Array, tree):
+  """Returns a device's part of what all devices have, shuffled; inside of a step.
+
+  Every device holds the arrays of all of them for a moment.
+
+  Args:
+    rng: the same key on all devices, see `shared_rng`.
+    tree: arrays [B, ...], whose examples stay together.
+  """
+  gathered = jax.lax.all_gather(tree, AXIS, tiled=True)
+  size = len(jax.tree.leaves(tree)[0])
+  order = jax.random.permutation(rng, len(jax.tree.leaves(gathered)[0]))
+  start = jax.lax.axis_index(AXIS) * size
+  own = jax.lax.dynamic_slice_in_dim(order, start, size)
+  return jax.tree.map(lambda x: x[own], gathered)
 
 
 def statistics_scope(scope: str) -> dict:

@@ -1,6 +1,7 @@
 """What a config may hold: the type and the range of every value, in one table."""
 
 import math
+import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ class Kind(NamedTuple):
 
   kind: type
   name: str  # What to call them in a message.
-  of: type | None = None  # What a tuple holds.
+  of: type | types.UnionType | None = None  # What a tuple holds.
 
   def allows(self, value) -> bool:
     """Returns whether a value is of this kind."""
@@ -83,6 +84,8 @@ PIXELS = Range(0, 1, note=", in units of pixels in [0, 1]: the papers' 8 is 8/25
 TEXT = Kind(str, 'text')
 FLAG = Kind(bool, 'True or False')
 NAMES = Kind(tuple, "names in quotes and brackets, as in ('one',)", of=str)
+EPOCHS = Kind(tuple, 'numbers in brackets, as in (30.0, 60.0)', of=int | float)
+PHASES = Kind(tuple, 'dicts of values, set in a config file', of=dict)
 
 ATTACK: dict[str, Range | Kind] = {
   'name': TEXT,
@@ -91,11 +94,16 @@ ATTACK: dict[str, Range | Kind] = {
   'num_steps': Range(0, integer=True),
   'targeted': FLAG,
   'prob_start_from_clean': SHARE,
+  'step_size_floor': FLAG,
+  'learning_rate': NOT_NEGATIVE,
+  'epsilon_l2': NOT_NEGATIVE,
+  'step_size_l2': NOT_NEGATIVE,
 }
 # Sections that come in kinds, each with arguments of its own. Their keys are checked
 # against the function that takes them, see `registry.create`.
 KINDS = (
   'model',
+  'method',
   'attack',
   'eval.attack',
   'data.augmentation',
@@ -127,21 +135,37 @@ VALUES: dict[str, Range | Kind] = {
   'data.augmentation.name': TEXT,
   'data.augmentation.num_layers': COUNT,
   'data.augmentation.magnitude': NOT_NEGATIVE,
+  'data.augmentation.brightness': SHARE,
+  'data.augmentation.contrast': SHARE,
+  'data.augmentation.saturation': SHARE,
+  'data.augmentation.lighting': NOT_NEGATIVE,
   'model.name': TEXT,
   'model.drop_connect_rate': SHARE,
   'model.activation': TEXT,
+  'model.smooth_backward': TEXT,
   'model.mean': Range(-math.inf, length=3),
   'model.std': Range(_TINY, length=3),
   'model.dtype': TEXT,
   'model.remat_blocks': FLAG,
   'model.cpu_kernels': FLAG,
   'model.bn_momentum': SHARE,
+  'model.bn_epsilon': POSITIVE,
   'model.bn_scope': TEXT,
+  'method.name': TEXT,
+  'method.adversarial_share': SHARE,
+  'method.epsilon': PIXELS,
+  'method.step_size': PIXELS,
+  'method.statistics': TEXT,
+  'method.reuse_gradient': FLAG,
+  'method.shuffle_over_devices': FLAG,
+  'method.noise_weight': NOT_NEGATIVE,
+  'method.adversarial_weight': NOT_NEGATIVE,
+  'method.own_counts': FLAG,
   'streams.name': TEXT,
   'streams.image_key': TEXT,
   'streams.label_key': TEXT,
   'streams.branch': TEXT,
-  'streams.weight': Range(-math.inf),
+  'streams.weight': NOT_NEGATIVE,
   **{f'attack.{key}': x for key, x in ATTACK.items()},
   'attack.statistics': TEXT,
   'optim.optimizer.name': TEXT,
@@ -149,13 +173,19 @@ VALUES: dict[str, Range | Kind] = {
   'optim.optimizer.decay': SHARE,
   'optim.optimizer.epsilon': POSITIVE,
   'optim.optimizer.weight_decay': NOT_NEGATIVE,
+  'optim.optimizer.decay_biases': FLAG,
+  'optim.optimizer.nesterov': FLAG,
   'optim.schedule.name': TEXT,
   'optim.schedule.learning_rate': NOT_NEGATIVE,
   'optim.schedule.warmup_epochs': NOT_NEGATIVE,
   'optim.schedule.decay_epochs': POSITIVE,
   'optim.schedule.decay_rate': SHARE,
+  'optim.schedule.warmup_learning_rate': NOT_NEGATIVE,
+  'optim.schedule.milestones_epochs': EPOCHS,
   'optim.label_smoothing': SHARE,
   'optim.ema_decay': SHARE,
+  'optim.accumulate_steps': COUNT,
+  'phases': PHASES,
   'eval.every_epochs': POSITIVE,
   'eval.suites': NAMES,
   **{f'eval.attack.{key}': x for key, x in ATTACK.items()},

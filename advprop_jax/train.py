@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import errors, experiment, parallel, schema, train_state
+from advprop_jax import errors, experiment, parallel, phases, schema, train_state
 from advprop_jax.evaluation import pictures
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs
@@ -16,7 +16,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   """Trains to the config's last step, from the newest checkpoint of the workdir if any.
 
   The workdir receives config.json, results.jsonl, tensorboard/, pictures/ and
-  checkpoints/.
+  checkpoints/; of a config with phases, a directory for each of them does.
 
   Args:
     config: see `schema.read`.
@@ -28,11 +28,33 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   Raises:
     UserError: the config or the workdir cannot be used, or training diverges.
   """
+  config = schema.read(config)
+  runs = phases.split(config)
+  for phase in runs:  # A mistake in the last is not to be found after the first.
+    experiment.check(phase)
+  if not config.phases:
+    return _train(runs[0], workdir)
+  metrics: dict[str, float] = {}
+  last = None
+  for i, phase in enumerate(runs):
+    logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
+    path = phases.workdir_of(workdir, i)
+    metrics = _train(phase, path, start_from=last)
+    last = path
+  return metrics
+
+
+def _train(
+  config: schema.Section, workdir: str, *, start_from: str | None = None
+) -> dict[str, float]:
+  """Trains one run; `start_from` is the workdir whose weights it begins with."""
   timer = logs.PhaseTimer()
   with contextlib.ExitStack() as stack:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
-      exp = experiment.create_experiment(_with_trained_classes(config, workdir))
+      exp = experiment.create_experiment(
+        _with_trained_classes(config, workdir, start_from)
+      )
       config = exp.config
       path = directory.open_workdir(workdir)
       checkpointer = stack.enter_context(
@@ -41,7 +63,9 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
         )
       )
       fingerprint = exp.dataset.fingerprint(config.data.train_split)
-      state, examples_seen = _restore_or_create(exp, checkpointer, fingerprint)
+      state, examples_seen = _restore_or_create(
+        exp, checkpointer, fingerprint, start_from
+      )
       first_step = int(state.step)
       if first_step >= exp.total_steps:
         logging.info(
@@ -140,25 +164,31 @@ def _steps_before_end(every_epochs: float, exp) -> range:
   return range(exp.total_steps, 0, -stride)
 
 
-def _with_trained_classes(config, workdir: str) -> schema.Section:
-  """Returns a config with the classes, and their order, that a workdir began with."""
-  config = schema.read(config)
-  steps = directory.saved_steps(workdir)
-  if config.data.class_names or not steps:
-    return config
-  with checkpoint.Checkpointer(
-    f'{workdir}/checkpoints', read_only=True
-  ) as checkpointer:
-    saved, _ = checkpointer.describe(steps[-1])
-  # Older checkpoints do not name their classes.
-  return experiment.with_class_names(config, saved['data'].get('class_names', ()))
+def _with_trained_classes(
+  config: schema.Section, *workdirs: str | None
+) -> schema.Section:
+  """Returns a config with the classes of the first workdir that has checkpoints."""
+  for workdir in workdirs:
+    steps = directory.saved_steps(workdir) if workdir else []
+    if config.data.class_names or not steps:
+      continue
+    with checkpoint.Checkpointer(
+      f'{workdir}/checkpoints', read_only=True
+    ) as checkpointer:
+      saved, _ = checkpointer.describe(steps[-1])
+    # Older checkpoints do not name their classes.
+    return experiment.with_class_names(config, saved['data'].get('class_names', ()))
+  return config
 
 
-def _restore_or_create(exp, checkpointer, fingerprint: dict):
+def _restore_or_create(exp, checkpointer, fingerprint: dict, start_from: str | None):
   """Returns the state to go on from, on all devices, and the examples it has seen."""
   steps = checkpointer.steps()
   if not steps:
-    return parallel.replicate(exp.create_state()), 0
+    state = exp.create_state()
+    if start_from is not None:
+      state = state.start_from(_last_variables(exp, start_from))
+    return parallel.replicate(state), 0
   parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
   checkpoint.warn_of_changes(saved, exp.config)
   if datasets.holds_out_seen_images(saved['data'], exp.config.data):
@@ -186,6 +216,26 @@ def _restore_or_create(exp, checkpointer, fingerprint: dict):
   return train_state.TrainState.from_parts(parts), position['examples_seen']
 
 
+def _last_variables(exp, workdir: str) -> dict:
+  """Returns what the newest checkpoint of a workdir would evaluate."""
+  with checkpoint.Checkpointer(
+    f'{workdir}/checkpoints', read_only=True
+  ) as checkpointer:
+    step = checkpointer.find('newest')
+    _, branch_names = checkpointer.describe(step)
+    template = experiment.abstract_variables(
+      exp.config, exp.model, branch_names=branch_names
+    )
+    variables, averaged = checkpointer.restore_model(step, template)
+  logging.info(
+    'starting from the %s weights of step %d of %s',
+    'averaged' if averaged else 'plain',
+    step,
+    workdir,
+  )
+  return variables
+
+
 def _diverged(step: int, checkpointer) -> errors.UserError:
   saved = checkpointer.steps()
   return errors.UserError(
@@ -202,8 +252,12 @@ def _log_overview(exp, state):
     'norms %s, %d trained values each; streams %s',
     list(state.norms),
     sum(x.size for x in jax.tree.leaves(next(iter(state.norms.values())))),
-    [stream.name for stream in exp.streams],
+    list(exp.method.names),
   )
+  if exp.method.unused:
+    logging.info(
+      '%s: %s have no part in it', config.method['name'], ', '.join(exp.method.unused)
+    )
   logging.info(
     '%s: %d images to train on, %d to evaluate; %d classes: %s',
     exp.dataset.name,

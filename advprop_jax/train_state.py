@@ -69,6 +69,26 @@ class TrainState(flax.struct.PyTreeNode):
       ema = optim.ema_update(ema, new, step=step, decay=ema_decay)
     return self.replace(step=step, opt_state=opt_state, ema=ema, **new)
 
+  def start_from(self, variables: dict[str, Any]) -> 'TrainState':
+    """Returns this state with the weights of another network.
+
+    Args:
+      variables: {'params', 'norms', 'batch_stats'}; of a branch that the other network
+        does not have, its clean branch.
+    """
+
+    def of_branches(name):
+      clean = variables[name][branches.CLEAN]
+      return {branch: variables[name].get(branch, clean) for branch in self.norms}
+
+    new = {
+      'params': variables['params'],
+      'norms': of_branches('norms'),
+      'batch_stats': of_branches('batch_stats'),
+    }
+    ema = None if self.ema is None else jax.tree.map(jnp.copy, new)
+    return self.replace(ema=ema, **jax.tree.map(jnp.copy, new))
+
   def all_finite(self) -> jax.Array:
     """Returns whether every number is finite, bool []; inside a compiled step."""
     floats = [

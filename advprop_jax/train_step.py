@@ -7,30 +7,21 @@ A training method is a list of streams, and the step is the same for all of them
                         attack through 'adv'  -> norm 'adv'
   adversarial training  clean image           -> norm 'clean'
    (Kurakin et al.)     attack through 'clean' -> norm 'clean'
+  smooth adv. training  attack through 'clean' -> norm 'clean'
+
+Fast AdvProp, whose attack leaves gradients for the update, is in `fast_step.py`.
 
 Source: Xie et al. 2020 (AdvProp), algorithm 1.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import attacks, branches, losses, parallel, pixels, train_state
-
-
-class Stream(NamedTuple):
-  """One kind of image to learn from."""
-
-  name: str  # In the names of metrics.
-  image_key: str  # The batch's key that holds the images, ...
-  label_key: str  # ... and that of their labels; streams may differ in number.
-  attack: attacks.Attack | None  # What is done to the images first, ...
-  attack_statistics: str  # ... through 'running' or 'batch' statistics of ...
-  branch: str  # ... the branch that they are attacked and trained through.
-  weight: float  # Of their mean loss in the sum.
+from advprop_jax import accumulation, branches, losses, parallel, train_state
+from advprop_jax.streams import Stream
 
 
 def make_train_step(
@@ -38,8 +29,10 @@ def make_train_step(
   tx: optax.GradientTransformation,
   streams: tuple[Stream, ...],
   *,
+  attacked_model=None,
   label_smoothing: float,
   ema_decay: float,
+  accumulate_steps: int = 1,
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
@@ -51,31 +44,25 @@ def make_train_step(
     model: maps images to logits, float32 [B, K]; see `models.create_model`.
     tx: optimizer of {'params': ..., 'norms': {branch: ...}}.
     streams: what is trained on; every norm of the state has one or more.
+    attacked_model: the same network with other derivatives; None: `model` itself.
     label_smoothing: see `losses.cross_entropy`; the attacks' own losses have none.
     ema_decay: see `optim.ema_update`.
+    accumulate_steps: parts that the batch is computed in, see `accumulation.py`.
   """
+  attacked = model if attacked_model is None else attacked_model
   groups = {x.branch: [y for y in streams if y.branch == x.branch] for x in streams}
 
-  def step(state: train_state.TrainState, batch):
-    step_rng = parallel.device_rng(state.rng, state.step)
-    attack_rng, dropout_rng = jax.random.split(step_rng)
+  def gradients(trained, batch_stats, batch, rng):
+    """Returns (gradients, {branch: new running statistics}, metrics) of one device."""
+    params, norms = trained
+    attack_rng, dropout_rng = jax.random.split(rng)
 
     # 1. Attack, each stream through its own norm, and leave that norm as it is.
-    def logits_fn(stream: Stream):
-      return functools.partial(
-        model.apply,
-        state.variables(stream.branch),
-        train=False,
-        use_running_average=stream.attack_statistics == 'running',
-      )
-
     images = {}
     for i, stream in enumerate(streams):
-      image, label = pixels.to_unit(batch[stream.image_key]), batch[stream.label_key]
-      if stream.attack is not None:
-        rng = jax.random.fold_in(attack_rng, i)
-        image = stream.attack(logits_fn(stream), image, label, rng)
-      images[stream.name] = image
+      variables = branches.variables(params, norms, batch_stats, stream.branch)
+      rng = jax.random.fold_in(attack_rng, i)
+      images[stream.name] = stream.make_images(attacked, variables, batch, rng)
 
     # 2. The joint loss's gradient, norm by norm: each sees its own streams only, as one
     # batch, and what it adds to the gradient of the shared weights is summed up.
@@ -97,20 +84,29 @@ def make_train_step(
         'images': [images[stream.name] for stream in group],
         'labels': [batch[stream.label_key] for stream in group],
         'weights': [jnp.float32(stream.weight) for stream in group],
-        'batch_stats': state.batch_stats[branch],
+        'batch_stats': batch_stats[branch],
         'rng': jax.random.fold_in(dropout_rng, i),
       }
       for i, (branch, group) in enumerate(groups.items())
     }
-    grads, aux = branches.sum_gradients(loss_fn, state.params, state.norms, inputs)
-    batch_stats = {branch: aux[branch][0] for branch in groups}
+    grads, aux = branches.sum_gradients(loss_fn, params, norms, inputs)
     metrics: dict = {}
     for branch, group in groups.items():
       for stream, values in zip(group, aux[branch][1], strict=True):
         metrics |= {f'{stream.name}_{name}': x for name, x in values.items()}
     metrics['loss'] = sum(s.weight * metrics[f'{s.name}_loss'] for s in streams)
+    return grads, {branch: aux[branch][0] for branch in groups}, metrics
+
+  def step(state: train_state.TrainState, batch):
+    results = accumulation.accumulate(
+      functools.partial(gradients, (state.params, state.norms)),
+      state.batch_stats,
+      batch,
+      parallel.device_rng(state.rng, state.step),
+      num_parts=accumulate_steps,
+    )
     # Not inside `loss_fn`: under pmap a collective there would be differentiated, too.
-    grads, batch_stats, metrics = parallel.mean((grads, batch_stats, metrics))
+    grads, batch_stats, metrics = parallel.mean(results)
 
     # 3. Update the shared weights and all norms together.
     state = state.update(tx, grads, batch_stats, ema_decay=ema_decay)

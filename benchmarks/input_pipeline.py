@@ -63,6 +63,7 @@ RECIPE = preprocess.Recipe(
   crop_area=(0.08, 1.0),
   flip=True,
   augment_fn=None,
+  plain_image=False,
 )
 # The published run: 1,281,167 images, 2,048 a step.
 TRAIN_IMAGES, NUM_SHARDS, TRAIN_BATCH = 1_281_167, 1024, 2048

@@ -38,8 +38,9 @@ def measure(args) -> dict:
   model = models.create_model(
     args.model, dtype=args.dtype, remat_blocks=args.remat_blocks
   )
-  streams = training.create_streams(args.method, args.pgd_steps)
-  step, create_state = training.create_training(model, streams, image_size=args.size)
+  step, create_state = training.create_training(
+    model, args.method, pgd_steps=args.pgd_steps, image_size=args.size
+  )
   try:
     topology = topologies.get_topology_desc(platform='tpu', topology_name=args.topology)
   except (RuntimeError, ValueError) as e:

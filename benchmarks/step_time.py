@@ -29,7 +29,7 @@ from advprop_jax.attacks import gradient
 from advprop_jax.models import arithmetic
 from benchmarks import training
 
-# Our methods, and what the peer calls the same computation.
+# What the peer calls the same computation, if it has it.
 PEER_KEYS = {
   'forward': 'forward',
   'image_grad': 'grad_images',
@@ -45,11 +45,13 @@ def create_step(args, model):
     'image': rng.random((args.batch, args.size, args.size, 3), np.float32),
     'label': np.arange(args.batch, dtype=np.int32) % training.NUM_CLASSES,
   }
-  trains = args.method in ('vanilla', 'advprop')
-  streams = training.create_streams(
-    args.method if trains else 'vanilla', args.pgd_steps
+  trains = args.method in training.METHODS
+  step, create_state = training.create_training(
+    model,
+    args.method if trains else 'vanilla',
+    pgd_steps=args.pgd_steps,
+    image_size=args.size,
   )
-  step, create_state = training.create_training(model, streams, image_size=args.size)
   state = jax.block_until_ready(parallel.replicate(create_state()))
   # What is timed is the step, not the way of the images to their devices.
   batch = next(parallel.prefetch([batch]))
@@ -78,11 +80,12 @@ def compiled_flops(args, model, compiled) -> float:
   """Returns XLA's count for the compiled program, over all devices.
 
   XLA counts the body of a loop once however often it runs. The step loops over its
-  branches, and the attack over its steps; what is missing of AdvProp is added from
-  programs that do nothing but one of each.
+  branches, and the attack over its steps; what is missing is added from programs that
+  do nothing but one of each.
   """
   flops = compiled.cost_analysis()['flops'] * jax.local_device_count()
-  if args.method != 'advprop':
+  cost = training.METHODS.get(args.method)
+  if cost is None:
     return flops
   model = model.clone(bn_axis_name=None)
   image = jnp.zeros((args.batch, args.size, args.size, 3))
@@ -115,24 +118,25 @@ def compiled_flops(args, model, compiled) -> float:
   def count(function):
     return jax.jit(function).lower(variables, image).compile().cost_analysis()['flops']
 
-  flops += count(branch_gradients)
-  if args.pgd_steps > 1:
-    flops += (args.pgd_steps - 1) * count(attack_step)
+  if cost.branches > 1:
+    flops += (cost.branches - 1) * count(branch_gradients)
+  if cost.attacks and args.pgd_steps > 1:
+    flops += cost.attacks * (args.pgd_steps - 1) * count(attack_step)
   return flops
 
 
-def analytic_flops(args, model) -> int:
+def analytic_flops(args, model) -> float:
   """Returns `arithmetic`'s count for the whole batch."""
   count = arithmetic.count_model(model, args.size)
-  per_image = {
-    'forward': lambda: arithmetic.forward(count, running=False),
-    'image_grad': lambda: arithmetic.image_grad(count, running=False),
-    'vanilla': lambda: arithmetic.train(count, clean=1, attacked=0, num_steps=0),
-    'advprop': lambda: arithmetic.train(
-      count, clean=1, attacked=1, num_steps=args.pgd_steps
-    ),
-  }[args.method]()
-  return args.batch * per_image
+  if args.method == 'forward':
+    return args.batch * arithmetic.forward(count, running=False)
+  if args.method == 'image_grad':
+    return args.batch * arithmetic.image_grad(count, running=False)
+  cost = training.METHODS[args.method]
+  num_steps = args.pgd_steps if cost.attacks else 0
+  return args.batch * arithmetic.train(
+    count, clean=cost.clean, attacked=cost.attacked, num_steps=num_steps
+  )
 
 
 def measure(args) -> dict:
@@ -204,6 +208,10 @@ def parse_peer(args) -> dict:
   Raises:
     UserError: its line is not of the same computation.
   """
+  if args.method not in PEER_KEYS:
+    raise errors.UserError(
+      f'--peer is for {", ".join(PEER_KEYS)}; given: --method {args.method}'
+    )
   try:
     peer = json.loads(args.peer)
     secs = float(peer[PEER_KEYS[args.method]])
@@ -230,7 +238,9 @@ def parse_peer(args) -> dict:
 
 
 def main():
-  parser = training.create_parser(__doc__, methods=PEER_KEYS)
+  parser = training.create_parser(
+    __doc__, methods=[*training.METHODS, *('forward', 'image_grad')]
+  )
   parser.add_argument(
     '--repeats', type=training.positive, default=7, help='steps to time'
   )

@@ -3,17 +3,40 @@
 import argparse
 import functools
 import sys
+from typing import NamedTuple
 
-from advprop_jax import models, optim, train_state, train_step
+from advprop_jax import fast_step, models, optim, train_state, train_step
 from advprop_jax.attacks import gradient
+from advprop_jax.streams import Stream
 
 NUM_CLASSES = 1000
 EPSILON = 4 / 255
 
 
-def create_streams(method: str, pgd_steps: int):
+class Cost(NamedTuple):
+  """What a step does with each image of the batch, on average."""
+
+  clean: float  # Passes, forward and backward, of images as they are.
+  attacked: float  # Of attacked ones ...
+  attacks: float  # ... and attacks.
+  branches: int = 1  # Each with a forward and a backward pass of its own.
+
+
+# Methods that train, by name.
+METHODS = {
+  'vanilla': Cost(clean=1, attacked=0, attacks=0),
+  'advprop': Cost(clean=1, attacked=1, attacks=1, branches=2),
+  'adversarial_training': Cost(clean=1, attacked=1, attacks=1),
+  'adversarial_only': Cost(clean=0, attacked=1, attacks=1),
+  'fine_grained': Cost(clean=2, attacked=1, attacks=1, branches=3),
+  # The attack trains, too: its pass is one of images with noise.
+  'fast_advprop': Cost(clean=1.0, attacked=0.2, attacks=0),
+}
+
+
+def create_streams(method: str, pgd_steps: int) -> tuple[Stream, ...]:
   """Returns the streams of a training method."""
-  clean = train_step.Stream('clean', 'image', 'label', None, 'running', 'clean', 1.0)
+  clean = Stream('clean', 'image', 'label', None, 'running', 'clean', 1.0)
   attack = gradient.make_pgd(
     num_classes=NUM_CLASSES,
     epsilon=EPSILON,
@@ -23,28 +46,51 @@ def create_streams(method: str, pgd_steps: int):
     prob_start_from_clean=0.2,
   )
   adv = clean._replace(name='adv', attack=attack, branch='adv')
-  return {'vanilla': (clean,), 'advprop': (clean, adv)}[method]
+  return {
+    'vanilla': (clean,),
+    'advprop': (clean, adv),
+    'adversarial_training': (clean, adv._replace(branch='clean')),
+    'adversarial_only': (adv._replace(branch='clean'),),
+    'fine_grained': (clean, clean._replace(name='augmented', branch='augmented'), adv),
+  }[method]
 
 
-def create_training(model, streams, *, image_size: int):
+def create_training(model, method: str, *, pgd_steps: int, image_size: int):
   """Returns (step, create_state) of a whole training step, with optimizer and averages.
 
   Args:
     model: see `models.create_model`.
-    streams: of `create_streams`.
+    method: of METHODS.
+    pgd_steps: of its attack; Fast AdvProp always has one.
     image_size: pixels.
   """
   tx = optim.rmsprop(
     lambda step: 0.01, decay=0.9, momentum=0.9, epsilon=1e-3, weight_decay=1e-5
   )
-  step = train_step.make_train_step(
-    model, tx, streams, label_smoothing=0.1, ema_decay=0.9999
-  )
+  if method == 'fast_advprop':
+    branch_names: tuple[str, ...] = ('clean', 'adv')
+    make_step = functools.partial(
+      fast_step.make_fast_step,
+      adversarial_share=0.2,
+      epsilon=EPSILON,
+      step_size=EPSILON,
+      statistics='batch',
+      reuse_gradient=True,
+      shuffle_over_devices=True,
+      noise_weight=0.5,
+      adversarial_weight=0.5,
+      own_counts=True,
+    )
+  else:
+    streams = create_streams(method, pgd_steps)
+    branch_names = tuple(dict.fromkeys(stream.branch for stream in streams))
+    make_step = functools.partial(train_step.make_train_step, streams=streams)
+  step = make_step(model, tx, label_smoothing=0.1, ema_decay=0.9999)
   create_state = functools.partial(
     train_state.create_train_state,
     model,
     tx,
-    branch_names=tuple(dict.fromkeys(stream.branch for stream in streams)),
+    branch_names=branch_names,
     image_size=image_size,
     seed=0,
     keep_ema=True,
@@ -86,12 +132,16 @@ def create_parser(doc: str, *, methods) -> argparse.ArgumentParser:
   return parser
 
 
+def _attacks(method: str) -> bool:
+  return method in METHODS and METHODS[method].attacks > 0
+
+
 def describe(args) -> dict:
   """Returns what a line of JSON says of its step, from the parser's arguments."""
   return {
     'model': args.model,
     'method': args.method,
-    'pgd_steps': args.pgd_steps if args.method == 'advprop' else 0,
+    'pgd_steps': args.pgd_steps if _attacks(args.method) else 0,
     'size': args.size,
     'batch': args.batch,
     'dtype': args.dtype,

@@ -16,6 +16,29 @@ def parse(argument: str | None, allowed=('smoke',)) -> set[str]:
   return words
 
 
+def choose(words: set[str], what: str, allowed, *, default: str | None = None) -> str:
+  """Returns the one word of a group that was given.
+
+  Args:
+    words: of the argument, see `parse`.
+    what: the group, for the message: 'size'.
+    allowed: its words.
+    default: what none means; None: one has to be given.
+
+  Raises:
+    ValueError: none or several were given.
+  """
+  found = sorted(words & set(allowed))
+  if not found and default is not None:
+    return default
+  if len(found) != 1:
+    raise ValueError(
+      f'the config needs one {what}, but was given {", ".join(found) or "none"}; '
+      f'allowed: {", ".join(allowed)}, as in file.py:{next(iter(allowed))}'
+    )
+  return found[0]
+
+
 def finish(config, words: set[str]):
   """Returns the config, shrunk if the words say 'smoke', locked in all its sections."""
   config = _smoke(config) if 'smoke' in words else config
@@ -39,8 +62,11 @@ def _smoke(config):
     crop_padding=0,  # A padding of 32 would leave 4 of a digit's 8 pixels.
   )
   # Statistics and averages that have settled after twenty steps.
-  config.model.update(name='efficientnet_tiny', bn_momentum=0.8)
+  is_resnet = config.model.name.startswith('resne')
+  name = 'resnet_tiny' if is_resnet else 'efficientnet_tiny'
+  config.model.update(name=name, bn_momentum=0.8)
   config.num_epochs = 1.0
+  config.phases = tuple({**phase, 'num_epochs': 1.0} for phase in config.phases)
   config.log_every_steps = 5
   config.optim.schedule.warmup_epochs = 0.2
   config.optim.ema_decay = 0.8

@@ -1,4 +1,4 @@
-"""The AdvProp configs by size, for their controls: `--config=file.py:b7`."""
+"""The AdvProp configs by size, for their controls and variants: `file.py:b7`."""
 
 from configs import (
   arguments,
@@ -33,13 +33,8 @@ def parse(argument: str | None, *, allowed) -> tuple[str, set[str]]:
     ValueError: it names none or several, or a word is unknown.
   """
   words = arguments.parse(argument, allowed=(*SIZES, *allowed))
-  sizes = sorted(words & SIZES.keys())
-  if len(sizes) != 1:
-    raise ValueError(
-      f'the config needs one size, but was given {", ".join(sizes) or "none"}; '
-      f'allowed: {", ".join(SIZES)}, as in file.py:b0'
-    )
-  return sizes[0], words - set(sizes)
+  size = arguments.choose(words, 'size', SIZES)
+  return size, words - {size}
 
 
 def get_config(size: str):

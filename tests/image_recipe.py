@@ -12,6 +12,7 @@ RECIPE = preprocess.Recipe(
   crop_area=(0.08, 1.0),
   flip=True,
   augment_fn=None,
+  plain_image=False,
 )
 
 

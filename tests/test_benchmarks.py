@@ -122,6 +122,7 @@ class FlipsInBfloat16(nn.Module):
   """Weighs the lower rows triple; in bfloat16 the upper rows count negative."""
 
   dtype: Any = jnp.float32
+  num_classes: int = 2
 
   @nn.compact
   def __call__(self, image, *, train):

@@ -440,8 +440,14 @@ WRONG = [
     'checkpoint.keep_last is 0; allowed: 1 or more, whole',
   ),
   # Names.
-  ('--config.attack.name=pdg', "unknown attack.name 'pdg'; allowed: pgd"),
-  ('--config.eval.attack.name=pdg', "unknown eval.attack.name 'pdg'; allowed: pgd"),
+  (
+    '--config.attack.name=pdg',
+    "unknown attack.name 'pdg'; allowed: fgsm, gd, ifgsm, pgd",
+  ),
+  (
+    '--config.eval.attack.name=pdg',
+    "unknown eval.attack.name 'pdg'; allowed: fgsm, gd, ifgsm, pgd",
+  ),
   (
     '--config.attack.statistics=both',
     "unknown attack.statistics 'both'; allowed: batch, running",
@@ -452,7 +458,7 @@ WRONG = [
   ),
   (
     '--config.model.activation=gellu',
-    "unknown activation 'gellu'; allowed: relu, silu, swish",
+    "unknown activation 'gellu'; allowed: celu, ... silu, smooth_relu",
   ),
   (
     '--config.model.dtype=float8',
@@ -468,7 +474,7 @@ WRONG = [
   ),
   (
     '--config.optim.schedule.name=linear',
-    "unknown optim.schedule.name 'linear'; allowed: cosine, staircase",
+    "unknown optim.schedule.name 'linear'; allowed: cosine, milestones",
   ),
   (
     '--config.data.augmentation.name=auto',

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, experiment, methods, parallel, train
+from advprop_jax import errors, experiment, methods, parallel, phases, train
 from advprop_jax.evaluation import runner
 from configs import default
 
@@ -34,6 +34,13 @@ FOLDER = {
   'data.max_bad_share': 0.1,
 }
 COSINE = {'optim.schedule': default.COSINE}
+MILESTONES = {
+  'optim.schedule': dict(default.MILESTONES, milestones_epochs=(2.0, 4.0)),
+}
+COLOR_JITTER = {'data.augmentation': default.COLOR_JITTER}
+FAST = {'method': default.FAST_ADVPROP}
+GD = {'attack': default.GD}
+PGD_L2 = {'attack': default.PGD_L2}
 
 PERIODS = ('num_epochs', 'eval.every_epochs', 'checkpoint.every_epochs')
 
@@ -52,7 +59,7 @@ STREAM = {
   'image_key': Change('other_image', 'streams'),
   'label_key': Change('other_label', 'streams'),
   'attack': Change({'epsilon': 0.25}, 'step'),
-  'branch': Change('third', 'parameters', {'streams': default.ADVPROP}),
+  'branch': Change('adv_2', 'parameters', {'streams': default.ADVPROP}),
   'weight': Change(0.5, 'step'),
 }
 CHANGES = {
@@ -74,6 +81,10 @@ CHANGES = {
   'data.augmentation.name': Change('none', 'batches', AUTOAUGMENT),
   'data.augmentation.num_layers': Change(3, 'batches', RANDAUGMENT),
   'data.augmentation.magnitude': Change(5, 'batches', RANDAUGMENT),
+  'data.augmentation.brightness': Change(0.0, 'batches', COLOR_JITTER),
+  'data.augmentation.contrast': Change(0.0, 'batches', COLOR_JITTER),
+  'data.augmentation.saturation': Change(0.0, 'batches', COLOR_JITTER),
+  'data.augmentation.lighting': Change(0.0, 'batches', COLOR_JITTER),
   'data.crop_padding': Change(8, 'eval_batches'),
   'data.resize_method': [Change('bilinear', x) for x in ('batches', 'eval_batches')],
   'data.max_bad_share': Change(0.0005, 'num_bad', FOLDER),
@@ -82,26 +93,46 @@ CHANGES = {
   'model.name': Change('efficientnet_b0', 'parameters'),
   'model.drop_connect_rate': Change(0.5, 'network'),
   'model.activation': Change('relu', 'network'),
+  'model.smooth_backward': Change('both', 'streams'),  # Of ReLU alone.
   'model.mean': Change((0.4, 0.5, 0.5), 'network'),
   'model.std': Change((0.4, 0.5, 0.5), 'network'),
   'model.dtype': Change('float32', 'network'),
   'model.remat_blocks': Change(True, 'network'),
   'model.cpu_kernels': Change(False, 'network'),
   'model.bn_momentum': Change(0.5, 'network'),
+  'model.bn_epsilon': Change(0.5, 'network'),
   'model.bn_scope': Change('all', 'network'),
+  'method.name': Change('none', 'streams'),  # Must be one of the table.
+  'method.adversarial_share': Change(0.5, 'step', FAST),
+  'method.epsilon': Change(0.25, 'step', FAST),
+  'method.step_size': Change(0.25, 'step', FAST),
+  'method.statistics': Change('running', 'step', FAST),
+  'method.reuse_gradient': Change(False, 'step', FAST),
+  'method.shuffle_over_devices': Change(False, 'step', FAST),
+  'method.noise_weight': Change(0.25, 'step', FAST),
+  'method.adversarial_weight': Change(0.25, 'step', FAST),
+  'method.own_counts': Change(False, 'step', FAST),
   **{f'streams.{key}': change for key, change in STREAM.items()},
+  'phases': Change(({'num_epochs': 2.0},), 'runs'),
   'attack.name': Change('none', 'streams'),  # Must be one of the table.
   'attack.epsilon': Change(0.25, 'step'),
   'attack.step_size': Change(0.25, 'step'),
   'attack.num_steps': Change(3, 'step'),
   'attack.targeted': Change(False, 'step'),
   'attack.prob_start_from_clean': Change(0.5, 'step'),
+  'attack.step_size_floor': Change(False, 'step', {'attack.epsilon': 0.25}),
+  'attack.learning_rate': Change(0.25, 'step', GD),
+  'attack.epsilon_l2': Change(0.25, 'step', PGD_L2),
+  'attack.step_size_l2': Change(0.125, 'step', PGD_L2),
   'attack.statistics': Change('batch', 'step'),
   'optim.optimizer.name': Change('adam', 'optimizer'),  # Must be one of the table.
   'optim.optimizer.momentum': [Change(0.5, 'step'), Change(0.5, 'step', SGD)],
   'optim.optimizer.decay': Change(0.5, 'step'),
   'optim.optimizer.epsilon': Change(0.5, 'step'),
   'optim.optimizer.weight_decay': [Change(0.5, 'step'), Change(0.5, 'step', SGD)],
+  'optim.optimizer.decay_biases': Change(False, 'step', SGD),
+  'optim.optimizer.nesterov': Change(False, 'step', SGD),
+  'optim.accumulate_steps': Change(2, 'step'),
   'optim.schedule.name': Change('linear', 'schedule'),  # Must be one of the table.
   'optim.schedule.learning_rate': [
     Change(0.5, 'schedule'),
@@ -113,7 +144,12 @@ CHANGES = {
     Change(1.0, 'schedule', COSINE),
   ],
   'optim.schedule.decay_epochs': Change(1.0, 'schedule'),
-  'optim.schedule.decay_rate': Change(0.5, 'schedule'),
+  'optim.schedule.decay_rate': [
+    Change(0.5, 'schedule'),
+    Change(0.5, 'schedule', MILESTONES),
+  ],
+  'optim.schedule.warmup_learning_rate': Change(1e-4, 'schedule', MILESTONES),
+  'optim.schedule.milestones_epochs': Change((1.0,), 'schedule', MILESTONES),
   'optim.label_smoothing': Change(0.3, 'step'),
   'optim.ema_decay': [Change(0.5, 'step'), Change(0.0, 'parameters')],
   'eval.every_epochs': Change(0.5, 'loop'),
@@ -124,6 +160,9 @@ CHANGES = {
   'eval.attack.num_steps': Change(3, 'evaluation'),
   'eval.attack.targeted': Change(True, 'evaluation'),
   'eval.attack.prob_start_from_clean': Change(1.0, 'evaluation'),
+  'eval.attack.step_size_floor': Change(
+    True, 'evaluation', {'eval.attack.epsilon': 0.25}
+  ),
   'checkpoint.every_epochs': Change(0.5, 'loop', {'eval.every_epochs': 1.0}),
   'checkpoint.keep_last': Change(1, 'loop'),
 }
@@ -146,7 +185,8 @@ def all_keys():
   """Returns every key, whichever kind the sections are of."""
   config = default.get_config()
   keys = set(keys_of(config))
-  for place, section in (*RANDAUGMENT.items(), *SGD.items(), *COSINE.items()):
+  kinds = (RANDAUGMENT, COLOR_JITTER, SGD, COSINE, MILESTONES, FAST, GD, PGD_L2)
+  for place, section in (item for kind in kinds for item in kind.items()):
     keys |= set(keys_of(section, f'{place}.'))
   return keys
 
@@ -251,7 +291,11 @@ def step_metrics(config):
 
 
 def streams(config):
-  return str([s.name for s in methods.create_streams(config, num_classes=10)])
+  return methods.create_method(config, num_classes=10).names
+
+
+def runs(config):
+  return phases.split(experiment.schema.read(config))
 
 
 def optimizer(config):
@@ -346,7 +390,7 @@ def cases():
 @pytest.mark.parametrize('key, change', list(cases()))
 def test_every_config_key_is_heard(key, change, folders, tiny_model, fast_compilation):
   what = globals()[change.what]
-  same = change.what, *change.base
+  same = change.what, repr(change.base)
   if same not in BEFORE:
     BEFORE[same] = what(create_config(folders, change.base))
   try:

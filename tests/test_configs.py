@@ -1,6 +1,7 @@
 """Tests every file of configs/: values only, and each one runs end to end."""
 
 import importlib
+import itertools
 import json
 import pathlib
 
@@ -10,21 +11,40 @@ import pytest
 from config_sections import SECTIONS, leaves
 from tiny_model import create_tiny_model
 
-from advprop_jax import experiment, schema, train
+from advprop_jax import experiment, methods, parallel, phases, schema, train
 from advprop_jax.models import efficientnet
-from configs import arguments, default, effnet_sizes, saved
+from configs import arguments, default, effnet_sizes, resnet_sat, resnets, saved
 
-HELPERS = {'default', 'arguments', 'effnet_sizes', 'saved'}
+HELPERS = {'default', 'arguments', 'effnet_sizes', 'resnets', 'saved'}
 FILES = (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*.py')
 NAMES = sorted({path.stem for path in FILES} - HELPERS)
 SIZES = tuple(f'b{i}' for i in range(9))
 ARGUMENTS = {
   'effnet_vanilla': SIZES + tuple(f'{x},randaugment' for x in ('b5', 'b7', 'b8')),
   'effnet_adversarial_training': SIZES,
+  'effnet_ablation': (
+    'b0',
+    'b3,attack=ifgsm,epsilon=4',
+    'b7,attack=gd,epsilon=2',
+  ),
+  'effnet_fine_grained': ('b0', 'b0,strengths'),
+  'effnet_pilot': ('b3',),
+  'effnet_sat': ('b0', 'l1'),
+  'resnet_advprop': ('200', '50,vanilla'),
+  'resnet_fast_advprop': ('50',),
+  'resnet_sat': ('50,relu', 'x152_32x8d,smooth_relu'),
+  'resnet_sat_gradient_study': ('attack', 'update', 'both'),
+  'digits_sat': ('silu', 'smooth_relu', 'relu', 'relu,update', 'relu,both'),
+  'fashion_advprop': ('', 'full'),
+  'fashion_sat': ('silu', 'relu', 'relu,full'),
 }
 ALL = [(name, argument) for name in NAMES for argument in ARGUMENTS.get(name, [''])]
-EFFNETS = [(name, argument) for name, argument in ALL if name.startswith('effnet')]
 ADVPROP = [f'effnet_{size}_advprop' for size in SIZES]
+EFFNETS = [  # With the official recipe.
+  (name, argument)
+  for name, argument in ALL
+  if name in (*ADVPROP, 'effnet_vanilla', 'effnet_adversarial_training')
+]
 
 
 def get_config(name, argument=None):
@@ -79,6 +99,17 @@ def test_images_have_the_size_of_the_model(name, argument):
   size = argument.split(',')[0] or name.split('_')[1]
   assert config.model.name == f'efficientnet_{size}'
   assert config.data.image_size == efficientnet.VARIANTS[config.model.name].image_size
+
+
+@pytest.mark.parametrize('size', SIZES[::4])
+@pytest.mark.parametrize('name', ['effnet_fine_grained', 'effnet_pilot'])
+def test_a_variant_differs_from_advprop_in_its_streams_alone(name, size):
+  left, right = (
+    dict(leaves(x))
+    for x in (get_config(f'effnet_{size}_advprop'), get_config(name, size))
+  )
+  different = {key for key in left if left[key] != right[key]}
+  assert different == {'effnet_pilot': {'phases'}}.get(name, {'streams'})
 
 
 @pytest.mark.parametrize('name', ADVPROP)
@@ -219,9 +250,89 @@ def test_randaugment_has_the_published_magnitudes(size, magnitude):
   }
 
 
+SAT_RECIPE = {
+  # Source: `ResNet/` of cihangxie/SmoothAdversarialTraining.
+  'num_epochs': 100.0,
+  'data.augmentation.name': 'color_jitter',
+  'data.resize_method': 'bicubic',
+  'model.mean': (0.5, 0.5, 0.5),
+  'model.bn_momentum': 0.9,
+  'model.bn_epsilon': 1e-5,
+  'attack.epsilon': 4 / 255,
+  'attack.step_size': 4 / 255,
+  'attack.num_steps': 1,
+  'attack.targeted': False,
+  'attack.prob_start_from_clean': 0.2,
+  'attack.statistics': 'running',
+  'streams': default.ADVERSARIAL_ONLY,
+  'optim.optimizer.name': 'sgd',
+  'optim.optimizer.momentum': 0.9,
+  'optim.optimizer.weight_decay': 1e-4,
+  'optim.optimizer.decay_biases': False,
+  'optim.schedule.learning_rate': 0.1,
+  'optim.schedule.warmup_learning_rate': 0.1,
+  'optim.schedule.warmup_epochs': 5.0,
+  'optim.schedule.milestones_epochs': (30.0, 60.0, 90.0),
+  'optim.schedule.decay_rate': 0.1,
+  'optim.label_smoothing': 0.1,
+  'optim.ema_decay': 0.0,
+}
+
+
+@pytest.mark.parametrize('argument', ['50,silu', 'x152_32x8d,silu'])
+def test_sat_has_the_released_recipe(argument):
+  values = dict(leaves(get_config('resnet_sat', argument)))
+  assert {key: values[key] for key in SAT_RECIPE} == SAT_RECIPE
+
+
+def test_every_activation_and_size_of_sat_has_a_config():
+  for activation in resnet_sat.ACTIVATIONS:
+    assert get_config('resnet_sat', f'50,{activation}').model.activation == activation
+  for size, name in resnets.SIZES.items():
+    assert get_config('resnet_sat', f'{size},silu').model.name == name
+
+
+def test_the_norms_of_sats_efficientnets_are_those_of_the_released_weights():
+  values = dict(leaves(get_config('effnet_sat', 'l1')))
+  assert (values['model.bn_momentum'], values['model.bn_epsilon']) == (0.9, 1e-5)
+  assert values['model.name'] == 'efficientnet_l1' and values['data.image_size'] == 600
+
+
+def test_fast_advprop_has_the_published_values():
+  config = get_config('resnet_fast_advprop', '50')
+  # 105 epochs and their steps down, divided by 1.2: as many passes as vanilla.
+  assert round(config.num_epochs) in (87, 88)
+  np.testing.assert_allclose(
+    np.array(config.optim.schedule.milestones_epochs) * 1.2, [30, 60, 90, 100]
+  )
+  assert config.method.to_dict() == {
+    'name': 'fast_advprop',
+    'adversarial_share': 0.2,
+    'epsilon': 1 / 255,
+    'step_size': 1 / 255,
+    'statistics': 'batch',
+    'reuse_gradient': True,
+    'shuffle_over_devices': True,
+    'noise_weight': 0.5,
+    'adversarial_weight': 0.5,
+    'own_counts': True,
+  }
+  # The rate is 0.1 for 256 clean images.
+  clean = config.data.batch_size * 0.8
+  assert clean == 256
+  np.testing.assert_allclose(
+    config.optim.schedule.learning_rate * config.data.batch_size / 256, 0.1
+  )
+
+
 @pytest.mark.parametrize(
   'name, argument, message',
   [
+    ('resnet_sat', '50', 'needs one activation, but was given none; allowed: relu, '),
+    ('resnet_sat', 'silu', 'needs one size, but was given none; allowed: 50, 101, '),
+    ('resnet_sat', '50,gellu', "unknown config argument 'gellu'; allowed: 50"),
+    ('resnet_sat_gradient_study', '', 'one place, .* allowed: attack, update, both'),
+    ('effnet_ablation', 'b0,epsilon=5', "argument 'epsilon=5'; allowed: b0.*epsilon=1"),
     ('effnet_b0_advprop', 'smok', "'smok'; allowed: smoke"),
     ('effnet_vanilla', None, 'needs one size, but was given none; allowed: b0, b1'),
     ('effnet_vanilla', 'b1,b2', 'given b1, b2; allowed'),
@@ -282,8 +393,11 @@ def check_run(config, workdir):
   return lines
 
 
+DIGITS = ('digits_advprop', 'digits_vanilla', 'digits_adversarial_training')
+
+
 @pytest.mark.long
-@pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('digits')])
+@pytest.mark.parametrize('name', DIGITS)
 def test_digits_run_end_to_end(
   name, tmp_path, digits_dir, fast_compilation, monkeypatch
 ):
@@ -297,24 +411,29 @@ def test_digits_run_end_to_end(
   assert len(list((tmp_path / 'pictures').iterdir())) == 2
 
 
-def programs():
-  """Returns the ImageNet configs in smoke form, each of those that are the same once.
+def programs(configs):
+  """Returns configs in smoke form, each of those that are the same program once.
 
   In smoke form all networks are one and the same, so that what is left of a size is the
   strength of the attack: numbers, and no other code.
   """
+  parts = ('streams', 'phases')
   distinct = {}
-  for name, argument in EFFNETS:
+  for name, argument in configs:
     values = dict(leaves(get_smoke(name, argument)))
-    for key in ('attack.epsilon', 'attack.num_steps', 'model.remat_blocks'):
-      del values[key]
-      values.pop('data.augmentation.magnitude', None)
-    distinct.setdefault(repr(values), []).append((name, argument))
+    seen = [
+      value
+      for key, value in values.items()
+      if key in parts or key.startswith('method.') or key.endswith('.name')
+      if key not in ('model.name', 'data.name')
+    ]
+    seen.append(values['model.smooth_backward'])
+    distinct.setdefault(repr(seen), []).append((name, argument))
   return list(distinct.values())
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('same', programs(), ids=lambda x: '-'.join(x[0]))
+@pytest.mark.parametrize('same', programs(EFFNETS), ids=lambda x: '-'.join(x[0]))
 def test_imagenet_runs_end_to_end(
   same, tmp_path, imagenet_dir, fast_compilation, monkeypatch
 ):
@@ -349,3 +468,43 @@ def test_images_of_the_real_size_are_trained_on_with_the_real_recipe(
   config.num_epochs = 1.0
   config.eval.attack.num_steps = 1
   check_run(config, tmp_path)
+
+
+OTHERS = [x for x in ALL if x not in EFFNETS and x[0] not in DIGITS]
+# What no other test makes a step of; the rest takes two minutes: `-m large`.
+ALWAYS = (
+  ('digits_fast_advprop', ''),
+  ('digits_fine_grained', ''),
+  ('digits_sat', 'silu'),
+  ('effnet_ablation', 'b7,attack=gd,epsilon=2'),
+  ('resnet_advprop', '200'),
+  ('resnet_sat_gradient_study', 'both'),
+)
+
+
+@pytest.mark.parametrize(
+  'same',
+  [
+    pytest.param(same, marks=() if same[0] in ALWAYS else pytest.mark.large)
+    for same in programs(OTHERS)
+  ],
+  ids=lambda x: '-'.join(x[0]),
+)
+def test_every_other_config_makes_steps(
+  same, digits_dir, fast_compilation, monkeypatch
+):
+  config = shrink(get_smoke(*same[0]))
+  config.data.update(data_dir=str(digits_dir), eval_split='test[:12]')
+  # One with the smoke form's ResNet; others with less, without a smooth backward pass.
+  if same[0] != ('resnet_sat_gradient_study', 'both'):
+    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+    monkeypatch.setattr(methods, 'with_smooth_backward', lambda model: model)
+  for phase in phases.split(schema.read(config)):
+    exp = experiment.create_experiment(phase)
+    batches = experiment.create_train_batches(phase, exp, examples_seen=0)
+    state = parallel.replicate(exp.create_state())
+    for batch in parallel.prefetch(itertools.islice(batches, 2)):
+      state, metrics = exp.train_step(state, batch)
+    assert metrics['all_finite'] and state.step == 2
+    for name in exp.method.names:
+      assert 0 < metrics[f'{name}_loss'] < 5

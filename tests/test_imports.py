@@ -11,10 +11,10 @@ import pytest
 LAYERS = [
   {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'startup'},
   {'input', 'models', 'attacks', 'schema', 'parallel'},
-  {'train_state', 'workdir', 'evaluation'},
-  {'train_step'},
+  {'train_state', 'workdir', 'evaluation', 'accumulation', 'streams'},
+  {'train_step', 'fast_step'},
   {'methods'},
-  {'experiment'},
+  {'experiment', 'phases'},
   {'train', 'evaluate', 'command_line'},
 ]
 # `errors` alone is for everybody, whatever the layer.

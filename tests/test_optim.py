@@ -181,3 +181,42 @@ def test_weight_decay_reaches_the_official_variables_and_no_others():
   moved = jax.tree.map(lambda update, size: size * bool(update), updates, sizes)
   assert sum(jax.tree.leaves(moved['params'])) == 5_288_548 - 42_016
   assert not any(jax.tree.leaves(moved['norms']))
+
+
+def test_milestones_are_those_of_the_recipe():
+  schedule = optim.milestones(
+    learning_rate=0.1,
+    warmup_learning_rate=0.1,
+    warmup_epochs=5.0,
+    milestones_epochs=(30.0, 60.0, 90.0),
+    decay_rate=0.1,
+    batch_size=1024,
+    steps_per_epoch=10.0,
+  )
+  steps = np.array([0, 25, 50, 299, 300, 599, 600, 899, 900, 999])
+  expected = [0.1, 0.25, 0.4, 0.4, 0.04, 0.04, 4e-3, 4e-3, 4e-4, 4e-4]
+  np.testing.assert_allclose([float(schedule(i)) for i in steps], expected, rtol=1e-5)
+  # PyTorch's MultiStepLR, its closed form: the base times gamma^(milestones passed).
+  passed = np.searchsorted([300, 600, 900], steps, side='right')
+  np.testing.assert_allclose(
+    [float(schedule(i)) for i in steps[2:]], 0.4 * 0.1 ** passed[2:], rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize('decay_biases', [True, False])
+def test_weight_decay_spares_what_it_should(decay_biases):
+  layer = {'kernel': jnp.ones(2), 'bias': jnp.ones(2), 'activation': jnp.ones(1)}
+  weights = {
+    'params': {'layer': layer},
+    'norms': {'clean': {'bn': {'scale': jnp.ones(2)}}},
+  }
+  tx = optim.sgd(
+    lambda step: 1.0, momentum=0.0, weight_decay=0.1, decay_biases=decay_biases
+  )
+  grads = jax.tree.map(jnp.zeros_like, weights)
+  updates, _ = tx.update(grads, tx.init(weights), weights)
+  decayed = jax.tree.map(lambda x: bool((x != 0).all()), updates)
+  assert decayed == {
+    'params': {'layer': {'kernel': True, 'bias': decay_biases, 'activation': False}},
+    'norms': {'clean': {'bn': {'scale': False}}},
+  }

@@ -65,6 +65,7 @@ def test_what_lies_beside_the_range_or_is_no_number_is_one_line(key):
 @pytest.mark.parametrize('key', sorted(KINDS))
 def test_a_value_of_another_type_is_one_line(key):
   right = {schema.TEXT: 'a', schema.FLAG: True, schema.NAMES: ('a', 'b')}
+  right |= {schema.EPOCHS: (1.0, 2.0), schema.PHASES: ({},)}
   allowed = schema.VALUES[key]
   check(key, right[allowed])
   for value in [0.5, 1, None, ('a', 1), *(x for k, x in right.items() if k != allowed)]:

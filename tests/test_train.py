@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -23,7 +22,6 @@ from advprop_jax import (
   errors,
   evaluate,
   experiment,
-  methods,
   parallel,
   train,
   train_state,
@@ -33,7 +31,6 @@ from configs import (
   default,
   digits_adversarial_training,
   digits_advprop,
-  effnet_b0_advprop,
 )
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -195,33 +192,6 @@ def test_evaluating_an_older_checkpoint_keeps_every_line(
   assert results(tmp_path)[:-1] == before and before[-1]['step'] == 3
 
 
-def test_a_stream_may_have_an_attack_of_its_own():
-  config = digits_advprop.get_config()
-  strong = dict(
-    default.ADV, name='strong', branch='strong', attack={'epsilon': 0.2, 'num_steps': 9}
-  )
-  config.streams = (default.CLEAN, default.ADV, strong)
-  streams = methods.create_streams(config, num_classes=3)
-  weights = jax.random.normal(jax.random.key(0), (8, 8, 3, 3))
-  image, label = jnp.full((2, 8, 8, 3), 0.5), jnp.array([0, 1])
-  radii = [
-    float(
-      jnp.abs(
-        stream.attack(
-          lambda x: jnp.einsum('bhwc,hwck->bk', x, weights),
-          image,
-          label,
-          jax.random.key(1),
-        )
-        - image
-      ).max()
-    )
-    for stream in streams[1:]
-  ]
-  assert radii[0] <= config.attack.epsilon + 1e-6 < 0.1 < radii[1] <= 0.2 + 1e-6
-  assert [stream.branch for stream in streams] == ['clean', 'adv', 'strong']
-
-
 def test_tensorboard_has_scalars_hparams_and_pictures(tmp_path, digits_dir, tiny_model):
   config = small_config(digits_dir)
   values = train.train_and_evaluate(config, str(tmp_path))
@@ -370,38 +340,6 @@ def test_bad_images_are_counted_in_the_metrics_and_passed_over(
     errors.UserError, match='^2 of .* at most 1, .*max_bad_share=0.001'
   ):
     train.train_and_evaluate(config, str(tmp_path / 'strict'))
-
-
-STREAM = dict(digits_advprop.get_config().streams[0])
-
-
-@pytest.mark.parametrize(
-  'streams, message',
-  [
-    (
-      ({**STREAM, 'attack': {'epsilom': 1}},),
-      "'epsilom' in attack, .*did you mean 'epsilon'.* allowed: epsilon, .*statistics",
-    ),
-    (({**STREAM, 'weight': 'x'},), "streams.weight is 'x'; .* finite"),
-    (({**STREAM, 'weight': float('nan')},), 'streams.weight is nan; .* finite'),
-    (('VANILLA',), "holds 'VANILLA'.*as in configs/default.py"),
-    (({1: 2, 'a': 3},), "keys .'1', 'a'.*as in configs/default.py"),
-    (({**STREAM, 'image_key': 'video'},), "'video'; allowed: image"),
-    (({**STREAM, 'branch': 'adv'},), "norms .*'adv'.*'clean'"),
-    ((STREAM, STREAM), 'every name once'),
-    (({'weigth': 1.0},), "keys .*'weigth'.*'weight'"),
-  ],
-)
-def test_wrong_streams_are_one_line_before_anything_is_written(
-  tmp_path, digits_dir, streams, message
-):
-  config = effnet_b0_advprop.get_config('smoke')
-  config.data.data_dir = str(digits_dir)
-  config.streams = streams
-  with pytest.raises(errors.UserError, match=message) as e:
-    train.train_and_evaluate(config, str(tmp_path / 'workdir'))
-  assert '\n' not in str(e.value)
-  assert not (tmp_path / 'workdir').exists()
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):

@@ -1,5 +1,6 @@
 """Tests the step: what each branch sees, and that devices add up to one large batch."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,9 @@ from tiny_model import TinyModel
 
 from advprop_jax import branches, losses, optim, parallel, train_state
 from advprop_jax.attacks import gradient
-from advprop_jax.train_step import Stream, make_train_step
+from advprop_jax.models import norm
+from advprop_jax.streams import Stream
+from advprop_jax.train_step import make_train_step
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
 
@@ -359,3 +362,131 @@ def test_a_nan_is_seen_also_where_the_loss_is_finite(place):
   assert bool(metrics['all_finite']) == (place == 'nowhere')
   # In training neither running statistics nor momentum enter the loss.
   assert place == 'image' or np.isfinite(metrics['loss'])
+
+
+class UncoupledModel(nn.Module):
+  """Normalises with running statistics also in training: no example sees another."""
+
+  num_classes: int = NUM_CLASSES
+
+  @nn.compact
+  def __call__(self, image, *, train, use_running_average=None):
+    x = nn.Conv(8, (3, 3), strides=2, name='conv')(image - 0.5)
+    bn = norm.BatchNorm(momentum=0.9, epsilon=1e-3, name='bn')
+    x = nn.silu(bn(x, use_running_average=True)).mean((1, 2))
+    return nn.Dense(self.num_classes, name='classifier')(x)
+
+
+@pytest.mark.parametrize('num_parts', [2, 4])
+def test_parts_of_a_batch_are_the_batch_where_norms_do_not_couple(num_parts):
+  streams = (clean(), adv())
+  whole, whole_metrics = run(streams, 2, model=UncoupledModel())
+  parts, metrics = run(streams, 2, model=UncoupledModel(), accumulate_steps=num_parts)
+  assert_trees_close((parts.params, parts.norms), (whole.params, whole.norms), 1e-6)
+  assert parts.step == whole.step == 2
+  for name, value in whole_metrics.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
+
+
+def test_every_part_of_a_batch_has_statistics_of_its_own():
+  state, _ = run((clean(),), accumulate_steps=2)
+  model = TinyModel()
+  first = create_state(model, optax.identity(), (clean(),))
+  variables = first.variables('clean')
+  # Two images a device and part: the first and the second half of each device's four.
+  image = batch()['image'].reshape((4, 2, 2) + batch()['image'].shape[1:])
+  for part in range(2):
+    _, updated = model.apply(
+      variables,
+      image[:, part].reshape((-1,) + image.shape[3:]),
+      train=True,
+      rngs={'dropout': jax.random.key(0)},
+      mutable=['batch_stats'],
+    )
+    variables = {**variables, **updated}
+  assert_trees_close(state.batch_stats['clean'], variables['batch_stats'], atol=1e-6)
+
+
+def test_parts_of_a_batch_draw_differently():
+  drawn = []
+
+  def noise(logits_fn, image, label, rng):
+    x = jax.random.uniform(rng, image.shape)
+    jax.debug.callback(lambda v: drawn.append(float(v)), x.mean())
+    return x
+
+  run((clean(), adv()._replace(attack=noise)), accumulate_steps=2)
+  jax.effects_barrier()
+  assert len(drawn) == 8 and len(set(drawn)) == 8
+
+
+def test_no_norm_sees_gradients_of_another_branchs_images():
+  weak, _ = run((clean(), adv(epsilon=1 / 255)))
+  strong, _ = run((clean(), adv(epsilon=64 / 255, step_size=64 / 255)))
+  assert_trees_equal(weak.norms['clean'], strong.norms['clean'])
+  assert not np.allclose(
+    weak.norms['adv']['bn']['bias'], strong.norms['adv']['bn']['bias'], atol=1e-6
+  )
+
+
+def test_without_a_weight_for_attacks_the_clean_branch_is_vanilla_bit_for_bit():
+  vanilla, vanilla_metrics = run((clean(),))
+  advprop, metrics = run((clean(), adv(weight=0.0)))
+  for name in ('clean_loss', 'clean_top1', 'loss'):
+    assert metrics[name] == vanilla_metrics[name]
+  for name in ('norms', 'batch_stats'):
+    assert_trees_equal(getattr(vanilla, name)['clean'], getattr(advprop, name)['clean'])
+  # Shared weights have a sum of two branches, which XLA may add up in another order.
+  assert_trees_close(vanilla.params, advprop.params, atol=1e-8)
+
+
+def test_a_view_goes_through_the_norm_of_its_stream():
+  plain = clean()._replace(image_key='plain_image')
+  augmented = clean()._replace(name='augmented', branch='augmented')
+  model, tx = TinyModel(**parallel.statistics_scope('all')), optax.sgd(0.1)
+  streams = (plain, augmented, adv())
+  both = {**batch(0), 'plain_image': batch(1)['image']}
+  state, _ = create_step(model, tx, streams)(
+    create_state(model, tx, streams), parallel.shard(both)
+  )
+  for branch, image in [('augmented', batch(0)), ('clean', batch(1))]:
+    single, _ = create_step(model, tx, (clean(),))(
+      create_state(model, tx, (clean(),)), parallel.shard(image)
+    )
+    assert_trees_close(
+      state.batch_stats[branch], single.batch_stats['clean'], atol=1e-6
+    )
+
+
+class SwitchedModel(nn.Module):
+  """Multiplies its derivatives by a factor, and leaves its values as they are."""
+
+  factor: float = 1.0
+
+  @nn.compact
+  def __call__(self, image, *, train, use_running_average=None):
+    @jax.custom_jvp
+    def scaled(x):
+      return x
+
+    scaled.defjvp(lambda primals, tangents: (primals[0], tangents[0] * self.factor))
+    tiny = TinyModel(**parallel.statistics_scope('all'), name='tiny')
+    return scaled(tiny(image, train=train, use_running_average=use_running_average))
+
+
+def test_attack_and_update_have_derivatives_of_their_own():
+  """A negative factor makes an attack lower the loss, and an update raise it."""
+  streams = (adv(branch='clean'),)
+
+  def run_with(of_update, of_attack):
+    models = SwitchedModel(of_update), SwitchedModel(of_attack)
+    return run(streams, model=models[0], attacked_model=models[1])
+
+  first = create_state(SwitchedModel(), optax.identity(), streams)
+  normal, normal_metrics = run_with(1.0, 1.0)
+  _, weak_metrics = run_with(1.0, -1.0)
+  assert weak_metrics['adv_loss'] < normal_metrics['adv_loss'] - 1e-3
+  raised, raised_metrics = run_with(-1.0, 1.0)
+  assert raised_metrics['adv_loss'] == normal_metrics['adv_loss']
+  bias = [x.norms['clean']['tiny']['bn']['bias'] for x in (first, normal, raised)]
+  np.testing.assert_allclose(bias[2] - bias[0], bias[0] - bias[1], atol=1e-6)

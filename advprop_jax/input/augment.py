@@ -20,7 +20,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from advprop_jax.input import augment_ops
+from advprop_jax.input import augment_ops, color_jitter
 
 # Ops whose argument is negated with probability 1/2.
 SIGNED_OPS = ('Rotate', 'ShearX', 'ShearY', 'TranslateX', 'TranslateY')
@@ -190,6 +190,15 @@ AUGMENTATIONS = {
   'autoaugment': lambda: autoaugment,
   'randaugment': lambda *, num_layers, magnitude: functools.partial(
     randaugment, num_layers=num_layers, magnitude=magnitude
+  ),
+  'color_jitter': lambda *, brightness, contrast, saturation, lighting: (
+    functools.partial(
+      color_jitter.color_jitter,
+      brightness=brightness,
+      contrast=contrast,
+      saturation=saturation,
+      lighting=lighting,
+    )
   ),
 }
 

@@ -4,6 +4,7 @@ A batch is a dict of numpy arrays, for this process; `batch_size` is always glob
 
   image  uint8 [b, S, S, 3], RGB; b = batch_size // hosts.count. Or a float type in
          [0, 1], see `pixels.py`: a quarter of the bytes to move, or no rounding
+  plain_image  like `image`, if a recipe asks for it: the same without augmentation
   label  int32 [b]; in evaluation -1 for an example without one, in training an error
   mask   bool [b], False for padding, bad examples and those without a label (only ever
          in evaluation)
@@ -114,10 +115,12 @@ def train_batches(
         image = preprocess.to_dtype(image, recipe.image_dtype)
       if recipe.flip:  # Bytes, if it may be: the fewer the faster.
         image = preprocess.random_flip(image, flip_seed)
+      plain = preprocess.to_dtype(image, recipe.image_dtype)
       if recipe.augment_fn is not None:
         image = recipe.augment_fn(image, augment_seed)
         image = preprocess.to_dtype(image, recipe.image_dtype)
-      return image
+      views = {'image': image}
+      return {**views, preprocess.PLAIN_IMAGE: plain} if recipe.plain_image else views
 
     return _example(dataset, record, recipe, box_fn, finish, guard)
 
@@ -174,7 +177,7 @@ def eval_batches(
 
   def finish(crop):
     image = preprocess.resize(crop, recipe.image_size, recipe.resize_method)
-    return preprocess.to_dtype(image, recipe.image_dtype)
+    return {'image': preprocess.to_dtype(image, recipe.image_dtype)}
 
   def example(position, record):
     values = _example(dataset, record, recipe, box_fn, finish)
@@ -222,7 +225,7 @@ def _example(dataset, record, recipe, box_fn, finish, guard=True):
   )
   is_label = (label >= 0) & (label < dataset.num_classes)
   return {
-    'image': finish(crop),
+    **finish(crop),
     'label': tf.cast(tf.where(is_label, label, -1), tf.int32),
     'mask': tf.constant(True),
     'problem': problem,

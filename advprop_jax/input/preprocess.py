@@ -40,6 +40,8 @@ RESIZE_METHODS: dict[str, Callable[..., tf.Tensor]] = {
   'bilinear': functools.partial(_resize, 'bilinear'),
 }
 
+# A batch's key of the images before the augmentation, see `Recipe.plain_image`.
+PLAIN_IMAGE = 'plain_image'
 IMAGE_DTYPES = ('uint8', 'bfloat16', 'float32')
 
 
@@ -57,6 +59,7 @@ class Recipe(NamedTuple):
   flip: bool  # Mirror half of the images.
   # (uint8 [S, S, 3], seed) -> uint8 [S, S, 3], after crop and flip; None: none.
   augment_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None
+  plain_image: bool  # Keep the image before the augmentation as well.
 
 
 def random_crop_box(

@@ -5,7 +5,7 @@ import functools
 import flax.linen as nn
 
 from advprop_jax import registry
-from advprop_jax.models import efficientnet
+from advprop_jax.models import efficientnet, resnet
 
 # Name -> module class, or function of attributes, that returns a Flax module. The
 # program gives `num_classes` and what norms share; the rest is a config's section.
@@ -18,6 +18,9 @@ MODELS = {
     dropout_rate=variant.dropout_rate,
   )
   for name, variant in efficientnet.VARIANTS.items()
+} | {
+  name: functools.partial(resnet.ResNet, **variant._asdict())
+  for name, variant in resnet.VARIANTS.items()
 }
 
 

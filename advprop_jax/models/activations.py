@@ -38,9 +38,12 @@ class Activate(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns an array of the shape and type of `x`."""
+    """Returns an array of the shape and type of `x`, computed in float32.
+
+    As a norm does: in bfloat16 the gradient of a trained parameter would be lost.
+    """
     parameters = self.activation.parameters(self)
-    return self.activation.function(x, *(p.astype(x.dtype) for p in parameters))
+    return self.activation.function(x.astype(jnp.float32), *parameters).astype(x.dtype)
 
 
 def identity(x: jax.Array) -> jax.Array:
@@ -89,7 +92,7 @@ def gelu_exact(x: jax.Array) -> jax.Array:
 def elu(x: jax.Array, *, alpha: float = 1.0) -> jax.Array:
   """Returns x, below 0 alpha * (e^x - 1). Source: SAT, `resnet_model.py`: alpha 1.
 
-  Its derivative jumps at 0 from alpha to 1.
+  With another alpha than 1 its derivative jumps at 0, from alpha to 1.
   """
   return nn.elu(x, alpha)
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from advprop_jax.models import conv, norm
+from advprop_jax.models import activations, conv, norm
 
 # Operations per value that passes a norm or an activation.
 NORM = 2  # x * multiplier + offset, the rest is per channel.
@@ -31,13 +31,13 @@ class Count(NamedTuple):
   multiply_adds: int  # Of convolutions and dense layers ...
   first_multiply_adds: int  # ... and of the first of them, the stem.
   normalised: int  # Values that pass a norm.
-  activated: int  # Values that pass a norm and an activation.
+  activated: int  # Values that pass an activation.
   gated: int  # Values that squeeze-excite multiplies.
 
 
 def count_model(model: nn.Module, image_size: int) -> Count:
   """Counts by tracing the model on one image [1, image_size, image_size, 3]."""
-  multiply_adds, normalised = [], {}
+  multiply_adds, normalised, activated = [], {}, []
 
   def record(call, args, kwargs, context):
     y = call(*args, **kwargs)
@@ -50,6 +50,10 @@ def count_model(model: nn.Module, image_size: int) -> Count:
         multiply_adds.append(y.size * args[0].shape[-1])
       elif isinstance(module, norm.BatchNorm):
         normalised[module.path] = y.size
+        if module.activation != activations.IDENTITY:
+          activated.append(y.size)
+      elif isinstance(module, activations.Activate):
+        activated.append(y.size)
     return y
 
   image = jnp.zeros((1, image_size, image_size, 3))
@@ -59,9 +63,7 @@ def count_model(model: nn.Module, image_size: int) -> Count:
     multiply_adds=sum(multiply_adds),
     first_multiply_adds=multiply_adds[0],
     normalised=sum(normalised.values()),
-    activated=sum(
-      size for path, size in normalised.items() if path[-1] != 'project_bn'
-    ),
+    activated=sum(activated),
     gated=sum(size for path, size in normalised.items() if path[-1] == 'depthwise_bn'),
   )
 
@@ -105,7 +107,7 @@ def image_grad(count: Count, *, running: bool) -> int:
   return forward(count, running=running) + backward(count, running=running, image=True)
 
 
-def train(count: Count, *, clean: int, attacked: int, num_steps: int) -> int:
+def train(count: Count, *, clean: float, attacked: float, num_steps: int) -> float:
   """Returns the FLOPs of a training step per image of the batch.
 
   Args:

@@ -1,9 +1,9 @@
 """Convolutions, plain, grouped and depthwise, as a Flax module.
 
 Images are [B, H, W, C], kernels [k, k, in / groups, out], padding is TensorFlow's
-'SAME'. Parameters are called 'kernel' and 'bias', as in flax's `nn.Conv`, whose result
-this is. On the CPU the functions of `cpu/conv.py` compute it, elsewhere XLA's own
-convolution.
+'SAME' unless it is asked to be even. Parameters are called 'kernel' and 'bias', as in
+flax's `nn.Conv`, whose result this is. On the CPU the functions of `cpu/conv.py`
+compute it, elsewhere XLA's own convolution.
 """
 
 import functools
@@ -22,13 +22,15 @@ from advprop_jax.models.cpu import conv as cpu_conv
 MAX_PATCH_CHANNELS = 4
 
 
-def native_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def native_conv(
+  x: jax.Array, kernel: jax.Array, stride: int, padding: Any = 'SAME'
+) -> jax.Array:
   """Returns the convolution as XLA has it; the number of groups follows from shapes."""
   return lax.conv_general_dilated(
     x,
     kernel,
     window_strides=(stride, stride),
-    padding='SAME',
+    padding=padding,
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=x.shape[-1] // kernel.shape[2],
   )
@@ -115,6 +117,8 @@ class Conv(nn.Module):
     groups: equal parts of the channels, each convolved alone; as many as there are
       channels make a depthwise convolution.
     use_bias: whether a bias, at first zero, is added.
+    even_padding: pad by (k - 1) / 2 on every side, as PyTorch does, and SAT's ResNets;
+      'SAME' pads even sides with a stride of 2 by one less at the top and left.
     dtype: type of the arithmetic and of the result; parameters are float32.
     cpu_kernels: whether the CPU gets its own formulations, which have reverse-mode
       derivatives of any order and no forward-mode ones; False leaves XLA's own
@@ -126,6 +130,7 @@ class Conv(nn.Module):
   stride: int = 1
   groups: int = 1
   use_bias: bool = False
+  even_padding: bool = False
   dtype: Any = jnp.float32
   cpu_kernels: bool = True
 
@@ -151,6 +156,9 @@ class Conv(nn.Module):
     return x
 
   def _convolve(self, x, kernel):
+    if self.even_padding and self.stride > 1:
+      border = (self.kernel_size - 1) // 2
+      return native_conv(x, kernel, self.stride, [(border, border)] * 2)
     if self.cpu_kernels:
       if self.groups == x.shape[-1] == self.features:
         return depthwise_conv(x, kernel, self.stride)

@@ -36,6 +36,14 @@ def dense_kernel(key, shape, dtype=jnp.float32):
   return _draw(key, shape, dtype, lambda rng: rng.uniform(-limit, limit, shape))
 
 
+def normal_kernel(key, shape, dtype=jnp.float32):
+  """Returns an [in, out] kernel: normal, with standard deviation 0.01.
+
+  Source: Goyal et al. 2017, section 5.1; SAT, `resnet_model.py`.
+  """
+  return _draw(key, shape, dtype, lambda rng: 0.01 * rng.standard_normal(shape))
+
+
 def host_key(key):
   """Returns a key for `model.init` that is cheap to fold a parameter's name into.
 

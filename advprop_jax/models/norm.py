@@ -36,6 +36,7 @@ class BatchNorm(nn.Module):
     axis_index_groups: groups of device indices that share statistics; None: all.
     activation: applied to the result, in float32 as well; its parameters, if it has
       any, are in 'params', shared by all branches.
+    scale_init: first value of the scale.
     cpu_kernels: whether norm and activation are one function, which keeps nothing for
       the backward pass but its input, and whose parts are the fastest ones on a CPU. It
       has reverse-mode derivatives of any order and no forward-mode ones; False leaves
@@ -47,13 +48,14 @@ class BatchNorm(nn.Module):
   axis_name: str | None = None
   axis_index_groups: tuple[tuple[int, ...], ...] | None = None
   activation: activations.Activation = activations.IDENTITY
+  scale_init: nn.initializers.Initializer = nn.initializers.ones
   cpu_kernels: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, *, use_running_average: bool) -> jax.Array:
     """Returns [..., C] of the same shape and type as `x`."""
     channels = (x.shape[-1],)
-    scale = self.variable('norm', 'scale', jnp.ones, channels, jnp.float32)
+    scale = self.variable('norm', 'scale', self._first_scale, channels)
     bias = self.variable('norm', 'bias', jnp.zeros, channels, jnp.float32)
     mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
     var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
@@ -71,6 +73,9 @@ class BatchNorm(nn.Module):
     parameters = self.activation.parameters(self)
     activate = _scale_and_activate if self.cpu_kernels else _plain_scale_and_activate
     return activate(self.activation.function, x, multiplier, offset, parameters)
+
+  def _first_scale(self, shape):
+    return self.scale_init(jax.random.key(0), shape, jnp.float32)
 
   def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
     return self.momentum * old + (1.0 - self.momentum) * new

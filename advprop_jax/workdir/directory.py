@@ -75,6 +75,17 @@ def read_config(path) -> dict:
   return config
 
 
+def last_run(workdir: str) -> str:
+  """Returns the directory of the last phase that has begun; without phases, the same.
+
+  See `phases.workdir_of`.
+  """
+  found = epath.Path(workdir).expanduser().glob('phase_*/config.json')
+  names = [path.parent.name.removeprefix('phase_') for path in found]
+  numbers = [int(name) for name in names if name.isdigit()]
+  return f'{workdir}/phase_{max(numbers)}' if numbers else workdir
+
+
 def saved_steps(workdir: str) -> list[int]:
   """Returns the steps of the checkpoints in a workdir, which need not exist."""
   checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
@@ -84,7 +95,7 @@ def saved_steps(workdir: str) -> list[int]:
 
 def describe_interruption(workdir: str) -> str:
   """Returns the line that says after Ctrl-C what is left of the run."""
-  steps = saved_steps(workdir)
+  steps = saved_steps(last_run(workdir))
   saved = f'resumes from step {steps[-1]}' if steps else 'begins anew'
   return f'interrupted; the same command {saved}, see {workdir}'
 

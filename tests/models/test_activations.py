@@ -153,3 +153,16 @@ def test_no_inline_is_a_call_and_changes_no_result():
   called, _ = compiled(no_inline(affine))
   np.testing.assert_array_equal(plain(x), called(x))
   assert ' call(' in called.as_text() and ' call(' not in plain.as_text()
+
+
+def test_a_trained_parameter_has_its_gradient_also_in_bfloat16():
+  layer = activations.Activate(activations.get_activation('smooth_relu'))
+  x = jax.random.normal(jax.random.key(0), (8, 8, 8, 64))
+
+  def slope(dtype):
+    def loss(params):
+      return layer.apply({'params': params}, x.astype(dtype)).astype(jnp.float32).mean()
+
+    return jax.grad(loss)({'activation': jnp.array([20.0])})['activation'][0]
+
+  np.testing.assert_allclose(slope(jnp.bfloat16), slope(jnp.float32), rtol=0.05)

@@ -5,6 +5,8 @@ import difflib
 import io
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,7 @@ from absl import logging
 
 from advprop_jax import errors
 from advprop_jax.input import cores
-from advprop_jax.input.datasets import dataset, digits
+from advprop_jax.input.datasets import dataset, digits, fashion_mnist
 
 # Large pieces suit network storage; a record of ImageNet is about 0.1 MB.
 READ_BYTES = 8 << 20
@@ -45,7 +47,11 @@ def open_prepared(
   with _quiet():
     builder = _find_builder(name, data_dir)
     if isinstance(builder, digits.Digits):
-      _prepare(builder)
+      # Without this tensorflow-datasets may ask Google Cloud for a prepared copy.
+      offline = tfds.download.DownloadConfig(try_download_gcs=False)
+      _prepare(builder, lambda: builder.download_and_prepare(download_config=offline))
+    elif builder.name == fashion_mnist.NAME:
+      _prepare(builder, lambda: fashion_mnist.prepare(builder))
   if not builder.info.splits:
     raise _not_prepared(name, builder)
   return _open_builder(name, builder)
@@ -91,6 +97,8 @@ def _not_prepared(name: str, builder: tfds.core.DatasetBuilder) -> errors.UserEr
       f'put {" and ".join(files)} (image-net.org, after registration) into '
       f'{root}/downloads/manual and '
     )
+  if builder.name == fashion_mnist.NAME:
+    archives = f"install Debian's package {fashion_mnist.PACKAGE}, or "
   call = f'tfds.builder({name!r}, data_dir={str(root)!r}).download_and_prepare()'
   return errors.UserError(
     f'data set {name!r} is not prepared in {root}; {archives}prepare it with: '
@@ -99,12 +107,10 @@ def _not_prepared(name: str, builder: tfds.core.DatasetBuilder) -> errors.UserEr
   )
 
 
-def _prepare(builder: tfds.core.DatasetBuilder) -> None:
-  """Writes the embedded data set to its data_dir unless it is there."""
+def _prepare(builder: tfds.core.DatasetBuilder, prepare: Callable[[], Any]) -> None:
+  """Writes a data set of this machine to its data_dir unless it is there."""
   try:
-    # Without this tensorflow-datasets may ask Google Cloud for a prepared copy.
-    offline = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_config=offline)
+    prepare()
   except OSError as e:
     # Another process that starts at the same time may have been faster.
     if not builder.is_prepared():

@@ -1,0 +1,92 @@
+"""Fashion-MNIST from files that lie on this machine, in the place of a download.
+
+Debian's package `dataset-fashion-mnist` installs the four files of the data set, 60,000
+and 10,000 real images. They are compressed anew there, so that it is their contents
+that are compared with the published ones. Everything else is tensorflow-datasets' own
+`fashion_mnist`.
+"""
+
+import gzip
+import hashlib
+import os
+import pathlib
+import shutil
+
+import tensorflow_datasets as tfds
+
+from advprop_jax import errors
+
+NAME = 'fashion_mnist'
+PACKAGE = 'dataset-fashion-mnist'
+FOLDER = '/usr/share/datasets/fashion-mnist'
+# SHA-256 of the contents. Source: the package 0.0~git20200523.55506a9-1, which Debian
+# made of zalandoresearch/fashion-mnist at that commit.
+CHECKSUMS = {
+  'train-images-idx3-ubyte.gz': (
+    'c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888'
+  ),
+  'train-labels-idx1-ubyte.gz': (
+    'bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9'
+  ),
+  't10k-images-idx3-ubyte.gz': (
+    '5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b'
+  ),
+  't10k-labels-idx1-ubyte.gz': (
+    '0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34'
+  ),
+}
+
+
+def prepare(builder: tfds.core.DatasetBuilder):
+  """Writes the data set from the local files, if they are there and it is not.
+
+  Args:
+    builder: tensorflow-datasets' `fashion_mnist`, with a data_dir to write to.
+
+  Raises:
+    UserError: a file has other contents than the published ones.
+    OSError: the data_dir cannot be written.
+  """
+  if builder.is_prepared() or not os.path.isdir(FOLDER):
+    return
+  contents = pathlib.Path(builder.data_dir_root) / f'{NAME}.local_{os.getpid()}'
+  contents.mkdir(parents=True)
+  try:
+    files = _Files({name: _inflate(name, contents) for name in CHECKSUMS})
+    split_generators = builder._split_generators  # noqa: SLF001 (what builders define)
+    builder._split_generators = lambda _: split_generators(files)  # noqa: SLF001
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    builder.download_and_prepare(download_config=offline)
+  finally:
+    shutil.rmtree(contents)
+
+
+class _Files:
+  """Stands in for a manager of downloads: the files are there."""
+
+  def __init__(self, paths: dict[str, str]):
+    self._paths = paths
+
+  def download_and_extract(self, addresses: dict[str, str]) -> dict[str, str]:
+    """Returns {key: path of the contents of the file with this address}."""
+    return {key: self._paths[x.rpartition('/')[2]] for key, x in addresses.items()}
+
+
+def _inflate(name: str, target: pathlib.Path) -> str:
+  """Writes the contents of a file, and returns the path; UserError if they differ."""
+  path = os.path.join(FOLDER, name)
+  try:
+    with gzip.open(path) as f:
+      contents = f.read()
+  except (OSError, EOFError) as e:
+    raise errors.UserError(
+      f'cannot read {path}: {e}; allowed: the files of the package {PACKAGE}'
+    ) from e
+  if hashlib.sha256(contents).hexdigest() != CHECKSUMS[name]:
+    raise errors.UserError(
+      f'{path} is not the published file; allowed: those of the package {PACKAGE}, or '
+      'none, and the data set prepared by tensorflow-datasets'
+    )
+  inflated = target / name.removesuffix('.gz')
+  inflated.write_bytes(contents)
+  return str(inflated)

@@ -1,0 +1,36 @@
+r"""Fine-grained AdvProp: clean, augmented and adversarial images have a norm each.
+
+  python main.py --config=configs/effnet_fine_grained.py:b0 --workdir=gs://bucket/fine
+  python main.py --config=configs/effnet_fine_grained.py:b0,strengths
+  python main.py --config=configs/effnet_fine_grained.py:b0,smoke
+
+Of every example the input gives two views of the same crop, with AutoAugment and
+without. `strengths`: AdvProp with three adversarial norms instead, one for each of
+epsilon 1, 2 and 3 of 255. Published by words alone in what we could read: it helps
+small networks most (AdvProp, on fine-grained disentangled learning).
+
+Attack and recipe are those of the AdvProp config of the same size. Cost: an attack and
+three passes an image, AdvProp's plus one; of `strengths` three attacks, of 1, 3 and 4
+steps, and four passes.
+"""
+
+from configs import arguments, default, effnet_sizes
+
+STRENGTHS = tuple(
+  dict(
+    default.ADV,
+    name=f'adv_{epsilon}',
+    branch=f'adv_{epsilon}',
+    attack={'epsilon': epsilon / 255, 'num_steps': 1 if epsilon == 1 else epsilon + 1},
+  )
+  for epsilon in (1, 2, 3)
+)
+
+
+def get_config(argument=None):
+  size, words = effnet_sizes.parse(argument, allowed=('strengths', 'smoke'))
+  config = effnet_sizes.get_config(size)
+  config.streams = default.FINE_GRAINED
+  if 'strengths' in words:
+    config.streams = (default.CLEAN, *STRENGTHS)
+  return arguments.finish(config, words)
