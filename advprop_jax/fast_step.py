@@ -1,4 +1,4 @@
-"""Fast AdvProp, in one step: adversarial examples for a fifth more of an epoch's cost.
+"""Fast AdvProp, in one step: adversarial examples for a fifth more than vanilla.
 
 The batch is split. Most of it is clean and goes through the norm 'clean', a fifth is
 attacked and goes through the norm 'adv', and the attack's own backward pass is used
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from advprop_jax import accumulation, losses, parallel, pixels, train_state
-from advprop_jax.attacks import gradient
+from advprop_jax.attacks import balls
 from advprop_jax.branches import ADV, CLEAN
 
 
@@ -113,12 +113,12 @@ def make_fast_step(
 
     # 2. The attack: one backward pass, for the images and for the weights.
     center = image[num_clean:]
-    start = center + gradient.noise_linf(noise_rng, center, epsilon)
+    start = center + balls.noise_linf(noise_rng, center, epsilon)
     (noise, noise_norm, ascent), (noise_stats, noise_metrics) = grad_fn(
       params, norms[ADV], start, adv_label, batch_stats[ADV], rngs[1], attack_mode
     )
     adversarial = start + step_size * jnp.sign(ascent)
-    adversarial = gradient.project_linf(adversarial, center, epsilon)
+    adversarial = balls.project_linf(adversarial, center, epsilon)
     if shuffle_over_devices:
       adversarial, adv_label = parallel.shuffle(rng['shared'], (adversarial, adv_label))
 

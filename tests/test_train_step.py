@@ -289,8 +289,8 @@ def test_state_is_donated():
   assert all(donated)
 
 
-def test_the_step_draws_anew_on_every_device_and_at_every_step():
-  # A stand-in for the attack reports the random numbers that the step gives it.
+def draws_of_attacks(**options):
+  """Returns what a stand-in for the attack draws, of every device, step and part."""
   drawn = []
 
   def noise(logits_fn, image, label, rng):
@@ -298,8 +298,13 @@ def test_the_step_draws_anew_on_every_device_and_at_every_step():
     jax.debug.callback(lambda v: drawn.append(float(v)), x.mean())
     return x
 
-  run((clean(), adv()._replace(attack=noise)), num_steps=2)
+  run((clean(), adv()._replace(attack=noise)), **options)
   jax.effects_barrier()
+  return drawn
+
+
+def test_the_step_draws_anew_on_every_device_and_at_every_step():
+  drawn = draws_of_attacks(num_steps=2)
   assert len(drawn) == 8 and len(set(drawn)) == 8
 
 
@@ -408,15 +413,7 @@ def test_every_part_of_a_batch_has_statistics_of_its_own():
 
 
 def test_parts_of_a_batch_draw_differently():
-  drawn = []
-
-  def noise(logits_fn, image, label, rng):
-    x = jax.random.uniform(rng, image.shape)
-    jax.debug.callback(lambda v: drawn.append(float(v)), x.mean())
-    return x
-
-  run((clean(), adv()._replace(attack=noise)), accumulate_steps=2)
-  jax.effects_barrier()
+  drawn = draws_of_attacks(accumulate_steps=2)
   assert len(drawn) == 8 and len(set(drawn)) == 8
 
 

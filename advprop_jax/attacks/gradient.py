@@ -21,63 +21,17 @@ touch a variable.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from advprop_jax import errors, losses
+from advprop_jax.attacks import balls
 
 LogitsFn = Callable[[jax.Array], jax.Array]  # [B, H, W, 3] -> [B, K]
 LossFn = Callable[[jax.Array], jax.Array]  # [B, H, W, 3] -> [B]
 Attack = Callable[[LogitsFn, jax.Array, jax.Array, jax.Array], jax.Array]
-
-_TINY = 1e-12  # Below every norm: a division by 0 would be NaN.
-
-
-def project_linf(x: jax.Array, center: jax.Array, epsilon: float) -> jax.Array:
-  """Returns the point nearest `x` with |x - center| <= epsilon and 0 <= x <= 1."""
-  return jnp.clip(jnp.clip(x, center - epsilon, center + epsilon), 0.0, 1.0)
-
-
-def project_l2(x: jax.Array, center: jax.Array, epsilon: float) -> jax.Array:
-  """Returns a point near `x` in the L2 ball around an image and in [0, 1].
-
-  Clipping to the range of pixels never leaves the ball: its centre is in that range.
-  """
-  delta = x - center
-  scale = jnp.minimum(1.0, epsilon / jnp.maximum(l2_norm(delta), _TINY))
-  return jnp.clip(center + delta * scale, 0.0, 1.0)
-
-
-def project_to_pixels(x: jax.Array, center: jax.Array) -> jax.Array:
-  """Returns the point nearest `x` with 0 <= x <= 1, however far from the centre."""
-  del center
-  return jnp.clip(x, 0.0, 1.0)
-
-
-def l2_norm(x: jax.Array) -> jax.Array:
-  """Returns the L2 norm of every image, [..., 1, 1, 1] of [..., H, W, 3]."""
-  return jnp.sqrt(jnp.square(x).sum((-3, -2, -1), keepdims=True))
-
-
-def l2_direction(gradient: jax.Array) -> jax.Array:
-  """Returns the gradient of every image with the L2 norm 1; 0 stays 0."""
-  return gradient / jnp.maximum(l2_norm(gradient), _TINY)
-
-
-def noise_linf(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
-  """Returns noise, even over the L-infinity ball, like `image`."""
-  return jax.random.uniform(rng, image.shape, image.dtype, -epsilon, epsilon)
-
-
-def noise_l2(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
-  """Returns noise, even over the L2 ball of every image, like `image`."""
-  direction_rng, radius_rng = jax.random.split(rng)
-  direction = l2_direction(jax.random.normal(direction_rng, image.shape, image.dtype))
-  share = jax.random.uniform(radius_rng, image.shape[:-3] + (1, 1, 1), image.dtype)
-  return epsilon * share ** (1 / math.prod(image.shape[-3:])) * direction
 
 
 def random_wrong_class(rng: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
@@ -218,10 +172,10 @@ def make_pgd(
   return compose(
     num_classes=num_classes,
     targeted=targeted,
-    noise=functools.partial(noise_linf, epsilon=epsilon),
+    noise=functools.partial(balls.noise_linf, epsilon=epsilon),
     prob_start_from_clean=prob_start_from_clean,
     direction=jnp.sign,
-    project=functools.partial(project_linf, epsilon=epsilon),
+    project=functools.partial(balls.project_linf, epsilon=epsilon),
     step_size=step_size,
     num_steps=num_steps,
   )
@@ -277,7 +231,7 @@ def make_gd(
     targeted=targeted,
     noise=None,
     direction=lambda gradient: gradient,
-    project=project_to_pixels,
+    project=balls.project_to_pixels,
     step_size=learning_rate,
     num_steps=num_steps,
   )
@@ -307,10 +261,10 @@ def make_pgd_l2(
   return compose(
     num_classes=num_classes,
     targeted=targeted,
-    noise=functools.partial(noise_l2, epsilon=epsilon_l2),
+    noise=functools.partial(balls.noise_l2, epsilon=epsilon_l2),
     prob_start_from_clean=prob_start_from_clean,
-    direction=l2_direction,
-    project=functools.partial(project_l2, epsilon=epsilon_l2),
+    direction=balls.l2_direction,
+    project=functools.partial(balls.project_l2, epsilon=epsilon_l2),
     step_size=step_size_l2,
     num_steps=num_steps,
   )

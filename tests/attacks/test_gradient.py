@@ -11,7 +11,7 @@ import pytest
 import sklearn.datasets
 
 from advprop_jax import errors, losses
-from advprop_jax.attacks import ATTACKS, gradient
+from advprop_jax.attacks import ATTACKS, balls, gradient
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
 
@@ -198,8 +198,8 @@ def test_random_start_fills_the_ball_evenly(images, labels):
 
 def test_random_start_fills_the_l2_ball_evenly():
   image = jnp.full((2000, 1, 1, 2), 0.5)  # Two dimensions: a disk.
-  noise = gradient.noise_l2(jax.random.key(0), image, 0.4)
-  radius = np.asarray(gradient.l2_norm(noise)).ravel()
+  noise = balls.noise_l2(jax.random.key(0), image, 0.4)
+  radius = np.asarray(balls.l2_norm(noise)).ravel()
   assert radius.max() <= 0.4 + 1e-6
   # Of a disk a quarter of the area is within half the radius.
   assert abs((radius < 0.2).mean() - 0.25) < 0.03

@@ -1,9 +1,8 @@
 """Fashion-MNIST from files that lie on this machine, in the place of a download.
 
 Debian's package `dataset-fashion-mnist` installs the four files of the data set, 60,000
-and 10,000 real images. They are compressed anew there, so that it is their contents
-that are compared with the published ones. Everything else is tensorflow-datasets' own
-`fashion_mnist`.
+and 10,000 real images; their contents are checked. Everything else is
+tensorflow-datasets' own `fashion_mnist`.
 """
 
 import gzip
@@ -44,7 +43,7 @@ def prepare(builder: tfds.core.DatasetBuilder):
     builder: tensorflow-datasets' `fashion_mnist`, with a data_dir to write to.
 
   Raises:
-    UserError: a file has other contents than the published ones.
+    UserError: a file has other contents than in the package.
     OSError: the data_dir cannot be written.
   """
   if builder.is_prepared() or not os.path.isdir(FOLDER):
@@ -84,8 +83,8 @@ def _inflate(name: str, target: pathlib.Path) -> str:
     ) from e
   if hashlib.sha256(contents).hexdigest() != CHECKSUMS[name]:
     raise errors.UserError(
-      f'{path} is not the published file; allowed: those of the package {PACKAGE}, or '
-      'none, and the data set prepared by tensorflow-datasets'
+      f'{path} has other contents than in the package; allowed: those of the package '
+      f'{PACKAGE}, or none, and the data set prepared by tensorflow-datasets'
     )
   inflated = target / name.removesuffix('.gz')
   inflated.write_bytes(contents)

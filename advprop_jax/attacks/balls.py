@@ -1,0 +1,56 @@
+"""Where an attack may go: noise to start from, directions, ways back into a ball.
+
+Images are float32 in [0, 1], shape [..., H, W, 3]; L-infinity radii are in pixel units
+of [0, 1], L2 radii are norms over all values of an image.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+_TINY = 1e-12  # Below every norm: a division by 0 would be NaN.
+
+
+def project_linf(x: jax.Array, center: jax.Array, epsilon: float) -> jax.Array:
+  """Returns the point nearest `x` with |x - center| <= epsilon and 0 <= x <= 1."""
+  return jnp.clip(jnp.clip(x, center - epsilon, center + epsilon), 0.0, 1.0)
+
+
+def project_l2(x: jax.Array, center: jax.Array, epsilon: float) -> jax.Array:
+  """Returns a point near `x` in the L2 ball around an image and in [0, 1].
+
+  Clipping to the range of pixels never leaves the ball: its centre is in that range.
+  """
+  delta = x - center
+  scale = jnp.minimum(1.0, epsilon / jnp.maximum(l2_norm(delta), _TINY))
+  return jnp.clip(center + delta * scale, 0.0, 1.0)
+
+
+def project_to_pixels(x: jax.Array, center: jax.Array) -> jax.Array:
+  """Returns the point nearest `x` with 0 <= x <= 1, however far from the centre."""
+  del center
+  return jnp.clip(x, 0.0, 1.0)
+
+
+def l2_norm(x: jax.Array) -> jax.Array:
+  """Returns the L2 norm of every image, [..., 1, 1, 1] of [..., H, W, 3]."""
+  return jnp.sqrt(jnp.square(x).sum((-3, -2, -1), keepdims=True))
+
+
+def l2_direction(gradient: jax.Array) -> jax.Array:
+  """Returns the gradient of every image with the L2 norm 1; 0 stays 0."""
+  return gradient / jnp.maximum(l2_norm(gradient), _TINY)
+
+
+def noise_linf(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
+  """Returns noise, even over the L-infinity ball, like `image`."""
+  return jax.random.uniform(rng, image.shape, image.dtype, -epsilon, epsilon)
+
+
+def noise_l2(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
+  """Returns noise, even over the L2 ball of every image, like `image`."""
+  direction_rng, radius_rng = jax.random.split(rng)
+  direction = l2_direction(jax.random.normal(direction_rng, image.shape, image.dtype))
+  share = jax.random.uniform(radius_rng, image.shape[:-3] + (1, 1, 1), image.dtype)
+  return epsilon * share ** (1 / math.prod(image.shape[-3:])) * direction
