@@ -99,6 +99,7 @@ def main(argv):
         'from the newest; allowed: one of the two'
       )
     else:
+      command_line.check_effects(sys.argv[2:], FLAGS.config)
       train.train_and_evaluate(FLAGS.config, workdir)
   except errors.UserError as e:
     parallel.exit_with(f'error: {e}')

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from absl import flags
 
-from advprop_jax import errors
+from advprop_jax import errors, methods, phases, schema
 from advprop_jax.workdir import directory
 
 # What other libraries say of a flag, and what to say instead.
@@ -93,15 +93,57 @@ def check_keys(argv: list[str], config):
   Raises:
     UserError: it is none, or what stands before its last dot is no section.
   """
-  for word in argv:
-    if word == '--':
-      break
-    if match := re.match(r'--?config\.([^=]*)', word):
-      _look_up(config, match[1])
+  for key in _keys(argv):
+    _look_up(config, key)
+
+
+def check_effects(argv: list[str], config):
+  """Checks that every `--config.key` of a command line matters to the training.
+
+  Args:
+    argv: the command line.
+    config: with these values in it; see `schema.read`.
+
+  Raises:
+    UserError: each phase has a value of its own, or the method does not look at it; or
+      the config cannot be.
+  """
+  config = schema.read(config)
+  runs = phases.split(config)
+  unused = [methods.create_method(run, num_classes=2).unused for run in runs]
+  for key in _keys(argv):
+    name = re.split(r'[.\[]', key)[0]
+    if all(name in names for names in unused):
+      method = config.method['name']
+      raise errors.UserError(
+        f'--config.{key} has no effect: method {method!r} does not look at '
+        f'config.{name}; allowed: its own keys, those of config.method'
+      )
+    value = _look_up(config, key)
+    if name != 'phases' and all(_is_replaced(run, key, value) for run in runs):
+      raise errors.UserError(
+        f'--config.{key} has no effect: every phase has a value of its own; allowed: '
+        'to change `phases` in a config file'
+      )
+
+
+def _keys(argv: list[str]) -> list[str]:
+  """Returns the keys of the `--config.key`s of a command line."""
+  words = argv[: argv.index('--')] if '--' in argv else argv
+  matches = [re.match(r'--?config\.([^=]*)', word) for word in words]
+  return [match[1] for match in matches if match]
+
+
+def _is_replaced(config, key: str, value) -> bool:
+  """Returns whether a config has another value than this one, or none."""
+  try:
+    return _look_up(config, key) != value
+  except errors.UserError:
+    return True
 
 
 def _look_up(config, key: str):
-  """Raises UserError unless a config has a key, 'streams[0].weight'."""
+  """Returns the value of a key, 'streams[0].weight'; UserError if there is none."""
   value, place = config, 'config'
   for name in re.split(r'\.|(?=\[)', key):
     is_tuple = isinstance(value, tuple | list)
@@ -123,6 +165,7 @@ def _look_up(config, key: str):
       )
     value = value[int(index[1])] if index else value[name]
     place += name if index else f'.{name}'
+  return value
 
 
 def describe_config_error(e: BaseException) -> str:

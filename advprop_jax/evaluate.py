@@ -2,7 +2,7 @@
 
 from absl import logging
 
-from advprop_jax import errors, experiment, schema
+from advprop_jax import errors, evaluations, experiment, images, schema
 from advprop_jax.evaluation import pictures
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs
@@ -49,7 +49,7 @@ def evaluate_checkpoint(
     config = _with_held_out(saved, config)
     config = experiment.with_class_names(config, _class_names(saved, config))
     model = experiment.create_model(config, num_classes=len(config.data.class_names))
-    evaluation = experiment.create_evaluation(config, model)
+    evaluation = evaluations.create_evaluation(config, model)
     template = experiment.abstract_variables(config, model, branch_names=branch_names)
     variables, averaged = checkpointer.restore_model(step, template)
   checkpoint.warn_of_changes(saved, config, unused=_UNUSED)
@@ -128,7 +128,7 @@ def _class_names(saved: dict, config: schema.Section) -> tuple[str, ...]:
   """Returns the names of a checkpoint's classes, in the order of its logits."""
   if names := saved['data'].get('class_names'):
     return tuple(names)
-  names = experiment.open_to_evaluate(config, config.data.eval_split).class_names
+  names = images.open_to_evaluate(config, config.data.eval_split).class_names
   logging.warning(
     'the checkpoint is older than names of classes in checkpoints: they are taken to '
     'be those of %s',

@@ -1,13 +1,13 @@
 """From a config to the objects it describes, built and checked before anything runs.
 
-This file, `methods.py`, `phases.py`, `schema.py`, `train.py` and `evaluate.py` are the
-last that see a config: below them, functions take named arguments. A config is anything
-that `schema.read` takes. What comes in kinds is made from its section and its table by
-`registry.create`, so that a new kind is no business of this file.
+This file, those that it is made of (`images.py`, `methods.py`, `evaluations.py`) and
+those above it are the last that see a config: below them, functions take named
+arguments. A config is anything that `schema.read` takes. What comes in kinds is made
+from its section and its table by `registry.create`, so that a new kind is no business
+of this file.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +19,8 @@ from absl import logging
 from advprop_jax import (
   attacks,
   errors,
+  evaluations,
+  images,
   methods,
   models,
   optim,
@@ -27,25 +29,8 @@ from advprop_jax import (
   schema,
   train_state,
 )
-from advprop_jax.evaluation import labels, runner, suites
-from advprop_jax.input import augment, batches, datasets, order, preprocess
-from advprop_jax.workdir import logs
-
-
-class Suite(NamedTuple):
-  """The images of a suite, opened."""
-
-  dataset: datasets.Dataset
-  split: str
-  batches: Any  # Sized iterable of batches
-
-
-class Evaluation(NamedTuple):
-  """What a config says of evaluation. It needs nothing that only training needs."""
-
-  suites: dict[str, Suite]
-  run: Callable[[dict], dict[str, runner.Result]]
-  # {'params', 'norms', 'batch_stats'} -> {suite: result}
+from advprop_jax.evaluation import labels
+from advprop_jax.input import augment, batches, datasets
 
 
 class Experiment(NamedTuple):
@@ -59,7 +44,7 @@ class Experiment(NamedTuple):
   create_state: Any  # () -> TrainState before the first step
   abstract_state: Any  # Its shapes and types, to restore into
   train_step: Any  # (state, batch split over devices) -> (state, metrics)
-  evaluation: Evaluation
+  evaluation: evaluations.Evaluation
   steps_per_epoch: float
   total_steps: int
 
@@ -73,13 +58,13 @@ def create_experiment(config) -> Experiment:
   config = schema.read(config)
   check(config)
 
-  dataset = open_dataset(config)
+  dataset = images.open_dataset(config)
   class_names = config.data.class_names or dataset.class_names
   new_labels = labels.columns(dataset.class_names, class_names, data_name=dataset.name)
   if new_labels is not None:
     dataset = dataset.with_labels(new_labels, class_names)
   config = with_class_names(config, class_names)
-  create_recipe(config, dataset)  # An impossible one is reported here.
+  images.create_recipe(config, dataset)  # An impossible one is reported here.
   num_classes = len(class_names)
   num_examples = dataset.num_examples(config.data.train_split)
   steps_per_epoch = num_examples / config.data.batch_size
@@ -124,7 +109,7 @@ def create_experiment(config) -> Experiment:
     create_state=create_state,
     abstract_state=abstract_state,
     train_step=parallel.data_parallel(step, split=(False, True), donate_state=True),
-    evaluation=create_evaluation(config, model, dataset=dataset),
+    evaluation=evaluations.create_evaluation(config, model, dataset=dataset),
     steps_per_epoch=steps_per_epoch,
     total_steps=total_steps,
   )
@@ -180,71 +165,6 @@ def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
   return schedule, tx
 
 
-def create_evaluation(config, model, *, dataset=None) -> Evaluation:
-  """Opens the suites of a config, to evaluate a model on them.
-
-  Args:
-    config: whose `data.class_names` are those of the model's logits, in their order.
-    model: maps images to logits.
-    dataset: `config.data.name`, if it is open already.
-
-  Raises:
-    UserError: a suite is unknown, or has classes that the model does not know.
-  """
-  parallel.check_batch_size('data.eval_batch_size', config.data.eval_batch_size)
-  opened, evaluators = {}, {}
-  for name in config.eval.suites:
-    errors.check_choice('suite of eval.suites', name, suites.SUITES)
-    entry = suites.SUITES[name]
-    split = entry.split or config.data.eval_split
-    if entry.data_name or dataset is None:
-      suite_data = open_to_evaluate(config, split, entry.data_name)
-    else:
-      suite_data = dataset
-    columns = labels.columns(
-      suite_data.class_names, config.data.class_names, data_name=suite_data.name
-    )
-    if columns is not None and len(columns) < len(config.data.class_names):
-      logging.info(
-        '%s has %d of the %d classes of the network: the logits of the others are '
-        'masked, accuracy is over these: %s',
-        suite_data.name,
-        len(columns),
-        len(config.data.class_names),
-        ', '.join(suite_data.class_names[:10]),
-      )
-    attack = registry.create(
-      'eval.attack',
-      attacks.ATTACKS,
-      config.eval.attack,
-      num_classes=suite_data.num_classes,
-    )
-    evaluators[name] = runner.Evaluator(
-      model, attack if entry.attacked else None, seed=config.seed, columns=columns
-    )
-    split_batches = batches.eval_batches(
-      suite_data,
-      split=split,
-      batch_size=config.data.eval_batch_size,
-      recipe=create_recipe(config, suite_data),
-      max_bad_share=config.data.max_bad_share,
-      hosts=_hosts(),
-    )
-    opened[name] = Suite(suite_data, split, split_batches)
-
-  def run(variables):
-    return {
-      name: evaluators[name](
-        **variables,
-        batches=suite.batches,
-        progress=logs.create_progress(len(suite.batches), every_secs=10.0),
-      )
-      for name, suite in opened.items()
-    }
-
-  return Evaluation(opened, run)
-
-
 def abstract_variables(config, model, *, branch_names) -> dict[str, Any]:
   """Returns the shapes and types of {'params', 'norms', 'batch_stats'} of a model."""
   size = config.data.image_size
@@ -264,69 +184,12 @@ def create_train_batches(config, experiment: Experiment, *, examples_seen: int):
     experiment.dataset,
     split=config.data.train_split,
     batch_size=config.data.batch_size,
-    recipe=create_recipe(
+    recipe=images.create_recipe(
       config, experiment.dataset, image_keys=experiment.method.image_keys
     ),
     seed=config.seed,
     shuffle_window=config.data.shuffle_window,
     max_bad_share=config.data.max_bad_share,
     start_example=examples_seen,
-    hosts=_hosts(),
+    hosts=images.hosts(),
   )
-
-
-def create_recipe(
-  config, dataset: datasets.Dataset, *, image_keys: tuple[str, ...] = ('image',)
-) -> preprocess.Recipe:
-  """Returns what a config does to an image of a data set.
-
-  Args:
-    config: see `schema.read`.
-    dataset: whose images.
-    image_keys: what a training batch is asked for.
-  """
-  turned = {'all': True, 'folders': datasets.is_folder(dataset.name), 'none': False}
-  choice = config.data.exif_orientation
-  errors.check_choice('data.exif_orientation', choice, turned)
-  return preprocess.Recipe(
-    image_size=config.data.image_size,
-    crop_padding=config.data.crop_padding,
-    resize_method=config.data.resize_method,
-    image_dtype='uint8',
-    max_megapixels=config.data.max_megapixels,
-    exif_orientation=turned[choice],
-    crop_area=config.data.crop_area,
-    flip=config.data.flip,
-    augment_fn=registry.create(
-      'data.augmentation', augment.AUGMENTATIONS, config.data.augmentation
-    ),
-    plain_image=preprocess.PLAIN_IMAGE in image_keys,
-  )
-
-
-def open_dataset(config) -> datasets.Dataset:
-  """Opens the data set of a config."""
-  return datasets.open_dataset(
-    config.data.name,
-    data_dir=config.data.data_dir or None,
-    holdout_share=config.data.holdout_share,
-  )
-
-
-def open_to_evaluate(config, split: str, name: str | None = None) -> datasets.Dataset:
-  """Opens the data set of a config, or another one from the same place, for a split.
-
-  What is held out of the training is asked of it only if the split depends on that:
-  other data than those of the training need not have these splits.
-  """
-  names = datasets.split_names(split)
-  depends = any(x in names for x in datasets.HOLDOUT_SPLITS)
-  share = config.data.holdout_share if depends and not name else 0.0
-  data = schema.Section(
-    config.data | {'name': name or config.data.name, 'holdout_share': share}
-  )
-  return open_dataset(schema.Section(config | {'data': data}))
-
-
-def _hosts() -> order.Hosts:
-  return order.Hosts(index=jax.process_index(), count=jax.process_count())

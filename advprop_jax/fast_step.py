@@ -17,30 +17,45 @@ Source: Mei et al. 2022 (Fast AdvProp), section 4, and its released update
 (`imagenet.py` of meijieru/fast_advprop).
 """
 
-import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import accumulation, losses, parallel, pixels, train_state
+from advprop_jax import losses, parallel, pixels, update
 from advprop_jax.attacks import balls
 from advprop_jax.branches import ADV, CLEAN
+
+
+class Components(NamedTuple):
+  """What Fast AdvProp is made of; each can be changed alone."""
+
+  adversarial_share: float  # Of a device's images that are attacked, not clean.
+  epsilon: float  # Radius of the ball, in pixel units of [0, 1].
+  step_size: float  # Length of the attack's one step, in the same units.
+  statistics: str  # The attack goes through 'batch' or 'running' ones of its norm.
+  reuse_gradient: bool  # Whether the attack's backward pass trains, too.
+  # Whether attacked images change devices before they are learnt from, so that a norm's
+  # statistics do not give away how they were made.
+  shuffle_over_devices: bool
+  # Of an image with noise, relative to a clean one; without reuse it is 0.
+  noise_weight: float
+  adversarial_weight: float  # Of an attacked image, relative to a clean one.
+  # Divide the gradient of a norm by the weight of the images that it has seen;
+  # otherwise everything is divided by the weight of all.
+  own_counts: bool
+
+  def num_attacked(self, num_images: int) -> int:
+    """Returns how many images of a device's batch are attacked."""
+    return round(self.adversarial_share * num_images)
 
 
 def make_fast_step(
   model,
   tx: optax.GradientTransformation,
+  components: Components,
   *,
-  adversarial_share: float,
-  epsilon: float,
-  step_size: float,
-  statistics: str,
-  reuse_gradient: bool,
-  shuffle_over_devices: bool,
-  noise_weight: float,
-  adversarial_weight: float,
-  own_counts: bool,
   label_smoothing: float,
   ema_decay: float,
   accumulate_steps: int = 1,
@@ -53,24 +68,15 @@ def make_fast_step(
   Args:
     model: maps images to logits, float32 [B, K].
     tx: optimizer of {'params': ..., 'norms': {branch: ...}}.
-    adversarial_share: of the images of a device's batch that are attacked, not clean.
-    epsilon: radius of the ball, in pixel units of [0, 1].
-    step_size: length of the attack's one step, in pixel units of [0, 1].
-    statistics: the attack goes through 'batch' or 'running' statistics of its norm.
-    reuse_gradient: whether the attack's backward pass trains, too.
-    shuffle_over_devices: whether attacked images change devices before they are learnt
-      from, so that a norm's statistics do not give away how they were made.
-    noise_weight: of an image with noise, relative to a clean one.
-    adversarial_weight: of an attacked image, relative to a clean one.
-    own_counts: divide the gradient of a norm by the weight of the images that it has
-      seen; otherwise everything is divided by the weight of all.
+    components: see there.
     label_smoothing: see `losses.cross_entropy`; the reused gradient has it, too.
     ema_decay: see `optim.ema_update`.
-    accumulate_steps: parts that the batch is computed in, see `accumulation.py`.
+    accumulate_steps: parts that the batch is computed in, see `update.accumulate`.
   """
+  c = components
 
   def loss_fn(params, norm, image, label, batch_stats, rng, mode):
-    """Returns the summed loss, new statistics and metrics."""
+    """Returns the summed loss, new c.statistics and metrics."""
     logits, updated = model.apply(
       {'params': params, 'norm': norm, 'batch_stats': batch_stats},
       image,
@@ -87,16 +93,16 @@ def make_fast_step(
   train = {'train': True}
   # Without reuse the attack is that of `streams.py`: no dropout, no new statistics.
   attack_mode = {
-    'train': reuse_gradient,
-    'use_running_average': statistics == 'running',
+    'train': c.reuse_gradient,
+    'use_running_average': c.statistics == 'running',
   }
 
   def gradients(trained, batch_stats, batch, rng):
     """Returns (gradients, {branch: new running statistics}, metrics) of one device."""
-    params, norms = trained
+    params, norms = trained['params'], trained['norms']
     noise_rng, *rngs = jax.random.split(rng['device'], 4)
     image, label = pixels.to_unit(batch['image']), batch['label']
-    num_adv = round(adversarial_share * len(label))
+    num_adv = c.num_attacked(len(label))
     num_clean = len(label) - num_adv
     clean_label, adv_label = label[:num_clean], label[num_clean:]
 
@@ -113,25 +119,24 @@ def make_fast_step(
 
     # 2. The attack: one backward pass, for the images and for the weights.
     center = image[num_clean:]
-    start = center + balls.noise_linf(noise_rng, center, epsilon)
+    start = center + balls.noise_linf(noise_rng, center, c.epsilon)
     (noise, noise_norm, ascent), (noise_stats, noise_metrics) = grad_fn(
       params, norms[ADV], start, adv_label, batch_stats[ADV], rngs[1], attack_mode
     )
-    adversarial = start + step_size * jnp.sign(ascent)
-    adversarial = balls.project_linf(adversarial, center, epsilon)
-    if shuffle_over_devices:
+    adversarial = start + c.step_size * jnp.sign(ascent)
+    adversarial = balls.project_linf(adversarial, center, c.epsilon)
+    if c.shuffle_over_devices:
       adversarial, adv_label = parallel.shuffle(rng['shared'], (adversarial, adv_label))
 
     # 3. The attacked part, through the norm that it was attacked through.
-    adv_stats = noise_stats if reuse_gradient else batch_stats[ADV]
+    adv_stats = noise_stats if c.reuse_gradient else batch_stats[ADV]
     (adv, adv_norm, _), (adv_stats, adv_metrics) = grad_fn(
       params, norms[ADV], adversarial, adv_label, adv_stats, rngs[2], train
     )
 
     # 4. Each gradient is a weighted mean over the images behind it.
-    of_noise = noise_weight if reuse_gradient else 0.0
-    weights = (1.0, of_noise, adversarial_weight)
-    adv_count = num_adv * (of_noise + adversarial_weight)
+    weights = (1.0, c.noise_weight, c.adversarial_weight)
+    adv_count = num_adv * (c.noise_weight + c.adversarial_weight)
     count = num_clean + adv_count
     totals = [
       metrics['loss'] * n
@@ -144,9 +149,11 @@ def make_fast_step(
     grads = {
       'params': _weighted_mean((clean, noise, adv), weights, count),
       'norms': {
-        CLEAN: _weighted_mean([clean_norm], [1.0], num_clean if own_counts else count),
+        CLEAN: _weighted_mean(
+          [clean_norm], [1.0], num_clean if c.own_counts else count
+        ),
         ADV: _weighted_mean(
-          (noise_norm, adv_norm), weights[1:], adv_count if own_counts else count
+          (noise_norm, adv_norm), weights[1:], adv_count if c.own_counts else count
         ),
       },
     }
@@ -162,23 +169,9 @@ def make_fast_step(
     metrics['loss'] = _weighted_mean(totals, weights, count)
     return grads, {CLEAN: clean_stats, ADV: adv_stats}, metrics
 
-  def step(state: train_state.TrainState, batch):
-    results = accumulation.accumulate(
-      functools.partial(gradients, (state.params, state.norms)),
-      state.batch_stats,
-      batch,
-      {
-        'device': parallel.device_rng(state.rng, state.step),
-        'shared': parallel.shared_rng(state.rng, state.step),
-      },
-      num_parts=accumulate_steps,
-    )
-    grads, batch_stats, metrics = parallel.mean(results)
-    state = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
-    all_finite = jnp.isfinite(metrics['loss']) & state.all_finite()
-    return state, {**metrics, 'all_finite': all_finite}
-
-  return step
+  return update.make_step(
+    gradients, tx, ema_decay=ema_decay, accumulate_steps=accumulate_steps
+  )
 
 
 def _weighted_mean(trees, weights, count: float):

@@ -3,7 +3,6 @@
 What a method asks of the config is checked by `check`, before data are opened.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -44,7 +43,7 @@ class Method(NamedTuple):
   image_keys: tuple[str, ...]  # What its batches hold.
   # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=) -> step, per device.
   make_step: Callable[..., Any]
-  unused: tuple[str, ...] = ()  # Parts of the config that it does not look at.
+  unused: tuple[str, ...] = ()  # Sections of the config that it does not look at.
 
 
 def create_method(config, *, num_classes: int) -> Method:
@@ -53,9 +52,10 @@ def create_method(config, *, num_classes: int) -> Method:
   Raises:
     UserError: the config asks for something that does not exist or cannot be.
   """
-  return registry.create(
-    'method', METHODS, config.method, config=config, num_classes=num_classes
-  )
+  table = {name: kind.components for name, kind in METHODS.items()}
+  components = registry.create('method', table, config.method)
+  create = METHODS[config.method['name']].create
+  return create(config, components, num_classes=num_classes)
 
 
 def check(config):
@@ -63,7 +63,11 @@ def check(config):
   create_method(config, num_classes=2)
 
 
-def streams_method(*, config, num_classes: int) -> Method:
+class NoComponents(NamedTuple):
+  """What `config.method` holds, besides its name, for a method of streams."""
+
+
+def streams_method(config, _: NoComponents, *, num_classes: int) -> Method:
   """Returns the method of `config.streams`, see `train_step.py`."""
   streams = create_streams(config, num_classes=num_classes)
   in_attack, in_update = _smooth_backward(config)
@@ -91,61 +95,61 @@ def streams_method(*, config, num_classes: int) -> Method:
 
 
 def fast_advprop(
-  *,
-  config,
-  adversarial_share: float,
-  epsilon: float,
-  step_size: float,
-  statistics: str,
-  reuse_gradient: bool,
-  shuffle_over_devices: bool,
-  noise_weight: float,
-  adversarial_weight: float,
-  own_counts: bool,
+  config, components: fast_step.Components, *, num_classes: int
 ) -> Method:
-  """Returns Fast AdvProp; for the arguments see `fast_step.make_fast_step`."""
+  """Returns Fast AdvProp, see `fast_step.py`."""
+  del num_classes
   schema.check_section('method', config.method)
-  errors.check_choice('method.statistics', statistics, ['batch', 'running'])
+  errors.check_choice('method.statistics', components.statistics, ['batch', 'running'])
   if any(_smooth_backward(config)):
     raise errors.UserError(
       'model.smooth_backward is for methods of streams, whose attack is apart from the '
       "update; allowed with method.name 'fast_advprop': 'none'"
     )
   num_parts = jax.device_count() * config.optim.accumulate_steps
-  part = config.data.batch_size // num_parts
-  if not 0 < round(adversarial_share * part) < part:
+  num_images = config.data.batch_size // num_parts
+  num_attacked = components.num_attacked(num_images)
+  if not 0 < num_attacked < num_images:
     raise errors.UserError(
-      f'method.adversarial_share is {adversarial_share}: of the {part} images of a '
-      f'device {round(adversarial_share * part)} are attacked; allowed: a share and a '
-      'data.batch_size by which some are, and some are not'
+      f'method.adversarial_share is {components.adversarial_share}: of the '
+      f'{num_images} images of a device {num_attacked} are attacked; allowed: a share '
+      'and a data.batch_size by which some are, and some are not'
     )
-  if not adversarial_weight:
+  if not components.adversarial_weight:
     raise errors.UserError(
       'method.adversarial_weight is 0: nothing is learnt from what is attacked; '
       'allowed: more than 0'
     )
+  if components.noise_weight and not components.reuse_gradient:
+    raise errors.UserError(
+      f'method.noise_weight is {components.noise_weight} and method.reuse_gradient is '
+      'False: the attack does not train; allowed: method.noise_weight 0.0, or '
+      'method.reuse_gradient True'
+    )
+
+  def make_step(model, tx, **arguments):
+    return fast_step.make_fast_step(model, tx, components, **arguments)
+
   return Method(
     names=(branches.CLEAN, 'noise', branches.ADV),
     branch_names=(branches.CLEAN, branches.ADV),
     image_keys=('image',),
-    unused=('config.streams', 'config.attack'),
-    make_step=functools.partial(
-      fast_step.make_fast_step,
-      adversarial_share=adversarial_share,
-      epsilon=epsilon,
-      step_size=step_size,
-      statistics=statistics,
-      reuse_gradient=reuse_gradient,
-      shuffle_over_devices=shuffle_over_devices,
-      noise_weight=noise_weight,
-      adversarial_weight=adversarial_weight,
-      own_counts=own_counts,
-    ),
+    unused=('streams', 'attack'),
+    make_step=make_step,
   )
 
 
-# Name of `config.method` -> function of its section and the config.
-METHODS = {'streams': streams_method, 'fast_advprop': fast_advprop}
+class Kind(NamedTuple):
+  """A kind of method."""
+
+  components: Callable[..., Any]  # What `config.method` holds, besides the name.
+  create: Callable[..., Method]  # Of the config and these.
+
+
+METHODS = {
+  'streams': Kind(NoComponents, streams_method),
+  'fast_advprop': Kind(fast_step.Components, fast_advprop),
+}
 
 
 def create_streams(config, *, num_classes: int) -> tuple[Stream, ...]:

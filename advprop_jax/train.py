@@ -256,7 +256,9 @@ def _log_overview(exp, state):
   )
   if exp.method.unused:
     logging.info(
-      '%s: %s have no part in it', config.method['name'], ', '.join(exp.method.unused)
+      'method %s has no use for %s of the config',
+      config.method['name'],
+      ' and '.join(exp.method.unused),
     )
   logging.info(
     '%s: %d images to train on, %d to evaluate; %d classes: %s',

@@ -14,13 +14,11 @@ Fast AdvProp, whose attack leaves gradients for the update, is in `fast_step.py`
 Source: Xie et al. 2020 (AdvProp), algorithm 1.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import accumulation, branches, losses, parallel, train_state
+from advprop_jax import branches, losses, update
 from advprop_jax.streams import Stream
 
 
@@ -47,22 +45,22 @@ def make_train_step(
     attacked_model: the same network with other derivatives; None: `model` itself.
     label_smoothing: see `losses.cross_entropy`; the attacks' own losses have none.
     ema_decay: see `optim.ema_update`.
-    accumulate_steps: parts that the batch is computed in, see `accumulation.py`.
+    accumulate_steps: parts that the batch is computed in, see `update.accumulate`.
   """
   attacked = model if attacked_model is None else attacked_model
   groups = {x.branch: [y for y in streams if y.branch == x.branch] for x in streams}
 
   def gradients(trained, batch_stats, batch, rng):
     """Returns (gradients, {branch: new running statistics}, metrics) of one device."""
-    params, norms = trained
-    attack_rng, dropout_rng = jax.random.split(rng)
+    params, norms = trained['params'], trained['norms']
+    attack_rng, dropout_rng = jax.random.split(rng['device'])
 
     # 1. Attack, each stream through its own norm, and leave that norm as it is.
     images = {}
     for i, stream in enumerate(streams):
       variables = branches.variables(params, norms, batch_stats, stream.branch)
-      rng = jax.random.fold_in(attack_rng, i)
-      images[stream.name] = stream.make_images(attacked, variables, batch, rng)
+      stream_rng = jax.random.fold_in(attack_rng, i)
+      images[stream.name] = stream.make_images(attacked, variables, batch, stream_rng)
 
     # 2. The joint loss's gradient, norm by norm: each sees its own streams only, as one
     # batch, and what it adds to the gradient of the shared weights is summed up.
@@ -97,20 +95,7 @@ def make_train_step(
     metrics['loss'] = sum(s.weight * metrics[f'{s.name}_loss'] for s in streams)
     return grads, {branch: aux[branch][0] for branch in groups}, metrics
 
-  def step(state: train_state.TrainState, batch):
-    results = accumulation.accumulate(
-      functools.partial(gradients, (state.params, state.norms)),
-      state.batch_stats,
-      batch,
-      parallel.device_rng(state.rng, state.step),
-      num_parts=accumulate_steps,
-    )
-    # Not inside `loss_fn`: under pmap a collective there would be differentiated, too.
-    grads, batch_stats, metrics = parallel.mean(results)
-
-    # 3. Update the shared weights and all norms together.
-    state = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
-    all_finite = jnp.isfinite(metrics['loss']) & state.all_finite()
-    return state, {**metrics, 'all_finite': all_finite}
-
-  return step
+  # 3. Update the shared weights and all norms together.
+  return update.make_step(
+    gradients, tx, ema_decay=ema_decay, accumulate_steps=accumulate_steps
+  )

@@ -69,8 +69,7 @@ def create_training(model, method: str, *, pgd_steps: int, image_size: int):
   )
   if method == 'fast_advprop':
     branch_names: tuple[str, ...] = ('clean', 'adv')
-    make_step = functools.partial(
-      fast_step.make_fast_step,
+    components = fast_step.Components(
       adversarial_share=0.2,
       epsilon=EPSILON,
       step_size=EPSILON,
@@ -81,6 +80,7 @@ def create_training(model, method: str, *, pgd_steps: int, image_size: int):
       adversarial_weight=0.5,
       own_counts=True,
     )
+    make_step = functools.partial(fast_step.make_fast_step, components=components)
   else:
     streams = create_streams(method, pgd_steps)
     branch_names = tuple(dict.fromkeys(stream.branch for stream in streams))

@@ -535,6 +535,19 @@ WRONG = [
     "--config.data.class_names=('a','b')",
     "digits is another data set: the network does ... some or all of 2: 'a', 'b'",
   ),
+  # What has no effect.
+  (
+    '--config=configs/digits_fast_advprop.py --config.attack.epsilon=4/255',
+    "--config.attack.epsilon has no effect: method 'fast_advprop' ... config.method",
+  ),
+  (
+    '--config=configs/digits_fast_advprop.py --config.streams[0].weight=2',
+    "--config.streams[0].weight has no effect: method 'fast_advprop' does not look at",
+  ),
+  (
+    '--config=configs/digits_pilot.py --config.streams[1].weight=0.5',
+    '--config.streams[1].weight has no effect: every phase has ... in a config file',
+  ),
   # Evaluation and the workdir.
   (
     '--mode=evaluate',

@@ -18,7 +18,15 @@ import pytest
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, experiment, methods, parallel, phases, train
+from advprop_jax import (
+  errors,
+  evaluations,
+  experiment,
+  methods,
+  parallel,
+  phases,
+  train,
+)
 from advprop_jax.evaluation import runner
 from configs import default
 
@@ -107,7 +115,9 @@ CHANGES = {
   'method.epsilon': Change(0.25, 'step', FAST),
   'method.step_size': Change(0.25, 'step', FAST),
   'method.statistics': Change('running', 'step', FAST),
-  'method.reuse_gradient': Change(False, 'step', FAST),
+  'method.reuse_gradient': Change(
+    False, 'step', {'method': dict(default.FAST_ADVPROP, noise_weight=0.0)}
+  ),
   'method.shuffle_over_devices': Change(False, 'step', FAST),
   'method.noise_weight': Change(0.25, 'step', FAST),
   'method.adversarial_weight': Change(0.25, 'step', FAST),
@@ -350,7 +360,7 @@ def loop(config):
       'create_experiment',
       lambda config: create(config)._replace(
         train_step=lambda state, _: (state.replace(step=state.step + 1), metrics),
-        evaluation=experiment.Evaluation(
+        evaluation=evaluations.Evaluation(
           {}, lambda _: {'val': runner.Result({'clean_top1': 0.0}, None)}
         ),
       ),

@@ -10,7 +10,7 @@ from absl import logging as absl_logging
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, evaluate, experiment, train
+from advprop_jax import errors, evaluate, experiment, images, train
 from advprop_jax.workdir import checkpoint, directory
 from configs import default, digits_advprop, saved
 
@@ -256,13 +256,13 @@ def test_a_workdir_without_a_run_is_one_line(tmp_path):
 def test_labels_outside_of_the_classes_end_training_and_are_counted_in_evaluation(
   trained, workdir, monkeypatch
 ):
-  opened = experiment.open_dataset
+  opened = images.open_dataset
 
   def without_last(*args):  # Its label is as large as the number of classes.
     dataset = opened(*args)
     return type(dataset)(**{**vars(dataset), 'class_names': dataset.class_names[:2]})
 
-  monkeypatch.setattr(experiment, 'open_dataset', without_last)
+  monkeypatch.setattr(images, 'open_dataset', without_last)
   values = evaluate.evaluate_checkpoint(load(workdir), str(workdir))
   title = f'folder:{trained[1]}:test'
   assert values[f'{title}/num_examples'] == 16

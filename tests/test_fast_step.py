@@ -14,17 +14,17 @@ pytestmark = pytest.mark.usefixtures('fast_compilation')
 
 IMAGE_SIZE, NUM_CLASSES, NUM_DEVICES, BATCH_SIZE = 8, 5, 4, 8  # Images per device.
 EPSILON, LEARNING_RATE = 8 / 255, 0.5
-COMPONENTS = {
-  'adversarial_share': 0.25,
-  'epsilon': EPSILON,
-  'step_size': EPSILON,
-  'statistics': 'batch',
-  'reuse_gradient': True,
-  'shuffle_over_devices': True,
-  'noise_weight': 0.5,
-  'adversarial_weight': 0.5,
-  'own_counts': True,
-}
+COMPONENTS = fast_step.Components(
+  adversarial_share=0.25,
+  epsilon=EPSILON,
+  step_size=EPSILON,
+  statistics='batch',
+  reuse_gradient=True,
+  shuffle_over_devices=True,
+  noise_weight=0.5,
+  adversarial_weight=0.5,
+  own_counts=True,
+)
 
 
 def create_batch(seed=0):
@@ -56,11 +56,14 @@ def create_state():
   )
 
 
-def run(state, batch, **changes):
+def run(state, batch, components=COMPONENTS, *, accumulate_steps=1):
   step = fast_step.make_fast_step(
     TinyModel(),
     optax.sgd(LEARNING_RATE),
-    **{**COMPONENTS, 'label_smoothing': 0.0, 'ema_decay': 0.0, **changes},
+    components,
+    label_smoothing=0.0,
+    ema_decay=0.0,
+    accumulate_steps=accumulate_steps,
   )
   step = parallel.data_parallel(step, split=(False, True))
   return step(parallel.replicate(state), parallel.shard(batch))
@@ -93,9 +96,9 @@ def published_update(state, batch, components):
   Gradients of summed losses are added up for each parameter, with the weight of their
   images; so are the counts, and in the end one is divided by the other.
   """
-  num_adv = round(components['adversarial_share'] * BATCH_SIZE)
+  num_adv = round(components.adversarial_share * BATCH_SIZE)
   num_clean = BATCH_SIZE - num_adv
-  noises, order = draws(state, num_adv, components['shuffle_over_devices'])
+  noises, order = draws(state, num_adv, components.shuffle_over_devices)
   params = {
     'conv': tf.Variable(state.params['conv']['kernel']),
     'kernel': tf.Variable(state.params['classifier']['kernel']),
@@ -164,10 +167,10 @@ def published_update(state, batch, components):
       start,
       label[num_clean:],
       'adv',
-      components['noise_weight'],
+      components.noise_weight,
       device,
-      trains=components['reuse_gradient'],
-      batch_statistics=components['statistics'] == 'batch',
+      trains=components.reuse_gradient,
+      batch_statistics=components.statistics == 'batch',
     )
     attacked = start + EPSILON * np.sign(gradient)
     low, high = image[num_clean:] - EPSILON, image[num_clean:] + EPSILON
@@ -177,13 +180,13 @@ def published_update(state, batch, components):
   adv_labels = np.concatenate(adv_labels)[order]
   for device in range(NUM_DEVICES):
     part = slice(device * num_adv, (device + 1) * num_adv)
-    weight = components['adversarial_weight']
+    weight = components.adversarial_weight
     add(adversarial[part], adv_labels[part], 'adv', weight, device)
 
   def updated(name, old, count):
     return np.asarray(old) - LEARNING_RATE * grads[name] / counts[count]
 
-  own = components['own_counts']
+  own = components.own_counts
   return {
     'params': {
       'conv': {'kernel': updated('conv', params['conv'], 'shared')},
@@ -215,8 +218,8 @@ def published_update(state, batch, components):
   [
     {},
     {'adversarial_share': 0.5, 'noise_weight': 0.2, 'adversarial_weight': 0.7},
-    {'reuse_gradient': False},
-    {'reuse_gradient': False, 'statistics': 'running'},
+    {'reuse_gradient': False, 'noise_weight': 0.0},
+    {'reuse_gradient': False, 'noise_weight': 0.0, 'statistics': 'running'},
     {'shuffle_over_devices': False},
     {'own_counts': False},
   ],
@@ -224,8 +227,9 @@ def published_update(state, batch, components):
 )
 def test_one_step_is_the_published_update(changes):
   state, batch = create_state(), create_batch()
-  new, metrics = run(state, batch, **changes)
-  expected = published_update(state, batch, COMPONENTS | changes)
+  components = COMPONENTS._replace(**changes)
+  new, metrics = run(state, batch, components)
+  expected = published_update(state, batch, components)
   for name in ('params', 'norms', 'batch_stats'):
     jax.tree.map(
       lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6),

@@ -11,10 +11,12 @@ import pytest
 LAYERS = [
   {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'startup'},
   {'input', 'models', 'attacks', 'schema', 'parallel'},
-  {'train_state', 'workdir', 'evaluation', 'accumulation', 'streams'},
+  {'train_state', 'workdir', 'evaluation', 'streams'},
+  {'update'},
   {'train_step', 'fast_step'},
-  {'methods'},
-  {'experiment', 'phases'},
+  {'methods', 'images'},
+  {'evaluations', 'phases'},
+  {'experiment'},
   {'train', 'evaluate', 'command_line'},
 ]
 # `errors` alone is for everybody, whatever the layer.

@@ -76,6 +76,10 @@ WRONG = [
   ({**FAST, 'method__adversarial_share': 1.0}, 'of the 20 images .* 20 are attacked'),
   ({**FAST, 'method__adversarial_share': 1.5}, 'share is 1.5; allowed: 0 to 1'),
   ({**FAST, 'method__adversarial_weight': 0.0}, 'weight is 0: nothing is learnt'),
+  (
+    {**FAST, 'method__reuse_gradient': False},
+    'noise_weight is 0.5 and .*reuse_gradient is False: .*noise_weight 0.0, or',
+  ),
   ({**FAST, 'method__epsilon': 8.0}, 'method.epsilon is 8.0; .*8 is 8/255'),
   (
     {**FAST, 'method__statistics': 'all'},

@@ -8,7 +8,6 @@ Sources: Tan & Le 2019 (arXiv 1905.11946) and `efficientnet_builder.py`,
 `efficientnet_model.py` of the official code (tensorflow/tpu).
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -16,10 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from advprop_jax import errors
-from advprop_jax.models import activations, initializers
-from advprop_jax.models.conv import Conv
-from advprop_jax.models.norm import BatchNorm
+from advprop_jax.models import activations, initializers, network
 
 # Below this the last feature map has less than one input pixel per cell: 2 ** 5.
 MIN_IMAGE_SIZE = 32
@@ -225,33 +221,17 @@ class EfficientNet(nn.Module):
     Raises:
       UserError: the image is too small, or the activation is unknown.
     """
-    # One by one: the sides may be symbolic, of which `min` can make no number.
-    if image.shape[1] < MIN_IMAGE_SIZE or image.shape[2] < MIN_IMAGE_SIZE:
-      raise errors.UserError(
-        f'image size {image.shape[1]}x{image.shape[2]} is too small for EfficientNet; '
-        f'allowed: {MIN_IMAGE_SIZE} or more'
-      )
     activation = activations.get_activation(self.activation)
     if use_running_average is None:
       use_running_average = not train
 
-    conv = functools.partial(Conv, dtype=self.dtype, cpu_kernels=self.cpu_kernels)
-    batch_norm = functools.partial(
-      BatchNorm,
-      momentum=self.bn_momentum,
-      epsilon=self.bn_epsilon,
-      axis_name=self.bn_axis_name,
-      axis_index_groups=self.bn_axis_index_groups,
-      cpu_kernels=self.cpu_kernels,
-    )
+    conv, batch_norm = network.create_layers(self)
 
     def norm_and_activate(name, x):
       layer = batch_norm(activation=activation, name=name)
       return layer(x, use_running_average=use_running_average)
 
-    mean = jnp.asarray(self.mean, image.dtype)
-    std = jnp.asarray(self.std, image.dtype)
-    x = ((image - mean) / std).astype(self.dtype)
+    x = network.normalise(self, image, min_size=MIN_IMAGE_SIZE)
 
     stem = round_features(STEM_FEATURES, self.width)
     x = conv(stem, 3, stride=2, name='stem_conv')(x)
@@ -278,13 +258,7 @@ class EfficientNet(nn.Module):
     x = norm_and_activate('head_bn', x)
     x = x.mean(axis=(1, 2))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
-    x = nn.Dense(
-      self.num_classes,
-      kernel_init=initializers.dense_kernel,
-      dtype=self.dtype,
-      name='classifier',
-    )(x)
-    return x.astype(jnp.float32)
+    return network.classify(self, x, kernel_init=initializers.dense_kernel)
 
   def _blocks(self) -> list[tuple[Stage, int]]:
     """Returns every block as (its stage, its stride), in order."""

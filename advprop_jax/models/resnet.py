@@ -8,17 +8,13 @@ Sources: He et al. 2016, Xie et al. 2017 (ResNeXt); `resnet_model.py` of
 cihangxie/SmoothAdversarialTraining for padding, initial values and activations.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from advprop_jax import errors
-from advprop_jax.models import activations, initializers
-from advprop_jax.models.conv import Conv
-from advprop_jax.models.norm import BatchNorm
+from advprop_jax.models import activations, initializers, network
 
 MIN_IMAGE_SIZE = 32  # The network divides the sides by 2 ** 5.
 EXPANSION = 4  # Output channels of a block over those of its first convolution.
@@ -150,28 +146,13 @@ class ResNet(nn.Module):
     Raises:
       UserError: the image is too small, or the activation is unknown.
     """
-    if image.shape[1] < MIN_IMAGE_SIZE or image.shape[2] < MIN_IMAGE_SIZE:
-      raise errors.UserError(
-        f'image size {image.shape[1]}x{image.shape[2]} is too small for a ResNet; '
-        f'allowed: {MIN_IMAGE_SIZE} or more'
-      )
     activation = activations.get_activation(self.activation)
     if use_running_average is None:
       use_running_average = not train
 
-    conv = functools.partial(Conv, dtype=self.dtype, cpu_kernels=self.cpu_kernels)
-    batch_norm = functools.partial(
-      BatchNorm,
-      momentum=self.bn_momentum,
-      epsilon=self.bn_epsilon,
-      axis_name=self.bn_axis_name,
-      axis_index_groups=self.bn_axis_index_groups,
-      cpu_kernels=self.cpu_kernels,
-    )
+    conv, batch_norm = network.create_layers(self)
 
-    mean = jnp.asarray(self.mean, image.dtype)
-    std = jnp.asarray(self.std, image.dtype)
-    x = ((image - mean) / std).astype(self.dtype)
+    x = network.normalise(self, image, min_size=MIN_IMAGE_SIZE)
 
     x = conv(self.stem_features, 7, 2, even_padding=True, name='stem_conv')(x)
     stem_bn = batch_norm(activation=activation, name='stem_bn')
@@ -199,10 +180,4 @@ class ResNet(nn.Module):
         index += 1
 
     x = x.mean(axis=(1, 2))
-    x = nn.Dense(
-      self.num_classes,
-      kernel_init=initializers.normal_kernel,
-      dtype=self.dtype,
-      name='classifier',
-    )(x)
-    return x.astype(jnp.float32)
+    return network.classify(self, x, kernel_init=initializers.normal_kernel)

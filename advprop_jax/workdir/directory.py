@@ -76,14 +76,15 @@ def read_config(path) -> dict:
 
 
 def last_run(workdir: str) -> str:
-  """Returns the directory of the last phase that has begun; without phases, the same.
+  """Returns the directory of the last phase with a checkpoint, see `phases.workdir_of`.
 
-  See `phases.workdir_of`.
+  Without phases it is the workdir itself; if none has a checkpoint, the first phase.
   """
   found = epath.Path(workdir).expanduser().glob('phase_*/config.json')
   names = [path.parent.name.removeprefix('phase_') for path in found]
-  numbers = [int(name) for name in names if name.isdigit()]
-  return f'{workdir}/phase_{max(numbers)}' if numbers else workdir
+  paths = [f'{workdir}/phase_{i}' for i in sorted(int(x) for x in names if x.isdigit())]
+  with_checkpoint = [path for path in paths if saved_steps(path)]
+  return [workdir, *paths[:1], *with_checkpoint][-1]
 
 
 def saved_steps(workdir: str) -> list[int]:

@@ -120,7 +120,7 @@ def test_every_site_has_the_activation_also_after_the_addition():
 
 def test_too_small_an_image_is_refused():
   model = models.create_model('resnet_tiny')
-  with pytest.raises(errors.UserError, match='31x32 is too small for a ResNet'):
+  with pytest.raises(errors.UserError, match='31x32 is too small for ResNet'):
     model.init(jax.random.key(0), jnp.zeros((1, 31, 32, 3)), train=False)
 
 

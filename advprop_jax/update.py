@@ -1,0 +1,103 @@
+"""One update from a batch: in parts, over all devices, for any training method."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from advprop_jax import parallel, train_state
+
+# (trained, batch_stats, batch, {'device': key, 'shared': key})
+#   -> (gradients, new batch_stats, metrics).
+GradientsFn = Callable[[Any, Any, dict, dict], tuple[Any, Any, dict]]
+
+
+def make_step(
+  gradients_fn: GradientsFn,
+  tx: optax.GradientTransformation,
+  *,
+  ema_decay: float,
+  accumulate_steps: int,
+):
+  """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
+
+  Args:
+    gradients_fn: what a method does with the images of one device. It gets what is
+      trained, {'params': ..., 'norms': {branch: ...}}, two random keys, one of the
+      device and one that all devices share, and returns gradients of what is trained.
+      Its metrics have the 'loss'.
+    tx: optimizer of what is trained.
+    ema_decay: see `optim.ema_update`.
+    accumulate_steps: parts that the batch is computed in, see `accumulate`.
+  """
+
+  def step(state: train_state.TrainState, batch):
+    trained = {'params': state.params, 'norms': state.norms}
+    results = accumulate(
+      functools.partial(gradients_fn, trained),
+      state.batch_stats,
+      batch,
+      {
+        'device': parallel.device_rng(state.rng, state.step),
+        'shared': parallel.shared_rng(state.rng, state.step),
+      },
+      num_parts=accumulate_steps,
+    )
+    # Not inside a loss: under pmap a collective there would be differentiated, too.
+    grads, batch_stats, metrics = parallel.mean(results)
+    state = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
+    # The loss alone is no proof that the new state is finite.
+    all_finite = jnp.isfinite(metrics['loss']) & state.all_finite()
+    return state, {**metrics, 'all_finite': all_finite}
+
+  return step
+
+
+def accumulate(
+  gradients_fn: Callable[[Any, dict, Any], tuple[Any, Any, dict]],
+  batch_stats,
+  batch: dict[str, jax.Array],
+  rng,
+  *,
+  num_parts: int,
+) -> tuple[Any, Any, dict]:
+  """Returns the mean gradients and metrics of equal parts of a batch.
+
+  Every part is attacked on its own and normalised by its own statistics. The running
+  statistics go from part to part, so that a step moves them once for each.
+
+  Args:
+    gradients_fn: what is done with each part; as in `make_step`, of one network.
+    batch_stats: running statistics before the first.
+    batch: arrays [B, ...] of one device.
+    rng: a key, or a pytree of them; every part has others of its own. A single part
+      has these very keys.
+    num_parts: how many; it divides B.
+
+  Returns:
+    (gradients, the running statistics after the last part, metrics).
+  """
+  if num_parts == 1:
+    return gradients_fn(batch_stats, batch, rng)
+
+  def part(batch_stats, x):
+    small_batch, i = x
+    small_rng = jax.tree.map(lambda key: jax.random.fold_in(key, i), rng)
+    grads, batch_stats, metrics = gradients_fn(batch_stats, small_batch, small_rng)
+    return batch_stats, (grads, metrics)
+
+  def add(carry, x):
+    batch_stats, sums = carry
+    batch_stats, more = part(batch_stats, x)
+    return (batch_stats, jax.tree.map(jnp.add, sums, more)), None
+
+  parts = jax.tree.map(lambda x: x.reshape((num_parts, -1) + x.shape[1:]), batch)
+  xs = (parts, jnp.arange(num_parts))
+  shapes = jax.eval_shape(part, batch_stats, jax.tree.map(lambda x: x[0], xs))[1]
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  (batch_stats, sums), _ = jax.lax.scan(add, (batch_stats, zeros), xs)
+  grads, metrics = jax.tree.map(lambda x: x / num_parts, sums)
+  return grads, batch_stats, metrics
