@@ -3,11 +3,13 @@
 import gzip
 import hashlib
 import os
+import socket
 import struct
 
 import image_recipe
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from advprop_jax import errors
 from advprop_jax.input import batches, datasets, order
@@ -54,6 +56,23 @@ def test_without_the_files_it_is_said_what_to_do(tmp_path, monkeypatch):
   with pytest.raises(errors.UserError) as e:
     open_it(tmp_path)
   assert "install Debian's package dataset-fashion-mnist, or prepare it" in str(e.value)
+
+
+@pytest.mark.parametrize('port_is_open', [True, False])
+def test_without_the_files_it_is_downloaded_where_that_may_work(
+  tmp_path, monkeypatch, port_is_open
+):
+  monkeypatch.setattr(fashion_mnist, 'FOLDER', str(tmp_path / 'nowhere'))
+  builder = tfds.builder('fashion_mnist', data_dir=str(tmp_path))
+  calls = []
+  monkeypatch.setattr(builder, 'download_and_prepare', lambda: calls.append('download'))
+  with socket.create_server(('127.0.0.1', 0)) as server:
+    port = server.getsockname()[1]
+    monkeypatch.setattr(type(builder), 'URL', f'http://127.0.0.1:{port}/')
+    if not port_is_open:
+      server.close()
+    fashion_mnist.prepare(builder)
+  assert calls == ['download'] * port_is_open
 
 
 @pytest.mark.parametrize('damage', ['contents', 'compression', 'absence'])

@@ -1,8 +1,8 @@
-"""Fashion-MNIST from files that lie on this machine, in the place of a download.
+"""Fashion-MNIST: from files that lie on this machine, or else downloaded.
 
 Debian's package `dataset-fashion-mnist` installs the four files of the data set, 60,000
-and 10,000 real images; their contents are checked. Everything else is
-tensorflow-datasets' own `fashion_mnist`.
+and 10,000 real images; their contents are checked. Everything else, the download
+included, is tensorflow-datasets' own `fashion_mnist`.
 """
 
 import gzip
@@ -10,6 +10,9 @@ import hashlib
 import os
 import pathlib
 import shutil
+import socket
+import urllib.parse
+import urllib.request
 
 import tensorflow_datasets as tfds
 
@@ -37,7 +40,10 @@ CHECKSUMS = {
 
 
 def prepare(builder: tfds.core.DatasetBuilder):
-  """Writes the data set from the local files, if they are there and it is not.
+  """Writes the data set, unless it is there, or there is nothing to make it from.
+
+  The local files come first. Without them it is downloaded, 30 MB, from the address
+  that tensorflow-datasets has; if that cannot be reached, nothing is written.
 
   Args:
     builder: tensorflow-datasets' `fashion_mnist`, with a data_dir to write to.
@@ -46,7 +52,11 @@ def prepare(builder: tfds.core.DatasetBuilder):
     UserError: a file has other contents than in the package.
     OSError: the data_dir cannot be written.
   """
-  if builder.is_prepared() or not os.path.isdir(FOLDER):
+  if builder.is_prepared():
+    return
+  if not os.path.isdir(FOLDER):
+    if _can_reach(builder.URL):
+      builder.download_and_prepare()
     return
   contents = pathlib.Path(builder.data_dir_root) / f'{NAME}.local_{os.getpid()}'
   contents.mkdir(parents=True)
@@ -58,6 +68,18 @@ def prepare(builder: tfds.core.DatasetBuilder):
     builder.download_and_prepare(download_config=offline)
   finally:
     shutil.rmtree(contents)
+
+
+def _can_reach(address: str) -> bool:
+  """Returns whether a download may work; tensorflow-datasets tries it for minutes."""
+  if urllib.request.getproxies():
+    return True  # The proxy's business.
+  parts = urllib.parse.urlsplit(address)
+  try:
+    socket.create_connection((parts.hostname, parts.port or 80), timeout=5).close()
+  except OSError:
+    return False
+  return True
 
 
 class _Files:
