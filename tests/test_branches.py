@@ -7,6 +7,8 @@ import pytest
 
 from advprop_jax import branches
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 CHANNELS, LAYERS = 16, 8
 
 

@@ -10,6 +10,8 @@ from advprop_jax import branches, errors, parallel
 from advprop_jax.attacks import gradient
 from advprop_jax.evaluation import pictures, runner
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 NUM_CLASSES = 7
 
 

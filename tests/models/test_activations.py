@@ -43,6 +43,8 @@ GRID = np.array(
   + [-1e-9, 1e-9]
 )
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 
 def of(name):
   """Returns the named activation with the first values of its parameters."""

@@ -9,6 +9,8 @@ import pytest
 from advprop_jax import errors
 from advprop_jax.models import activations, conv, norm
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 # Height and width: even, odd, not square, smaller than the kernel, with rows that make
 # whole runs of the weight gradient and rows that do not.
 SIZES = [(8, 8), (7, 9), (14, 6), (33, 20), (19, 19), (2, 3), (1, 1)]

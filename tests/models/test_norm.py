@@ -9,6 +9,8 @@ import pytest
 from advprop_jax import errors, parallel
 from advprop_jax.models import activations, norm
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 SETTINGS = {'momentum': 0.9, 'epsilon': 1e-3}
 
 
