@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from tiny_model import create_tiny_model
 
@@ -22,9 +23,11 @@ from advprop_jax import (
   errors,
   evaluations,
   experiment,
+  images,
   methods,
   parallel,
   phases,
+  schema,
   train,
 )
 from advprop_jax.evaluation import runner
@@ -87,12 +90,12 @@ CHANGES = {
   'data.crop_area': Change((0.5, 1.0), 'batches'),
   'data.flip': Change(False, 'batches'),
   'data.augmentation.name': Change('none', 'batches', AUTOAUGMENT),
-  'data.augmentation.num_layers': Change(3, 'batches', RANDAUGMENT),
-  'data.augmentation.magnitude': Change(5, 'batches', RANDAUGMENT),
-  'data.augmentation.brightness': Change(0.0, 'batches', COLOR_JITTER),
-  'data.augmentation.contrast': Change(0.0, 'batches', COLOR_JITTER),
-  'data.augmentation.saturation': Change(0.0, 'batches', COLOR_JITTER),
-  'data.augmentation.lighting': Change(0.0, 'batches', COLOR_JITTER),
+  'data.augmentation.num_layers': Change(3, 'augmented', RANDAUGMENT),
+  'data.augmentation.magnitude': Change(5, 'augmented', RANDAUGMENT),
+  'data.augmentation.brightness': Change(0.0, 'augmented', COLOR_JITTER),
+  'data.augmentation.contrast': Change(0.0, 'augmented', COLOR_JITTER),
+  'data.augmentation.saturation': Change(0.0, 'augmented', COLOR_JITTER),
+  'data.augmentation.lighting': Change(0.0, 'augmented', COLOR_JITTER),
   'data.crop_padding': Change(8, 'eval_batches'),
   'data.resize_method': [Change('bilinear', x) for x in ('batches', 'eval_batches')],
   'data.max_bad_share': Change(0.0005, 'num_bad', FOLDER),
@@ -305,7 +308,7 @@ def streams(config):
 
 
 def runs(config):
-  return phases.split(experiment.schema.read(config))
+  return phases.split(schema.read(config))
 
 
 def optimizer(config):
@@ -326,6 +329,14 @@ def batches(config):
   exp = experiment.create_experiment(config)
   stream = experiment.create_train_batches(config, exp, examples_seen=0)
   return [digest(next(stream)) for _ in range(2)]
+
+
+def augmented(config):
+  """Returns what the augmentation makes of an image, with a few seeds."""
+  dataset = images.open_dataset(schema.read(config))
+  augment_fn = images.create_recipe(schema.read(config), dataset).augment_fn
+  image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+  return [digest(augment_fn(tf.constant(image), (i, 0)).numpy()) for i in range(8)]
 
 
 def num_bad(config):

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,11 +37,13 @@ from configs import (
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+# Two layers in EfficientNet's place; dropout stays, so that random numbers count.
+TINY_MODEL = functools.partial(create_tiny_model, dropout_rate=0.5)
+
+
 @pytest.fixture
 def tiny_model(monkeypatch, fast_compilation):
-  """Puts two layers in EfficientNet's place; dropout stays, so random numbers count."""
-  create_model = functools.partial(create_tiny_model, dropout_rate=0.5)
-  monkeypatch.setattr(experiment, 'create_model', create_model)
+  monkeypatch.setattr(experiment, 'create_model', TINY_MODEL)
 
 
 def small_config(data_dir, module=digits_advprop):
@@ -92,8 +95,8 @@ class Killed(BaseException):
   """Stands for a death that no handler sees."""
 
 
-def kill_before_step(monkeypatch, step):
-  """Makes a run that starts at step 1 die when that step asks for its batch."""
+def dying_prefetch(step):
+  """Returns a `parallel.prefetch` that a run from step 1 dies of at a step's batch."""
   prefetch = parallel.prefetch
 
   def dying(batches):
@@ -102,36 +105,53 @@ def kill_before_step(monkeypatch, step):
         raise Killed
       yield batch
 
-  monkeypatch.setattr(parallel, 'prefetch', dying)
-  return lambda: monkeypatch.setattr(parallel, 'prefetch', prefetch)
+  return dying
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory, digits_dir):
+  """Returns the workdirs 'finished', and 'killed' at step 4, after the save of step 2;
+
+  and the 'values' that the finished run has returned. Tests copy what they change.
+  """
+  finished, killed = (tmp_path_factory.mktemp(name) for name in ('finished', 'killed'))
+  jax.config.update('jax_disable_most_optimizations', True)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(experiment, 'create_model', TINY_MODEL)
+    values = train.train_and_evaluate(small_config(digits_dir), str(finished))
+    patch.setattr(parallel, 'prefetch', dying_prefetch(step=4))
+    with pytest.raises(Killed):
+      train.train_and_evaluate(small_config(digits_dir), str(killed))
+  jax.config.update('jax_disable_most_optimizations', False)
+  return {'finished': finished, 'killed': killed, 'values': values}
+
+
+def copy(workdir, target):
+  """Returns the path of a copy, as a string."""
+  return str(shutil.copytree(workdir, target, dirs_exist_ok=True))
 
 
 def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
-  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+  tmp_path, digits_dir, tiny_model, runs, caplog
 ):
   config = small_config(digits_dir)
-  straight, broken = tmp_path / 'straight', tmp_path / 'broken'
-  values = train.train_and_evaluate(config, str(straight))
-
-  revive = kill_before_step(monkeypatch, step=4)  # After the save of step 2.
-  with pytest.raises(Killed):
-    train.train_and_evaluate(config, str(broken))
+  straight, broken = runs['finished'], copy(runs['killed'], tmp_path)
   assert [step for step, _ in training_losses(broken)] == [1, 2, 3]
-  revive()
   absl_logging.set_verbosity('info')
   resumed_values = train.train_and_evaluate(config, str(broken))
 
   assert 'resuming from step 2 of 6' in caplog.text
   assert_bit_identical(load(config, straight, 6), load(config, broken, 6))
-  assert resumed_values == values
+  assert resumed_values == runs['values']
   # The lost step 3 is told once, as it came again; every line is as it would have been.
   assert training_losses(broken) == training_losses(straight)
 
 
-def test_the_same_command_twice_is_bit_identical(tmp_path, digits_dir, tiny_model):
+def test_the_same_command_twice_is_bit_identical(
+  tmp_path, digits_dir, tiny_model, runs
+):
   config = small_config(digits_dir)
-  a, b = tmp_path / 'a', tmp_path / 'b'
-  train.train_and_evaluate(config, str(a))
+  a, b = runs['finished'], tmp_path / 'b'
   train.train_and_evaluate(config, str(b))
   assert_bit_identical(load(config, a, 6), load(config, b, 6))
   config.seed = 1
@@ -140,18 +160,21 @@ def test_the_same_command_twice_is_bit_identical(tmp_path, digits_dir, tiny_mode
   assert training_losses(c) != training_losses(a)
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path, digits_dir, tiny_model, caplog):
-  config = small_config(digits_dir)
-  train.train_and_evaluate(config, str(tmp_path))
+def test_a_finished_run_is_left_as_it_is(
+  tmp_path, digits_dir, tiny_model, runs, caplog
+):
+  workdir = copy(runs['finished'], tmp_path)
   before = results(tmp_path)
   absl_logging.set_verbosity('info')
-  assert train.train_and_evaluate(config, str(tmp_path)) == {}
+  assert train.train_and_evaluate(small_config(digits_dir), workdir) == {}
   assert 'nothing to train' in caplog.text and results(tmp_path) == before
 
 
-def test_evaluate_repeats_the_numbers_of_training(tmp_path, digits_dir, tiny_model):
-  config = small_config(digits_dir)
-  values = train.train_and_evaluate(config, str(tmp_path))
+def test_evaluate_repeats_the_numbers_of_training(
+  tmp_path, digits_dir, tiny_model, runs
+):
+  config, values = small_config(digits_dir), runs['values']
+  copy(runs['finished'], tmp_path)
   saved = sorted((tmp_path / 'checkpoints').rglob('*'))
   pictures = {p: p.read_bytes() for p in (tmp_path / 'pictures').iterdir()}
   found = evaluate.evaluate_checkpoint(config, str(tmp_path))
@@ -171,31 +194,26 @@ def test_evaluate_repeats_the_numbers_of_training(tmp_path, digits_dir, tiny_mod
   assert new == {'digits_test_12_step_0000006.png'}
 
 
-def test_the_averaged_weights_are_evaluated(tmp_path, digits_dir, tiny_model):
-  config = small_config(digits_dir)
-  values = train.train_and_evaluate(config, str(tmp_path))
-  state, exp = load(config, tmp_path, 6), experiment.create_experiment(config)
+def test_the_averaged_weights_are_evaluated(digits_dir, tiny_model, runs):
+  config, values = small_config(digits_dir), runs['values']
+  state, exp = load(config, runs['finished'], 6), experiment.create_experiment(config)
   averaged = exp.evaluation.run(state.ema)['val'].metrics
   plain = exp.evaluation.run(state.model)['val'].metrics
   assert values == {f'val/{k}': x for k, x in averaged.items()} and averaged != plain
 
 
 def test_evaluating_an_older_checkpoint_keeps_every_line(
-  tmp_path, digits_dir, tiny_model, monkeypatch
+  tmp_path, digits_dir, tiny_model, runs
 ):
-  config = small_config(digits_dir)
-  kill_before_step(monkeypatch, step=4)  # One step after the last save.
-  with pytest.raises(Killed):
-    train.train_and_evaluate(config, str(tmp_path))
+  workdir = copy(runs['killed'], tmp_path)  # One step after the last save.
   before = results(tmp_path)
-  evaluate.evaluate_checkpoint(config, str(tmp_path))
+  evaluate.evaluate_checkpoint(small_config(digits_dir), workdir)
   assert results(tmp_path)[:-1] == before and before[-1]['step'] == 3
 
 
-def test_tensorboard_has_scalars_hparams_and_pictures(tmp_path, digits_dir, tiny_model):
-  config = small_config(digits_dir)
-  values = train.train_and_evaluate(config, str(tmp_path))
-  events = event_accumulator.EventAccumulator(str(tmp_path / 'tensorboard'))
+def test_tensorboard_has_scalars_hparams_and_pictures(runs):
+  workdir, values = runs['finished'], runs['values']
+  events = event_accumulator.EventAccumulator(str(workdir / 'tensorboard'))
   events.Reload()
   tags = events.Tags()
   assert 'val/clean_pgd' in tags['tensors']
@@ -204,32 +222,25 @@ def test_tensorboard_has_scalars_hparams_and_pictures(tmp_path, digits_dir, tiny
   assert scalar.step == 6
   top1 = tf.make_ndarray(scalar.tensor_proto)
   assert float(top1) == pytest.approx(values['val/clean_top1'])
-  picture = np.asarray(Image.open(tmp_path / 'pictures' / 'val_step_0000006.png'))
+  picture = np.asarray(Image.open(workdir / 'pictures' / 'val_step_0000006.png'))
   assert picture.ndim == 3 and picture.std() > 10
 
 
 def test_a_changed_config_is_told_on_resume(
-  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+  tmp_path, digits_dir, tiny_model, runs, caplog
 ):
   config = small_config(digits_dir)
-  revive = kill_before_step(monkeypatch, step=4)
-  with pytest.raises(Killed):
-    train.train_and_evaluate(config, str(tmp_path))
-  revive()
   config.optim.schedule.learning_rate = 0.01
-  train.train_and_evaluate(config, str(tmp_path))
+  train.train_and_evaluate(config, copy(runs['killed'], tmp_path))
   assert (
     'config.optim.schedule.learning_rate was 0.25 before and is 0.01 now' in caplog.text
   )
 
 
 def test_another_number_of_hosts_is_told_on_resume(
-  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+  tmp_path, digits_dir, tiny_model, runs, caplog
 ):
-  revive = kill_before_step(monkeypatch, step=4)
-  with pytest.raises(Killed):
-    train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
-  revive()
+  copy(runs['killed'], tmp_path)
   (path,) = tmp_path.glob('checkpoints/2/data/metadata')
   saved = json.loads(path.read_text())
   assert saved.pop('fingerprint')['num_files'] == 1
@@ -240,9 +251,9 @@ def test_another_number_of_hosts_is_told_on_resume(
 
 
 def test_a_checkpoint_of_another_method_stays_untouched(
-  tmp_path, digits_dir, tiny_model
+  tmp_path, digits_dir, tiny_model, runs
 ):
-  train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
+  copy(runs['finished'], tmp_path)
   before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
   other = small_config(digits_dir, digits_adversarial_training)
   with pytest.raises(errors.UserError, match='of another model: .*adv'):
@@ -252,14 +263,11 @@ def test_a_checkpoint_of_another_method_stays_untouched(
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(
-  tmp_path, digits_dir, tiny_model, monkeypatch
+  tmp_path, digits_dir, tiny_model, runs
 ):
   config = small_config(digits_dir)
   config.checkpoint.keep_last = 1
-  revive = kill_before_step(monkeypatch, step=4)
-  with pytest.raises(Killed):
-    train.train_and_evaluate(config, str(tmp_path))
-  revive()
+  copy(runs['killed'], tmp_path)
   good = load(config, tmp_path, 2)
   config.optim.schedule.learning_rate = 1e30
   with pytest.raises(errors.UserError, match='diverged.*last checkpoint is of step 2'):

@@ -339,8 +339,12 @@ def test_training_images_are_made_by_the_official_code_s_ops(imagenet_dir):
   assert 5 < flips < 19
 
 
-def test_a_shard_that_is_gone_or_broken_is_an_error_in_one_line(tmp_path):
+def test_a_shard_that_is_gone_or_broken_is_an_error_in_one_line(
+  tmp_path, digits, digits_dir
+):
   """And the process can end: threads that read ahead must not outlive it."""
+  for what in ('gone', 'broken'):
+    shutil.copytree(digits_dir, tmp_path / what)
   code = """
 import os, sys
 from image_recipe import RECIPE
@@ -396,7 +400,7 @@ def test_without_crop_and_flip_training_images_are_the_originals(digits):
 # Several processes.
 
 
-@pytest.mark.parametrize('num_hosts', [2, 3, 4])
+@pytest.mark.parametrize('num_hosts', [2, 4])  # They leave out 1 and 3.
 def test_hosts_share_each_epoch_and_leave_out_others_each_time(num_hosts):
   share, rest = divmod(23, num_hosts)
   num_epochs = share + 1  # So many records has a host that leaves out one.
