@@ -4,7 +4,8 @@ r"""Trains configs with several seeds and prints a table of accuracies, in Markd
       --seeds 0 1 2 3
 
 Of each run the last evaluation counts; a run of phases has that of its last phase. Runs
-that are there already are not trained again.
+that are there already are not trained again. With --num-steps 50 the last checkpoints
+are also evaluated under an attack of 50 steps.
 """
 
 import argparse
@@ -34,16 +35,43 @@ def train(config: str, seed: int, folder: pathlib.Path) -> pathlib.Path:
   return workdir
 
 
-def read(workdir: pathlib.Path) -> dict[str, float]:
-  """Returns the last evaluation of a run, and the seconds of its training."""
+def evaluate(workdir: pathlib.Path, num_steps: int):
+  """Evaluates the last checkpoint of a run under an attack of so many steps."""
+  subprocess.run(
+    [
+      sys.executable,
+      ROOT / 'main.py',
+      '--mode=evaluate',
+      f'--workdir={workdir}',
+      f'--config.eval.attack.num_steps={num_steps}',
+    ],
+    check=True,
+  )
+
+
+def read(workdir: pathlib.Path, num_steps: list[int]) -> dict[str, float]:
+  """Returns what a run has measured, by the norm that was evaluated.
+
+  Returns:
+    'secs', of the training, and of each norm 'clean_top1' and 'clean_pgd_top1' after
+    the training, and 'clean_pgd_50_top1' of an evaluation with 50 steps.
+  """
   phases = sorted(workdir.glob('phase_*')) or [workdir]
-  secs, last = 0.0, {}
+  result = {'secs': 0.0}
   for phase in phases:
     lines = [json.loads(x) for x in (phase / 'results.jsonl').read_text().splitlines()]
     # A resumed run has a line of seconds for each of its parts.
-    secs += sum(x.get('secs/train', 0.0) for x in lines)
+    result['secs'] += sum(x.get('secs/train', 0.0) for x in lines)
     last = [x for x in lines if 'val/clean_top1' in x][-1]
-  return {**last, 'secs': secs}
+    values = {k.removeprefix('val/'): v for k, v in last.items() if 'val/' in k}
+  for steps in num_steps:
+    for line in lines:
+      if line.get('attack', {}).get('num_steps') == steps and 'checkpoint' in line:
+        for key, value in line.items():
+          if key.endswith('_pgd_top1'):
+            name = key.rpartition('/')[2].replace('_pgd_', f'_pgd_{steps}_')
+            values[name] = value
+  return result | values
 
 
 def describe(values: list[float]) -> str:
@@ -56,17 +84,38 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('configs', nargs='+', help='digits_advprop, digits_sat:silu, ...')
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3])
+  parser.add_argument(
+    '--num-steps',
+    type=int,
+    nargs='*',
+    default=[],
+    help='evaluate under attacks of so many steps, too',
+  )
   parser.add_argument('--folder', type=pathlib.Path, default=ROOT / 'runs' / 'methods')
   args = parser.parse_args()
-  rows = ['| config | clean | under PGD | training |', '|---|---|---|---|']
+  scores = ['', '_pgd', *(f'_pgd_{steps}' for steps in args.num_steps)]
+  titles = ['clean', "under the config's attack"]
+  titles += [f'in {steps} steps' for steps in args.num_steps]
+  rows = [f'| config | norm | {" | ".join(titles)} | training |']
+  rows.append('|---' * (len(titles) + 3) + '|')
   for config in args.configs:
-    runs = [read(train(config, seed, args.folder)) for seed in args.seeds]
+    runs = []
+    for seed in args.seeds:
+      workdir = train(config, seed, args.folder)
+      for steps in args.num_steps:
+        if f'clean_pgd_{steps}_top1' not in read(workdir, args.num_steps):
+          evaluate(workdir, steps)
+      runs.append(read(workdir, args.num_steps))
     secs = [run['secs'] for run in runs]
-    rows.append(
-      f'| `{config}` | {describe([x["val/clean_top1"] for x in runs])} | '
-      f'{describe([x["val/clean_pgd_top1"] for x in runs])} | '
-      f'{min(secs):.0f}-{max(secs):.0f} s |'
-    )
+    norms = [x.removesuffix('_pgd_top1') for x in runs[0] if x.endswith('_pgd_top1')]
+    for norm in norms:
+      accuracies = [
+        describe([x[f'{norm}{score}_top1'] for x in runs]) for score in scores
+      ]
+      rows.append(
+        f'| `{config}` | {norm} | {" | ".join(accuracies)} | '
+        f'{min(secs):.0f}-{max(secs):.0f} s |'
+      )
   print('\n'.join(rows))
 
 
