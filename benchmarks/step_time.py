@@ -254,6 +254,7 @@ def main():
       raise errors.UserError(
         f'--peak-tflops is {args.peak_tflops}; allowed: more than 0'
       )
+    training.check(args)
     peer = {} if args.peer is None else parse_peer(args)
     result = measure(args)
   except errors.UserError as e:

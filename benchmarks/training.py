@@ -5,7 +5,9 @@ import functools
 import sys
 from typing import NamedTuple
 
-from advprop_jax import fast_step, models, optim, train_state, train_step
+import jax
+
+from advprop_jax import errors, fast_step, models, optim, train_state, train_step
 from advprop_jax.attacks import gradient
 from advprop_jax.streams import Stream
 
@@ -20,6 +22,15 @@ class Cost(NamedTuple):
   attacked: float  # Of attacked ones ...
   attacks: float  # ... and attacks.
   branches: int = 1  # Each with a forward and a backward pass of its own.
+
+  def passes(self, pgd_steps: int) -> dict[str, float]:
+    """Returns the passes of an image of the batch, as a line of JSON says them."""
+    attack = self.attacks * pgd_steps
+    return {
+      'forward_passes': self.clean + self.attacked + attack,
+      'backward_passes_to_weights': self.clean + self.attacked,
+      'backward_passes_to_images': attack,  # Of an attack that does not train.
+    }
 
 
 # Methods that train, by name.
@@ -119,14 +130,14 @@ def create_parser(doc: str, *, methods) -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--model', default='efficientnet_b0', choices=models.MODELS, help='name')
   add('--size', type=positive, default=224, help='of the images, pixels')
-  add('--batch', type=positive, default=8, help='images of a step')
+  add('--batch', type=positive, default=20, help='images of a step')
   add(
     '--method',
     default='advprop',
     choices=methods,
     help='what is computed, see README.md',
   )
-  add('--pgd-steps', type=positive, default=1, help='of the attack of advprop')
+  add('--pgd-steps', type=positive, default=1, help='of the attack')
   add('--dtype', default='float32', choices=['float32', 'bfloat16'], help='arithmetic')
   add('--remat-blocks', action='store_true', help='compute blocks again, for memory')
   return parser
@@ -134,6 +145,18 @@ def create_parser(doc: str, *, methods) -> argparse.ArgumentParser:
 
 def _attacks(method: str) -> bool:
   return method in METHODS and METHODS[method].attacks > 0
+
+
+def check(args):
+  """Raises UserError for a batch that a method cannot divide as it should."""
+  num_devices = jax.device_count()
+  # Of Fast AdvProp's images on a device a fifth is attacked.
+  multiple = num_devices * (5 if args.method == 'fast_advprop' else 1)
+  if args.batch % multiple:
+    raise errors.UserError(
+      f'--batch is {args.batch}; allowed with --method {args.method}: multiples of '
+      f'{multiple}, for {num_devices} device{"s" * (num_devices > 1)}'
+    )
 
 
 def describe(args) -> dict:
@@ -146,6 +169,7 @@ def describe(args) -> dict:
     'batch': args.batch,
     'dtype': args.dtype,
     'remat_blocks': args.remat_blocks,
+    **(METHODS[args.method].passes(args.pgd_steps) if args.method in METHODS else {}),
   }
 
 

@@ -16,7 +16,7 @@ from advprop_jax import errors, models
 from advprop_jax.input import augment_ops, batches
 from advprop_jax.input.datasets import prepared
 from advprop_jax.models import arithmetic, efficientnet
-from benchmarks import attack_gradients, input_pipeline, step_time
+from benchmarks import attack_gradients, input_pipeline, step_time, training
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -50,6 +50,36 @@ def test_advprop_costs_what_the_paper_says():
     # No weight gradients in the attack: two thirds of a pass.
     assert advprop / vanilla == pytest.approx(2 + 2 / 3 * steps, rel=0.03)
     assert advprop / vanilla < steps + 2
+
+
+def test_a_step_is_described_with_its_passes():
+  parser = training.create_parser('Steps.', methods=training.METHODS)
+
+  def passes(method):
+    args = parser.parse_args(['--method', method, '--pgd-steps', '3'])
+    line = training.describe(args)
+    return tuple(
+      line[f'{name}_passes{to}']
+      for name, to in [
+        ('forward', ''),
+        ('backward', '_to_weights'),
+        ('backward', '_to_images'),
+      ]
+    )
+
+  # Counted by hand: every stream has one of each, an attack three more.
+  assert passes('vanilla') == (1, 1, 0)
+  assert passes('advprop') == (5, 2, 3)
+  assert passes('adversarial_only') == (4, 1, 3)
+  assert passes('fine_grained') == (6, 3, 3)
+  assert passes('fast_advprop') == pytest.approx((1.2, 1.2, 0))
+
+
+@pytest.mark.parametrize('method, multiple', [('fast_advprop', 20), ('advprop', 4)])
+def test_a_batch_that_does_not_divide_is_refused(method, multiple):
+  training.check(argparse.Namespace(method=method, batch=3 * multiple))
+  with pytest.raises(errors.UserError, match=f'multiples of {multiple}, for 4 devices'):
+    training.check(argparse.Namespace(method=method, batch=multiple + 2))
 
 
 PEER = {'peer': 'x', 'model': 'efficientnet_tiny', 'batch': 8, 'size': 64}

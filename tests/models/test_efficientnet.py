@@ -60,7 +60,15 @@ def test_every_size_has_a_golden_count():
   assert PARAMETER_COUNTS.keys() == efficientnet.VARIANTS.keys()
 
 
-@pytest.mark.parametrize('name', PARAMETER_COUNTS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(
+      x, marks=[pytest.mark.large] * (x in ('efficientnet_l0', 'efficientnet_l2'))
+    )
+    for x in PARAMETER_COUNTS
+  ],
+)
 def test_parameter_count_is_the_published_one(name):
   variables = shapes(name)
   total, norms = PARAMETER_COUNTS[name]
