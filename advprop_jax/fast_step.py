@@ -92,6 +92,7 @@ def make_fast_step(
   grad_fn = jax.grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
   train = {'train': True}
   # Without reuse the attack is that of `streams.py`: no dropout, no new statistics.
+  # There the released code moves the running statistics, too.
   attack_mode = {
     'train': c.reuse_gradient,
     'use_running_average': c.statistics == 'running',

@@ -34,12 +34,18 @@ ADV: dict = dict(CLEAN, name='adv', attack={}, branch='adv')
 VANILLA = (CLEAN,)
 ADVPROP = (CLEAN, ADV)  # Source: AdvProp, algorithm 1: the losses are summed, 1 : 1.
 ADVERSARIAL_TRAINING = (CLEAN, dict(ADV, branch='clean'))  # Source: AdvProp, fig. 5.
-# The same with alpha * J(clean) + (1 - alpha) * J(adversarial), alpha 0.5. Source:
-# AdvProp's slides, which give the formula of the baseline.
-ALPHA_WEIGHTED = (
-  dict(CLEAN, weight=0.5),
-  dict(ADV, branch='clean', weight=0.5),
-)
+
+
+# The same, with weights. Source: AdvProp's slides, which give the formula of the
+# baseline. Kurakin et al. 2017 write it with a lambda, 0.3: alpha is 1 / (1 + lambda).
+def alpha_weighted(alpha):
+  """Returns the streams of alpha * J(clean) + (1 - alpha) * J(adversarial)."""
+  return (
+    dict(CLEAN, weight=alpha),
+    dict(ADV, branch='clean', weight=1 - alpha),
+  )
+
+
 # Source: SAT; the first phase of AdvProp's pilot study.
 ADVERSARIAL_ONLY = (dict(ADV, branch='clean'),)
 # A norm of its own for what is augmented, too. Source: AdvProp, fine-grained.

@@ -1,15 +1,20 @@
 r"""Adversarial training on a shared norm, with weighted losses.
 
-python main.py --config=configs/digits_alpha_weighted.py
+  python main.py --config=configs/digits_alpha_weighted.py
+  python main.py --config=configs/digits_alpha_weighted.py:alpha=0.8
 
-The loss is alpha * J(clean) + (1 - alpha) * J(adversarial) with alpha 0.5: half of
-`digits_adversarial_training.py`.
+The loss is alpha * J(clean) + (1 - alpha) * J(adversarial), alpha 0.5 or 0.1 to 0.9.
+With 0.5 it is half of `digits_adversarial_training.py`.
 """
 
-from configs import default, digits_advprop
+from configs import arguments, default, digits_advprop
+
+ALPHAS = {f'alpha=0.{i}': i / 10 for i in range(1, 10)}
 
 
 def get_config(argument=None):
-  config = digits_advprop.get_config(argument)
-  config.streams = default.ALPHA_WEIGHTED
-  return config
+  words = arguments.parse(argument, allowed=(*ALPHAS, 'smoke'))
+  config = digits_advprop.get_config()
+  alpha = ALPHAS[arguments.choose(words, 'alpha', ALPHAS, default='alpha=0.5')]
+  config.streams = default.alpha_weighted(alpha)
+  return arguments.finish(config, words)

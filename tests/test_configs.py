@@ -150,6 +150,21 @@ def test_a_control_differs_from_advprop_in_nothing_else(size):
   assert difference(advprop, shared) == {'streams'}
 
 
+@pytest.mark.parametrize(
+  'name, argument',
+  [
+    ('digits_alpha_weighted', 'alpha=0.8'),
+    ('effnet_adversarial_training', 'b0,alpha=0.8'),
+  ],
+)
+def test_alpha_weights_the_clean_loss(name, argument):
+  """Source: AdvProp's slides: alpha * J(clean) + (1 - alpha) * J(adversarial)."""
+  clean, adv = get_config(name, argument).streams
+  assert (clean['attack'], adv['attack']) == (None, {})
+  assert (clean['weight'], adv['weight']) == pytest.approx((0.8, 0.2))
+  assert clean['branch'] == adv['branch'] == 'clean'
+
+
 def test_the_recipe_is_the_official_one():
   """Its numbers, and those that follow: `main.py` of the official code."""
   config = get_config('effnet_b7_advprop')
@@ -339,6 +354,7 @@ def test_fast_advprop_has_the_published_values():
     ('effnet_vanilla', 'b9', "unknown config argument 'b9'; allowed: b0, b1"),
     ('effnet_vanilla', 'b0,randaugment', 'setting for b0; allowed: b5, b7, b8'),
     ('effnet_adversarial_training', 'b5,randaugment', "'randaugment'; allowed: b0"),
+    ('digits_alpha_weighted', 'alpha=2', "'alpha=2'; allowed: alpha=0.1"),
   ],
 )
 def test_a_wrong_argument_lists_the_right_ones(name, argument, message):
