@@ -13,6 +13,8 @@ cihangxie/SmoothAdversarialTraining):
 epsilon 4 of 255, 1 step of 4. The norms' constants, 0.9 and 1e-5, are those of the
 released weights; the training recipe of these networks was not released: here the
 official one of EfficientNet, for 100 epochs, without AutoAugment and without averages.
+Run: 128 million images; b0: 5.2e17 operations, b4: 5.8e18, b7: 5.0e19, l1: 2.1e20, 1.7
+times those of training on clean images (counted by models/arithmetic.py).
 """
 
 from configs import arguments, default, effnet_sizes
