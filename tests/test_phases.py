@@ -1,6 +1,7 @@
 """Tests runs of phases: weights go from one to the next, and each can be resumed."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -102,6 +103,10 @@ def test_phases_start_from_the_last_weights_and_are_resumed(
     saved.get_config((path / 'config.json').read_text()), str(path)
   )
   assert again['digits:test[:8]/clean_top1'] == values['val/clean_top1']
+
+  # Killed before its first save, it has nothing to evaluate: the phase before has.
+  shutil.rmtree(path / 'checkpoints')
+  assert directory.last_run(str(whole)) == str(whole / 'phase_0')
 
 
 def test_a_wrong_second_phase_is_refused_before_the_first(tmp_path, digits_dir):
