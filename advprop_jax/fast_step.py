@@ -17,7 +17,7 @@ Source: Mei et al. 2022 (Fast AdvProp), section 4, and its released update
 (`imagenet.py` of meijieru/fast_advprop).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ import optax
 from advprop_jax import losses, parallel, pixels, update
 from advprop_jax.attacks import balls
 from advprop_jax.branches import ADV, CLEAN
+
+NOISE = 'noise'  # In the names of metrics: images at the attack's start.
 
 
 class Components(NamedTuple):
@@ -75,8 +77,8 @@ def make_fast_step(
   """
   c = components
 
-  def loss_fn(params, norm, image, label, batch_stats, rng, mode):
-    """Returns the summed loss, new c.statistics and metrics."""
+  def loss_fn(params, norm, image, label, batch_stats, rng, smoothing, mode):
+    """Returns the summed loss, new statistics and metrics."""
     logits, updated = model.apply(
       {'params': params, 'norm': norm, 'batch_stats': batch_stats},
       image,
@@ -85,18 +87,15 @@ def make_fast_step(
       mutable=['batch_stats'],
     )
     (total, (metrics,)) = losses.weighted_sum(
-      logits, [label], [len(label)], label_smoothing=label_smoothing
+      logits, [label], [len(label)], label_smoothing=smoothing
     )
     return total, (updated['batch_stats'], metrics)
 
-  grad_fn = jax.grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
-  train = {'train': True}
-  # Without reuse the attack is that of `streams.py`: no dropout, no new statistics.
-  # There the released code moves the running statistics, too.
-  attack_mode = {
-    'train': c.reuse_gradient,
-    'use_running_average': c.statistics == 'running',
-  }
+  def learn(params, norm, images, labels, stats, rng, **mode):
+    """Returns ((gradients of params, norm, images), (new statistics, metrics))."""
+    grad_fn = jax.grad(loss_fn, argnums=(0, 1, 2), has_aux=True)
+    mode = {'train': True, **mode}
+    return grad_fn(params, norm, images, labels, stats, rng, label_smoothing, mode)
 
   def gradients(trained, batch_stats, batch, rng):
     """Returns (gradients, {branch: new running statistics}, metrics) of one device."""
@@ -105,79 +104,100 @@ def make_fast_step(
     image, label = pixels.to_unit(batch['image']), batch['label']
     num_adv = c.num_attacked(len(label))
     num_clean = len(label) - num_adv
-    clean_label, adv_label = label[:num_clean], label[num_clean:]
+    stats, metrics, passes = dict(batch_stats), {}, []
 
     # 1. The clean part, through its own norm.
-    (clean, clean_norm, _), (clean_stats, clean_metrics) = grad_fn(
+    (of_params, of_norm, _), (stats[CLEAN], metrics[CLEAN]) = learn(
       params,
       norms[CLEAN],
       image[:num_clean],
-      clean_label,
-      batch_stats[CLEAN],
+      label[:num_clean],
+      stats[CLEAN],
       rngs[0],
-      train,
     )
+    passes.append(_Pass(CLEAN, CLEAN, 1.0, num_clean, of_params, of_norm))
 
-    # 2. The attack: one backward pass, for the images and for the weights.
-    center = image[num_clean:]
+    # 2. The attack. Its backward pass is one for the images, and, reused, the weights.
+    center, adv_label = image[num_clean:], label[num_clean:]
     start = center + balls.noise_linf(noise_rng, center, c.epsilon)
-    (noise, noise_norm, ascent), (noise_stats, noise_metrics) = grad_fn(
-      params, norms[ADV], start, adv_label, batch_stats[ADV], rngs[1], attack_mode
-    )
+    running = c.statistics == 'running'
+    if c.reuse_gradient:
+      (of_params, of_norm, ascent), (stats[ADV], metrics[NOISE]) = learn(
+        params,
+        norms[ADV],
+        start,
+        adv_label,
+        stats[ADV],
+        rngs[1],
+        use_running_average=running,
+      )
+      passes.append(_Pass(NOISE, ADV, c.noise_weight, num_adv, of_params, of_norm))
+    else:
+      # As in `streams.py`: no smoothed label, no dropout, no new statistics. There the
+      # released code moves the running statistics, too.
+      ascent, (_, metrics[NOISE]) = jax.grad(loss_fn, argnums=2, has_aux=True)(
+        params,
+        norms[ADV],
+        start,
+        adv_label,
+        stats[ADV],
+        rngs[1],
+        0.0,
+        {'train': False, 'use_running_average': running},
+      )
     adversarial = start + c.step_size * jnp.sign(ascent)
     adversarial = balls.project_linf(adversarial, center, c.epsilon)
     if c.shuffle_over_devices:
       adversarial, adv_label = parallel.shuffle(rng['shared'], (adversarial, adv_label))
 
     # 3. The attacked part, through the norm that it was attacked through.
-    adv_stats = noise_stats if c.reuse_gradient else batch_stats[ADV]
-    (adv, adv_norm, _), (adv_stats, adv_metrics) = grad_fn(
-      params, norms[ADV], adversarial, adv_label, adv_stats, rngs[2], train
+    (of_params, of_norm, _), (stats[ADV], metrics[ADV]) = learn(
+      params, norms[ADV], adversarial, adv_label, stats[ADV], rngs[2]
     )
+    passes.append(_Pass(ADV, ADV, c.adversarial_weight, num_adv, of_params, of_norm))
 
     # 4. Each gradient is a weighted mean over the images behind it.
-    weights = (1.0, c.noise_weight, c.adversarial_weight)
-    adv_count = num_adv * (c.noise_weight + c.adversarial_weight)
-    count = num_clean + adv_count
-    totals = [
-      metrics['loss'] * n
-      for metrics, n in (
-        (clean_metrics, num_clean),
-        (noise_metrics, num_adv),
-        (adv_metrics, num_adv),
-      )
-    ]
-    grads = {
-      'params': _weighted_mean((clean, noise, adv), weights, count),
-      'norms': {
-        CLEAN: _weighted_mean(
-          [clean_norm], [1.0], num_clean if c.own_counts else count
-        ),
-        ADV: _weighted_mean(
-          (noise_norm, adv_norm), weights[1:], adv_count if c.own_counts else count
-        ),
-      },
+    count = _count(passes)
+    grads = {'params': _weighted_sum(passes, 'of_params', count), 'norms': {}}
+    for branch in norms:
+      own = [x for x in passes if x.branch == branch]
+      divisor = _count(own) if c.own_counts else count
+      grads['norms'][branch] = _weighted_sum(own, 'of_norm', divisor)
+    result = {
+      f'{n}_{key}': x for n, found in metrics.items() for key, x in found.items()
     }
-    metrics = {
-      f'{name}_{key}': x
-      for name, values in [
-        (CLEAN, clean_metrics),
-        ('noise', noise_metrics),
-        (ADV, adv_metrics),
-      ]
-      for key, x in values.items()
-    }
-    metrics['loss'] = _weighted_mean(totals, weights, count)
-    return grads, {CLEAN: clean_stats, ADV: adv_stats}, metrics
+    result['loss'] = sum(
+      x.weight * x.num_images * metrics[x.name]['loss'] / count for x in passes
+    )
+    return grads, stats, result
 
   return update.make_step(
     gradients, tx, ema_decay=ema_decay, accumulate_steps=accumulate_steps
   )
 
 
-def _weighted_mean(trees, weights, count: float):
-  """Returns sum(weight * tree) / count."""
+class _Pass(NamedTuple):
+  """A forward and a backward pass that trains."""
+
+  name: str
+  branch: str
+  weight: float  # Of an image.
+  num_images: int
+  of_params: Any  # Gradients of the summed loss.
+  of_norm: Any
+
+
+def _count(passes: list[_Pass]) -> float:
+  """Returns the weight of all their images."""
+  return sum(x.weight * x.num_images for x in passes)
+
+
+def _weighted_sum(passes: list[_Pass], field: str, divisor: float):
+  """Returns sum(weight * gradient) / divisor."""
+  trees = [getattr(x, field) for x in passes]
   return jax.tree.map(
-    lambda *leaves: sum(w * x for w, x in zip(weights, leaves, strict=True)) / count,
+    lambda *leaves: (
+      sum(x.weight * leaf for x, leaf in zip(passes, leaves, strict=True)) / divisor
+    ),
     *trees,
   )

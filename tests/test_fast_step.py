@@ -12,11 +12,11 @@ from advprop_jax import fast_step, parallel, train_state
 pytestmark = pytest.mark.usefixtures('fast_compilation')
 
 IMAGE_SIZE, NUM_CLASSES, NUM_DEVICES, BATCH_SIZE = 8, 5, 4, 8  # Images per device.
-EPSILON, LEARNING_RATE = 8 / 255, 0.5
+EPSILON, LEARNING_RATE, SMOOTHING = 8 / 255, 0.5, 0.1
 COMPONENTS = fast_step.Components(
   adversarial_share=0.25,
   epsilon=EPSILON,
-  step_size=EPSILON,
+  step_size=EPSILON / 2,
   statistics='batch',
   reuse_gradient=True,
   shuffle_over_devices=True,
@@ -60,7 +60,7 @@ def run(state, batch, components=COMPONENTS, *, accumulate_steps=1):
     TinyModel(),
     optax.sgd(LEARNING_RATE),
     components,
-    label_smoothing=0.0,
+    label_smoothing=SMOOTHING,
     ema_decay=0.0,
     accumulate_steps=accumulate_steps,
   )
@@ -139,9 +139,12 @@ def published_update(state, batch, components, part=None):
     x = tf.Variable(x)
     with tf.GradientTape() as tape:
       logits, (mean, var) = logits_of(x, branch, batch_statistics)
-      loss = tf.reduce_sum(
-        tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
-      )
+      # What only attacks has the labels as they are.
+      smoothing = SMOOTHING if trains else 0.0
+      target = (1 - smoothing) * tf.one_hot(
+        label, NUM_CLASSES
+      ) + smoothing / NUM_CLASSES
+      loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(target, logits))
     wanted = {
       **params,
       **{f'{branch}/{k}': v for k, v in norms[branch].items()},
@@ -175,7 +178,7 @@ def published_update(state, batch, components, part=None):
       trains=components.reuse_gradient,
       batch_statistics=components.statistics == 'batch',
     )
-    attacked = start + EPSILON * np.sign(gradient)
+    attacked = start + components.step_size * np.sign(gradient)
     low, high = image[num_clean:] - EPSILON, image[num_clean:] + EPSILON
     adversarial.append(np.clip(np.clip(attacked, low, high), 0, 1))
     adv_labels.append(label[num_clean:])
@@ -223,7 +226,8 @@ def published_update(state, batch, components, part=None):
     {'adversarial_share': 0.5, 'noise_weight': 0.2, 'adversarial_weight': 0.7},
     {'reuse_gradient': False, 'noise_weight': 0.0},
     {'reuse_gradient': False, 'noise_weight': 0.0, 'statistics': 'running'},
-    {'shuffle_over_devices': False},
+    {'statistics': 'running'},
+    {'shuffle_over_devices': False, 'step_size': 2 * EPSILON},
     {'own_counts': False},
   ],
   ids=str,
