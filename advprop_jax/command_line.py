@@ -112,15 +112,15 @@ def check_effects(argv: list[str], config):
   runs = phases.split(config)
   unused = [methods.create_method(run, num_classes=2).unused for run in runs]
   for key in _keys(argv):
-    name = re.split(r'[.\[]', key)[0]
-    if all(name in names for names in unused):
+    beginnings = [key[: match.start()] for match in re.finditer(r'[.\[]|$', key)]
+    if all(set(beginnings) & set(names) for names in unused):
       method = config.method['name']
       raise errors.UserError(
-        f'--config.{key} has no effect: method {method!r} does not look at '
-        f'config.{name}; allowed: its own keys, those of config.method'
+        f'--config.{key} has no effect: method {method!r} with these streams does not '
+        'look at it; allowed: keys of config.method, and values of a stream of its own'
       )
     value = _look_up(config, key)
-    if name != 'phases' and all(_is_replaced(run, key, value) for run in runs):
+    if beginnings[0] != 'phases' and all(_is_replaced(run, key, value) for run in runs):
       raise errors.UserError(
         f'--config.{key} has no effect: every phase has a value of its own; allowed: '
         'to change `phases` in a config file'

@@ -3,6 +3,7 @@
 What a method asks of the config is checked by `check`, before data are opened.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ class Method(NamedTuple):
   image_keys: tuple[str, ...]  # What its batches hold.
   # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=) -> step, per device.
   make_step: Callable[..., Any]
-  unused: tuple[str, ...] = ()  # Sections of the config that it does not look at.
+  notes: tuple[str, ...] = ()  # What a user should know of it, a line each.
+  unused: tuple[str, ...] = ()  # Sections and keys of the config that have no effect.
 
 
 def create_method(config, *, num_classes: int) -> Method:
@@ -90,6 +92,7 @@ def streams_method(config, _: NoComponents, *, num_classes: int) -> Method:
     names=tuple(stream.name for stream in streams),
     branch_names=tuple(dict.fromkeys(stream.branch for stream in streams)),
     image_keys=tuple(dict.fromkeys(stream.image_key for stream in streams)),
+    unused=_unused(config),
     make_step=make_step,
   )
 
@@ -112,8 +115,8 @@ def fast_advprop(
   if not 0 < num_attacked < num_images:
     raise errors.UserError(
       f'method.adversarial_share is {components.adversarial_share}: of the '
-      f'{num_images} images of a device {num_attacked} are attacked; allowed: a share '
-      'and a data.batch_size by which some are, and some are not'
+      f'{num_images} images that a device sees at a time {num_attacked} are attacked; '
+      'allowed: a share that leaves at least 1 attacked and 1 clean image'
     )
   if not components.adversarial_weight:
     raise errors.UserError(
@@ -134,6 +137,10 @@ def fast_advprop(
     names=(branches.CLEAN, 'noise', branches.ADV),
     branch_names=(branches.CLEAN, branches.ADV),
     image_keys=('image',),
+    notes=(
+      f'{num_attacked} of the {num_images} images that a device sees at a time are '
+      f'attacked (method.adversarial_share {components.adversarial_share})',
+    ),
     unused=('streams', 'attack'),
     make_step=make_step,
   )
@@ -175,6 +182,11 @@ def create_streams(config, *, num_classes: int) -> tuple[Stream, ...]:
     schema.check_section('streams', {**stream, 'attack': None})
     errors.check_choice('image_key of a stream', stream['image_key'], IMAGE_KEYS)
     errors.check_choice('label_key of a stream', stream['label_key'], ['label'])
+    if not re.fullmatch('[a-z0-9_]+', stream['name']):
+      raise errors.UserError(
+        f'a stream is named {stream["name"]!r}, as its metrics are; allowed: a-z, 0-9 '
+        "and '_'"
+      )
     _check_branch(stream['branch'])
     if not isinstance(stream['attack'], dict | None):
       raise errors.UserError(
@@ -193,11 +205,13 @@ def create_streams(config, *, num_classes: int) -> tuple[Stream, ...]:
 
 
 def _check_branch(branch: str):
-  """Raises UserError for a branch that may be a misspelt one."""
-  if branch not in BRANCHES and not branch.startswith(tuple(f'{x}_' for x in BRANCHES)):
+  """Raises UserError for a branch that may be misspelt, or be taken for a metric."""
+  known = '|'.join(BRANCHES)
+  ending = re.fullmatch(f'(?:{known})((?:_[a-z0-9]+)*)', branch)
+  if ending is None or 'pgd' in ending[1].split('_'):  # 'adv_pgd_top1' is of 'adv'.
     raise errors.UserError(
       f'unknown branch {branch!r} of a stream; {errors.nearest(branch, BRANCHES)}'
-      f"allowed: {', '.join(BRANCHES)}, or one with an ending, as in 'adv_2'"
+      f"allowed: {', '.join(BRANCHES)}, or one with an ending, 'adv_2', but '_pgd'"
     )
 
 
@@ -223,13 +237,24 @@ def _check_together(config, streams: list[Stream]):
       "'none': both views of an example would be the same; allowed: an augmentation, "
       "or the image_key 'image'"
     )
-  if any(x.startswith('augmented') for x in norms) and (
-    preprocess.PLAIN_IMAGE not in keys
-  ):
+  if keys == {preprocess.PLAIN_IMAGE}:
+    raise errors.UserError(
+      f'the image_key of all streams is {preprocess.PLAIN_IMAGE!r}: no augmented image '
+      "is used; allowed: a stream with the image_key 'image', or, if none is wanted, "
+      "'image' for all and data.augmentation 'none'"
+    )
+  of_augmented = [x for x in streams if x.branch.startswith('augmented')]
+  if of_augmented and preprocess.PLAIN_IMAGE not in keys:
     raise errors.UserError(
       "a stream trains the branch 'augmented', but none the images without "
       f'augmentation; allowed: a stream with the image_key {preprocess.PLAIN_IMAGE!r}'
     )
+  for stream in of_augmented:
+    if stream.image_key == preprocess.PLAIN_IMAGE:
+      raise errors.UserError(
+        f'stream {stream.name!r} trains the branch {stream.branch!r} on '
+        f"{stream.image_key!r}, which is not augmented; allowed: the image_key 'image'"
+      )
 
 
 def _create_attack(config, overrides: dict | None, num_classes: int):
@@ -252,9 +277,23 @@ def _create_attack(config, overrides: dict | None, num_classes: int):
   return attack, section['statistics']
 
 
+def _unused(config) -> tuple[str, ...]:
+  """Returns what of `config.attack` no stream looks at."""
+  used = set()
+  for stream in config.streams:
+    if (overrides := stream['attack']) is not None:
+      other_kind = overrides.get('name', config.attack['name']) != config.attack['name']
+      keys = ['statistics'] if other_kind else config.attack
+      used |= set(keys) - set(overrides)
+  if not used:
+    return ('attack',)
+  return tuple(f'attack.{key}' for key in config.attack if key not in used)
+
+
 def _smooth_backward(config) -> tuple[bool, bool]:
   """Returns whether attack and update have a smooth backward pass of their own."""
   choice = config.model.get('smooth_backward', 'none')
+  activations.get_activation(config.model['activation'])  # An unknown one is said here.
   if config.model['activation'].partition(':')[0] == activations.RELU_SMOOTH_BACKWARD:
     raise errors.UserError(
       f'model.activation is {config.model["activation"]!r}, by which evaluation would '

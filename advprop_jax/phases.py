@@ -1,4 +1,8 @@
-"""Phases: runs one after the other, each from the weights of the last."""
+"""Phases: runs one after the other, each from the weights of the last.
+
+The seed is the config's: a phase sees images in the order of the one before and draws
+as it did, unless it sets `seed`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +24,7 @@ def split(config: schema.Section) -> list[schema.Section]:
     return [base]
   result = []
   for i, changes in enumerate(config.phases):
-    _check_keys(base, changes, f'phases[{i}]')
+    _check_keys(base, changes, index=i)
     phase = schema.read(_replace(base, changes))
     if phase.model != base.model or phase.data.class_names != base.data.class_names:
       raise errors.UserError(
@@ -31,33 +35,36 @@ def split(config: schema.Section) -> list[schema.Section]:
   return result
 
 
-def workdir_of(workdir: str, index: int) -> str:
-  """Returns the directory of a phase, 'runs/pilot/phase_0'."""
-  return f'{workdir}/phase_{index}'
-
-
-def _check_keys(section: Mapping[str, Any], changes: Mapping[str, Any], place: str):
-  """Raises UserError for a key that is not in the config."""
+def _check_keys(section, changes, *, index: int, place: tuple[str, ...] = ()):
+  """Raises UserError for a key that the config does not have."""
+  where = f'phases[{index}]' + ''.join(f'[{key!r}]' for key in place)
   for key, value in changes.items():
     if key not in section or key == 'phases':
-      hint = errors.nearest(key, section)
+      hint = errors.nearest(str(key), section)
       raise errors.UserError(
-        f'unknown key {key!r} in {place}; {hint}allowed: those of configs/default.py'
+        f'unknown key {key!r} in {where}; {hint}allowed: those of configs/default.py'
       )
+    inside = (*place, key)
     is_section = isinstance(section[key], Mapping)
     if is_section and not isinstance(value, Mapping):
       raise errors.UserError(
-        f'{key!r} in {place} is {value!r}; allowed: a dict of its values'
+        f'{key!r} in {where} is {value!r}; allowed: a dict of its values'
       )
-    if is_section and 'name' not in value:
-      _check_keys(section[key], value, f'{place}[{key!r}]')
+    if is_section and not _is_other_kind(inside, value):
+      _check_keys(section[key], value, index=index, place=inside)
 
 
-def _replace(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a section with other values; one with a name is replaced as a whole."""
+def _replace(section, changes, place: tuple[str, ...] = ()) -> dict[str, Any]:
+  """Returns a section with other values; one of another kind is replaced as a whole."""
   result = dict(section)
   for key, value in changes.items():
-    if isinstance(value, Mapping) and 'name' not in value:
-      value = _replace(section[key], value)
+    inside = (*place, key)
+    if isinstance(value, Mapping) and not _is_other_kind(inside, value):
+      value = _replace(section[key], value, inside)
     result[key] = value
   return result
+
+
+def _is_other_kind(place: tuple[str, ...], value: Mapping[str, Any]) -> bool:
+  """Returns whether a value names the kind of its section, {'name': 'cosine', ...}."""
+  return '.'.join(place) in schema.KINDS and 'name' in value

@@ -30,15 +30,17 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   """
   config = schema.read(config)
   runs = phases.split(config)
-  for phase in runs:  # A mistake in the last is not to be found after the first.
+  for phase in runs:
     experiment.check(phase)
+  for phase in runs[1:]:  # A mistake in the last is not to be found after the first.
+    experiment.create_experiment(phase)
   if not config.phases:
     return _train(runs[0], workdir)
   metrics: dict[str, float] = {}
   last = None
   for i, phase in enumerate(runs):
     logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
-    path = phases.workdir_of(workdir, i)
+    path = directory.phase_workdir(workdir, i)
     metrics = _train(phase, path, start_from=last)
     last = path
   return metrics
@@ -254,11 +256,11 @@ def _log_overview(exp, state):
     sum(x.size for x in jax.tree.leaves(next(iter(state.norms.values())))),
     list(exp.method.names),
   )
+  for note in exp.method.notes:
+    logging.info('%s', note)
   if exp.method.unused:
     logging.info(
-      'method %s has no use for %s of the config',
-      config.method['name'],
-      ' and '.join(exp.method.unused),
+      'of no effect in this run: config.%s', ', config.'.join(exp.method.unused)
     )
   logging.info(
     '%s: %d images to train on, %d to evaluate; %d classes: %s',

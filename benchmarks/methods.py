@@ -15,6 +15,10 @@ import statistics
 import subprocess
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from advprop_jax.workdir import directory
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -56,17 +60,19 @@ def read(workdir: pathlib.Path, num_steps: list[int]) -> dict[str, float]:
     'secs', of the training, and of each norm 'clean_top1' and 'clean_pgd_top1' after
     the training, and 'clean_pgd_50_top1' of an evaluation with 50 steps.
   """
-  phases = sorted(workdir.glob('phase_*')) or [workdir]
+  runs = [pathlib.Path(directory.phase_workdir(str(workdir), i)) for i in range(100)]
+  runs = [run for run in runs if run.exists()] or [workdir]
   result = {'secs': 0.0}
-  for phase in phases:
-    lines = [json.loads(x) for x in (phase / 'results.jsonl').read_text().splitlines()]
+  for run in runs:
+    lines = [json.loads(x) for x in (run / 'results.jsonl').read_text().splitlines()]
     # A resumed run has a line of seconds for each of its parts.
     result['secs'] += sum(x.get('secs/train', 0.0) for x in lines)
     last = [x for x in lines if 'val/clean_top1' in x][-1]
     values = {k.removeprefix('val/'): v for k, v in last.items() if 'val/' in k}
   for steps in num_steps:
     for line in lines:
-      if line.get('attack', {}).get('num_steps') == steps and 'checkpoint' in line:
+      is_last = 'checkpoint' in line and line['step'] == last['step']
+      if is_last and line['attack'].get('num_steps') == steps:
         for key, value in line.items():
           if key.endswith('_pgd_top1'):
             name = key.rpartition('/')[2].replace('_pgd_', f'_pgd_{steps}_')

@@ -1,5 +1,8 @@
 """What stands behind the colon in `--config=file.py:one,two`."""
 
+# Words for the weight of the clean loss.
+ALPHAS = {f'alpha=0.{i}': i / 10 for i in range(1, 10)}
+
 
 def parse(argument: str | None, allowed=('smoke',)) -> set[str]:
   """Returns the words of a comma-separated argument; '' and None have none.

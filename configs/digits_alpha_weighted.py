@@ -9,12 +9,10 @@ With 0.5 it is half of `digits_adversarial_training.py`.
 
 from configs import arguments, default, digits_advprop
 
-ALPHAS = {f'alpha=0.{i}': i / 10 for i in range(1, 10)}
-
 
 def get_config(argument=None):
-  words = arguments.parse(argument, allowed=(*ALPHAS, 'smoke'))
+  words = arguments.parse(argument, allowed=(*arguments.ALPHAS, 'smoke'))
   config = digits_advprop.get_config()
-  alpha = ALPHAS[arguments.choose(words, 'alpha', ALPHAS, default='alpha=0.5')]
-  config.streams = default.alpha_weighted(alpha)
+  alpha = arguments.choose(words, 'alpha', arguments.ALPHAS, default='alpha=0.5')
+  config.streams = default.alpha_weighted(arguments.ALPHAS[alpha])
   return arguments.finish(config, words)

@@ -11,16 +11,14 @@ Attack, recipe and cost are those of the AdvProp config of the same size. Accura
 published as a figure only: below AdvProp's, most of all for small networks.
 """
 
-from configs import arguments, default, digits_alpha_weighted, effnet_sizes
-
-ALPHAS = digits_alpha_weighted.ALPHAS
+from configs import arguments, default, effnet_sizes
 
 
 def get_config(argument=None):
-  size, words = effnet_sizes.parse(argument, allowed=(*ALPHAS, 'smoke'))
+  size, words = effnet_sizes.parse(argument, allowed=(*arguments.ALPHAS, 'smoke'))
   config = effnet_sizes.get_config(size)
   config.streams = default.ADVERSARIAL_TRAINING
-  if words & set(ALPHAS):
-    alpha = ALPHAS[arguments.choose(words, 'alpha', ALPHAS)]
-    config.streams = default.alpha_weighted(alpha)
+  if words & arguments.ALPHAS.keys():
+    alpha = arguments.choose(words, 'alpha', arguments.ALPHAS)
+    config.streams = default.alpha_weighted(arguments.ALPHAS[alpha])
   return arguments.finish(config, words)

@@ -1,6 +1,8 @@
 r"""AdvProp, EfficientNet-B7 on ImageNet.
 
   python main.py --config=configs/effnet_b7_advprop.py --workdir=gs://bucket/b7
+  python main.py --config=configs/effnet_b7_advprop.py \
+      --config.optim.accumulate_steps=16  # Fewer devices: parts of the batch in turn.
   python main.py --config=configs/effnet_b7_advprop.py:smoke
 
 Published, not ours, with AutoAugment; in brackets the same without adversarial

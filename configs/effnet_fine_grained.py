@@ -6,8 +6,8 @@ r"""Fine-grained AdvProp: clean, augmented and adversarial images have a norm ea
 
 Of every example the input gives two views of the same crop, with AutoAugment and
 without. `strengths`: AdvProp with three adversarial norms instead, one for each of
-epsilon 1, 2 and 3 of 255. Published by words alone in what we could read: it helps
-small networks most (AdvProp, on fine-grained disentangled learning).
+epsilon 1, 2 and 3 of 255. The sources that we could read have no numbers; they say
+that it helps small networks most (AdvProp, on fine-grained disentangled learning).
 
 Attack and recipe are those of the AdvProp config of the same size. Cost: an attack and
 three passes an image, AdvProp's plus one; of `strengths` three attacks, of 1, 3 and 4
@@ -23,7 +23,7 @@ STRENGTHS = tuple(
     default.ADV,
     name=f'adv_{epsilon}',
     branch=f'adv_{epsilon}',
-    attack={'epsilon': epsilon / 255, 'num_steps': 1 if epsilon == 1 else epsilon + 1},
+    attack=effnet_sizes.strength(epsilon),
   )
   for epsilon in (1, 2, 3)
 )

@@ -4,8 +4,9 @@ r"""AdvProp's pilot study: adversarial images only, then fine-tuning on clean on
   python main.py --config=configs/effnet_pilot.py:b3,smoke
 
 Two phases, `phase_0` and `phase_1` of the workdir; the same command resumes in either.
-Published by words alone in what we could read: the first is worse than vanilla
-training, the second better (AdvProp, pilot study). How long the second is, and its
+The sources that we could read have no numbers; they say that after the first the
+network is worse than by vanilla training, and after the second better (AdvProp, pilot
+study). How long the second is, and its
 rate, stand in none of the sources: 35 epochs, a tenth, from a tenth of the peak is our
 choice. Everything else is the AdvProp config's of the same size, on one shared norm.
 Run of b3: 448 million images (350 epochs) and 1.5e19 operations, 3 times those of clean

@@ -37,6 +37,14 @@ def parse(argument: str | None, *, allowed) -> tuple[str, set[str]]:
   return size, words - {size}
 
 
+def strength(epsilon: int) -> dict:
+  """Returns values of an attack, from the radius in 1/255. Source: AdvProp, section 5.
+
+  There are epsilon + 1 steps of 1/255, with epsilon 1 one step.
+  """
+  return {'epsilon': epsilon / 255, 'num_steps': 1 if epsilon == 1 else epsilon + 1}
+
+
 def get_config(size: str):
   """Returns AdvProp's config of a size."""
   return SIZES[size].get_config()

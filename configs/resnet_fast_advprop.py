@@ -14,8 +14,12 @@ A fifth of the images is attacked, once; that makes 1.2 passes an image. So the 
 is that of 105 epochs, divided by 1.2: 87.5 epochs, steps down after 25, 50, 75 and
 83.3. Of 320 images 256 are clean, for which the rate is 0.1. No warm-up, no smoothing
 of labels, no colour jitter. On 4 devices each has 64 clean images, as in the paper; on
-more, fewer share their norms' statistics. Where the released code decays the norms'
-scales and biases, this one does not.
+more, fewer share their norms' statistics.
+
+Other than in the released code: norms' scales and biases are not decayed; the last norm
+of a block starts at 0 and the classifier with N(0, 0.01); the max-pool is padded as
+TensorFlow's SAME and images are resized by TensorFlow's bicubic; epochs are not rounded
+to whole numbers.
 
 Run: 112 million images of 224 px; 50: 3.3e18 operations, 101: 6.3e18, 152: 9.3e18
 (counted by models/arithmetic.py), as many as 105 epochs of clean images.

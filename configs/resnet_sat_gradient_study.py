@@ -5,8 +5,8 @@ r"""SAT's study of gradients: a ReLU network whose backward pass is smooth in pl
 
 `attack`, `update` or `both`: where ReLU has the derivative of parametric softplus; its
 control is `resnet_sat.py:50,relu`. Evaluation attacks the ReLU network by its own
-gradient. Published by words alone in what we could read: in the attack robustness
-rises and accuracy falls, in the update both rise, in both more (SAT, section 3.2).
+gradient. Published, in words and no numbers: in the attack robustness rises and
+accuracy falls, in the update both rise, in both more (SAT, section 3.2).
 
 Everything else, and the cost, is that of `resnet_sat.py:50,relu`.
 """

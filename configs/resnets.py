@@ -19,7 +19,8 @@ def get_config(size: str):
 
   100 epochs of SGD with Nesterov's momentum, 0.1 for 256 images, times 0.1 after 30, 60
   and 90; weight decay 1e-4 on kernels; colour jitter and lighting noise; no averages.
-  Its batch is stated nowhere: 32 images a GPU. 1,024 is our choice.
+  Its batch is stated nowhere: 32 images a GPU. 1,024 is our choice. Images are resized
+  by TensorFlow's bicubic; there by OpenCV's, whose weights are others.
   """
   config = default.get_config()
   config.num_epochs = 100.0

@@ -50,16 +50,42 @@ WRONG_STREAMS = [
   ),
   (({**STREAM, 'branch': 'adv'},), "norms .*'adv'.*'clean'"),
   (({**STREAM, 'branch': 'claen'},), "branch 'claen' .*did you mean 'clean'.*'adv_2'"),
+  (
+    (STREAM, {**ADV, 'branch': 'adv_pgd'}),
+    "'adv_pgd' .*one with an ending, 'adv_2', bu",
+  ),
+  ((STREAM, {**ADV, 'branch': 'adv_'}), "unknown branch 'adv_' of a stream"),
+  ((STREAM, {**ADV, 'branch': 'adv_a/b'}), "unknown branch 'adv_a/b' of a stream"),
+  (({**STREAM, 'name': ''},), "a stream is named ''.*allowed: a-z, 0-9 and '_'"),
+  (({**STREAM, 'name': 'a/b'},), "named 'a/b', as its metrics are"),
   (({**STREAM, 'branch': 'third'},), "'third' of a stream; allowed: clean, adv, augm"),
   ((STREAM, STREAM), 'every name once'),
   ((), "norms \\[\\]; allowed: any that include 'clean'"),
   (({'weigth': 1.0},), "keys .*'weigth'.*'weight'"),
 ]
+AUTOAUGMENT = {'data__augmentation': default.AUTOAUGMENT}
+PLAIN = {**STREAM, 'image_key': 'plain_image'}
 SIGMOID = {'model__activation': 'silu', 'model__smooth_backward': 'both'}
 FAST = {'base': digits_fast_advprop}
 OTHER_PHASE = {'streams': default.VANILLA}
 WRONG = [
   *(({'streams': streams}, message) for streams, message in WRONG_STREAMS),
+  (
+    {**AUTOAUGMENT, 'streams': (PLAIN, {**PLAIN, 'name': 'a', 'branch': 'augmented'})},
+    "image_key of all streams is 'plain_image': no augmented image is used",
+  ),
+  ({**AUTOAUGMENT, 'streams': (PLAIN,)}, 'no augmented image is used'),
+  (
+    {
+      **AUTOAUGMENT,
+      'streams': (STREAM, {**PLAIN, 'name': 'a', 'branch': 'augmented'}),
+    },
+    "stream 'a' trains the branch 'augmented' on 'plain_image', which is not augm",
+  ),
+  (
+    {'model__activation': 'gellu', 'model__smooth_backward': 'both'},
+    "activation 'gellu'",
+  ),
   (SIGMOID, "smooth_backward is 'both' and .*'silu'.* allowed: .*'relu', or 'none'"),
   ({'model__activation': 'relu_smooth_backward'}, "allowed: 'relu', with model.sm"),
   (
@@ -72,7 +98,10 @@ WRONG = [
   ),
   ({'model__smooth_backward': 'everywhere'}, "'everywhere'; allowed: attack, both, no"),
   ({'method': {'name': 'fast'}}, "unknown method.name 'fast'; allowed: fast_advprop"),
-  ({**FAST, 'method__adversarial_share': 0.01}, 'of the 20 images .* 0 are attacked'),
+  (
+    {**FAST, 'method__adversarial_share': 0.01},
+    'of the 20 images .* 0 are attacked; allowed: .* at least 1 attacked and 1 clean',
+  ),
   ({**FAST, 'method__adversarial_share': 1.0}, 'of the 20 images .* 20 are attacked'),
   ({**FAST, 'method__adversarial_share': 1.5}, 'share is 1.5; allowed: 0 to 1'),
   ({**FAST, 'method__adversarial_weight': 0.0}, 'weight is 0: nothing is learnt'),
@@ -115,6 +144,11 @@ WRONG = [
     'phases\\[1\\] changes the network: .* all keys but',
   ),
   ({'phases': ({'phases': ()},)}, "unknown key 'phases' in phases"),
+  ({'phases': ({1: 2},)}, 'unknown key 1 in phases.0.; allowed'),
+  (
+    {'phases': ({'data': {'name': 'digits', 'augmentatoin': 1}},)},
+    "'augmentatoin' in phases.0...data'.; did you mean 'augmentation'",
+  ),
 ]
 
 
@@ -156,6 +190,17 @@ def test_a_smooth_backward_pass_is_where_it_is_asked_for(monkeypatch):
     method = methods.create_method(schema.read(config), num_classes=10)
     method.make_step(model, None)
     assert tuple(seen) == expected
+
+
+def test_a_phase_may_have_other_data():
+  config = digits_pilot.get_config()
+  config.phases = ({'data': {'name': 'fashion_mnist', 'flip': True}},)
+  (phase,) = phases.split(schema.read(config))
+  assert phase.data == {
+    **schema.read(config).data,
+    'name': 'fashion_mnist',
+    'flip': True,
+  }
 
 
 def test_phases_are_the_config_with_other_values():

@@ -1,4 +1,4 @@
-"""Where an attack may go: noise to start from, directions, ways back into a ball.
+"""Where an attack may go: noise to start from, directions, projections onto a ball.
 
 Images are float32 in [0, 1], shape [..., H, W, 3]; L-infinity radii are in pixel units
 of [0, 1], L2 radii are norms over all values of an image.
@@ -44,12 +44,12 @@ def l2_direction(gradient: jax.Array) -> jax.Array:
 
 
 def noise_linf(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
-  """Returns noise, even over the L-infinity ball, like `image`."""
+  """Returns noise, uniform in the L-infinity ball, shaped like `image`."""
   return jax.random.uniform(rng, image.shape, image.dtype, -epsilon, epsilon)
 
 
 def noise_l2(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
-  """Returns noise, even over the L2 ball of every image, like `image`."""
+  """Returns noise, uniform in the L2 ball of every image, shaped like `image`."""
   direction_rng, radius_rng = jax.random.split(rng)
   direction = l2_direction(jax.random.normal(direction_rng, image.shape, image.dtype))
   share = jax.random.uniform(radius_rng, image.shape[:-3] + (1, 1, 1), image.dtype)

@@ -12,8 +12,9 @@ import functools
 import tensorflow as tf
 
 GREY = (0.299, 0.587, 0.114)  # Source: ITU-R BT.601, as OpenCV and Pillow have it.
-# Of the colours of ImageNet, red, green and blue in [0, 1]: standard deviations along
-# the principal components, and these, a column each. Source: tensorpack.
+# Of the colours of ImageNet, red, green and blue in [0, 1]: the standard deviation
+# along each principal component. Each component is a column of PRINCIPAL_COMPONENTS.
+# Source: tensorpack.
 PRINCIPAL_STD = (0.2175, 0.0188, 0.0045)
 PRINCIPAL_COMPONENTS = (
   (-0.5675, 0.7192, 0.4009),

@@ -85,7 +85,10 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def gelu_exact(x: jax.Array) -> jax.Array:
-  """Returns x times the normal distribution's function. Source: Hendrycks & Gimpel."""
+  """Returns x times the cumulative distribution function of the standard normal.
+
+  Source: Hendrycks & Gimpel 2016.
+  """
   return nn.gelu(x, approximate=False)
 
 
@@ -136,6 +139,7 @@ def relu_smooth_backward(x: jax.Array, *, alpha: float = 10.0) -> jax.Array:
   return _relu_smooth_backward(x, alpha)
 
 
+MIN_ALPHA, MAX_ALPHA = 0.001, 1000.0  # Beyond, float32 gives NaN or a constant.
 IDENTITY = Activation(identity)
 RELU, RELU_SMOOTH_BACKWARD = 'relu', 'relu_smooth_backward'
 # Name -> what it is. A function with an `alpha` takes another one behind a colon:
@@ -174,9 +178,9 @@ def get_activation(name: str) -> Activation:
     alpha = float(alpha_text)
   except ValueError:
     alpha = math.nan
-  if not 0 < alpha < math.inf:
+  if not MIN_ALPHA <= alpha <= MAX_ALPHA:
     raise errors.UserError(
-      f'activation {name!r}: {alpha_text!r} is no alpha; allowed: a number above 0, as '
-      f"in '{kind}:0.5'"
+      f'activation {name!r}: {alpha_text!r} is no alpha; allowed: {MIN_ALPHA} to '
+      f"{MAX_ALPHA}, as in '{kind}:0.5'"
     )
   return Activation(functools.partial(activation.function, alpha=alpha))

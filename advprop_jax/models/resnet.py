@@ -5,7 +5,8 @@ padded evenly, and the activation is a choice, also after the addition. Images c
 as in `efficientnet.py`: float32 [B, H, W, 3] in [0, 1].
 
 Sources: He et al. 2016, Xie et al. 2017 (ResNeXt); `resnet_model.py` of
-cihangxie/SmoothAdversarialTraining for padding, initial values and activations.
+cihangxie/SmoothAdversarialTraining for padding, initial values and activations. Its
+initial kernels are of a truncated normal distribution; ours of a whole one.
 """
 
 from typing import Any, NamedTuple
@@ -161,7 +162,7 @@ class ResNet(nn.Module):
 
     # The static one is `use_running_average`, behind `self` and `x`.
     bottleneck = (
-      nn.remat(Bottleneck, static_argnums=2) if self.remat_blocks else (Bottleneck)
+      nn.remat(Bottleneck, static_argnums=2) if self.remat_blocks else Bottleneck
     )
     index = 0
     for stage, num_blocks in enumerate(self.stage_sizes):

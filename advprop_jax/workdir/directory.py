@@ -75,14 +75,20 @@ def read_config(path) -> dict:
   return config
 
 
+def phase_workdir(workdir: str, index: int) -> str:
+  """Returns the directory of a phase, 'runs/pilot/phase_0'; see `phases.py`."""
+  return f'{workdir}/phase_{index}'
+
+
 def last_run(workdir: str) -> str:
-  """Returns the directory of the last phase with a checkpoint, see `phases.workdir_of`.
+  """Returns the directory of the last phase with a checkpoint.
 
   Without phases it is the workdir itself; if none has a checkpoint, the first phase.
   """
   found = epath.Path(workdir).expanduser().glob('phase_*/config.json')
   names = [path.parent.name.removeprefix('phase_') for path in found]
-  paths = [f'{workdir}/phase_{i}' for i in sorted(int(x) for x in names if x.isdigit())]
+  numbers = sorted(int(name) for name in names if name.isdigit())
+  paths = [phase_workdir(workdir, i) for i in numbers]
   with_checkpoint = [path for path in paths if saved_steps(path)]
   return [workdir, *paths[:1], *with_checkpoint][-1]
 

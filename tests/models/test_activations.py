@@ -90,7 +90,14 @@ def test_values_and_derivatives_are_those_of_others(name):
     assert abs(above - below) < 1e-6
 
 
-@pytest.mark.parametrize('name', THEIRS)
+EXTREMES = [
+  f'{name}:{alpha}'
+  for name in ('celu', 'elu', 'parametric_softplus')
+  for alpha in (activations.MIN_ALPHA, activations.MAX_ALPHA)
+]
+
+
+@pytest.mark.parametrize('name', [*THEIRS, *EXTREMES])
 def test_no_value_and_no_derivative_is_nan(name):
   x = jnp.asarray([*GRID, -300, 300, 0, -0.0, 1e-30, -1e-30], jnp.bfloat16)
   y, slope = value_and_derivative(name, x)
@@ -132,8 +139,8 @@ def test_a_site_has_the_parameters_of_its_activation():
   [
     ('gellu', "'gellu'; allowed: .*relu.* silu"),
     ('silu:2', 'silu has no alpha; allowed: silu'),
-    ('celu:', "'' is no alpha; allowed: a number above 0, as in 'celu:0.5'"),
-    ('celu:0', "'0' is no alpha"),
+    ('celu:', "'' is no alpha; allowed: 0.001 to 1000.0, as in 'celu:0.5'"),
+    ('celu:1e-40', "'1e-40' is no alpha"),
     ('celu:nan', "'nan' is no alpha"),
   ],
 )
