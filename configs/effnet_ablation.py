@@ -4,9 +4,9 @@ r"""AdvProp's comparison of attackers and strengths.
   python main.py --config=configs/effnet_ablation.py:b0,attack=ifgsm,smoke
 
 `attack=pgd` (the default), `ifgsm`, `fgsm` or `gd`; `epsilon=1` (the default), 2, 3 or
-4 of 255, with epsilon + 1 steps, of epsilon 1 with one. Published top-1 in % by strength,
-not ours, of PGD (AdvProp, ablation on the attacker's strength; its comparison of
-attackers is in none of the sources that we could read):
+4 of 255, with epsilon + 1 steps, of epsilon 1 with one. Published top-1 in % by
+strength, not ours, of PGD (AdvProp, ablation on the attacker's strength; its comparison
+of attackers is in none of the sources that we could read):
 
   epsilon   1     2     3     4
   b0      77.6  77.4  77.3  77.1

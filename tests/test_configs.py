@@ -1,4 +1,7 @@
-"""Tests every file of configs/: values only, and each one runs end to end."""
+"""Tests every file of configs/: its values, and that it trains.
+
+Every kind of step is made here, every one of the forms `:smoke` with `-m large`.
+"""
 
 import importlib
 import itertools
@@ -313,6 +316,36 @@ def test_the_norms_of_sats_efficientnets_are_those_of_the_released_weights():
   assert values['model.name'] == 'efficientnet_l1' and values['data.image_size'] == 600
 
 
+def test_the_rate_of_sats_efficientnets_goes_down_as_far_as_the_official_one():
+  config = get_config('effnet_sat', 'b0')
+  schedule, _ = experiment.create_optimizer(
+    config, steps_per_epoch=100.0, total_steps=10_000
+  )
+  official = get_config('effnet_b0_advprop')
+  assert official.num_epochs == 350.0
+  expected, _ = experiment.create_optimizer(
+    official, steps_per_epoch=100.0, total_steps=35_000
+  )
+  assert float(schedule(9_999)) == pytest.approx(float(expected(34_999)), rel=0.04)
+
+
+def test_fast_advprop_on_digits_is_advprop_with_a_quarter_more_images():
+  fast, advprop = (get_config(f'digits_{x}') for x in ('fast_advprop', 'advprop'))
+  clean = fast.data.batch_size * (1 - fast.method.adversarial_share)
+  assert clean == advprop.data.batch_size
+  rates = [
+    float(experiment.create_optimizer(x, steps_per_epoch=10.0, total_steps=200)[0](60))
+    for x in (advprop,)
+  ]
+  rates += [
+    float(
+      experiment.create_optimizer(fast, steps_per_epoch=12.0, total_steps=200)[0](60)
+    )
+  ]
+  # After 60 of 200 steps, at the same place of the schedule, the rate is the same.
+  assert rates[0] == pytest.approx(rates[1], rel=1e-5)
+
+
 def test_fast_advprop_has_the_published_values():
   config = get_config('resnet_fast_advprop', '50')
   # 105 epochs and their steps down, divided by 1.2: as many passes as vanilla.
@@ -389,7 +422,8 @@ def shrink(config):
 def check_run(config, workdir):
   """Trains, and looks at what a run leaves behind."""
   values = train.train_and_evaluate(config, str(workdir))
-  for branch in {stream['branch'] for stream in config.streams}:
+  method = methods.create_method(schema.read(config), num_classes=10)
+  for branch in method.branch_names:
     for kind in (branch, f'{branch}_pgd'):
       assert 0 <= values[f'val/{kind}_top1'] <= values[f'val/{kind}_top5'] <= 1
     assert 0 < values[f'val/{branch}_loss'] < values[f'val/{branch}_pgd_loss'] < 100
@@ -399,9 +433,9 @@ def check_run(config, workdir):
   assert [x['step'] for x in lines if 'train/loss' in x] == [1, 2]
   assert all(x['data/bad_examples'] == 0 for x in lines if 'train/loss' in x)
   num_classes = 10 if config.data.name == 'digits' else 1000
-  for stream in config.streams:  # The first network knows nothing.
+  for name in method.names:  # The first network knows nothing.
     chance = pytest.approx(np.log(num_classes), rel=0.25)
-    assert lines[0][f'train/{stream["name"]}_loss'] == chance
+    assert lines[0][f'train/{name}_loss'] == chance
   assert json.loads((workdir / 'config.json').read_text())['seed'] == config.seed
   assert len(list((workdir / 'tensorboard').iterdir())) == 1
   assert (workdir / 'checkpoints' / '2').is_dir()
@@ -409,7 +443,10 @@ def check_run(config, workdir):
   return lines
 
 
-DIGITS = ('digits_advprop', 'digits_vanilla', 'digits_adversarial_training')
+DIGITS = (
+  *('digits_advprop', 'digits_vanilla', 'digits_adversarial_training'),
+  'digits_fast_advprop',
+)
 
 
 @pytest.mark.long
@@ -489,7 +526,6 @@ def test_images_of_the_real_size_are_trained_on_with_the_real_recipe(
 OTHERS = [x for x in ALL if x not in EFFNETS and x[0] not in DIGITS]
 # What no other test makes a step of; the rest takes two minutes: `-m large`.
 ALWAYS = (
-  ('digits_fast_advprop', ''),
   ('digits_fine_grained', ''),
   ('digits_sat', 'silu'),
   ('effnet_ablation', 'b7,attack=gd,epsilon=2'),

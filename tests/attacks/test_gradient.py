@@ -302,7 +302,26 @@ def digits_network():
   return functools.partial(logits_fn, params), image[:360], label[:360]
 
 
-@pytest.mark.parametrize('name, arguments, theirs, epsilon', FOOLBOX)
+# From a random start, as they are used: no draw is the same, the accuracy is.
+RANDOM_STARTS = [
+  (
+    'pgd',
+    {**BALL, 'prob_start_from_clean': 0.0},
+    foolbox.attacks.LinfPGD(abs_stepsize=EPSILON / 4, steps=8, random_start=True),
+    EPSILON,
+  ),
+  (
+    'pgd_l2',
+    {**L2, 'prob_start_from_clean': 0.0},
+    foolbox.attacks.L2PGD(abs_stepsize=0.2, steps=8, random_start=True),
+    0.5,
+  ),
+]
+
+
+@pytest.mark.parametrize(
+  'name, arguments, theirs, epsilon', [*FOOLBOX[1:3], *RANDOM_STARTS]
+)
 def test_robust_accuracy_of_a_trained_network_is_foolboxs(
   digits_network, name, arguments, theirs, epsilon
 ):
