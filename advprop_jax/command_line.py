@@ -110,14 +110,14 @@ def check_effects(argv: list[str], config):
   """
   config = schema.read(config)
   runs = phases.split(config)
-  unused = [methods.create_method(run, num_classes=2).unused for run in runs]
+  found = [methods.create_method(run, num_classes=2) for run in runs]
   for key in _keys(argv):
     beginnings = [key[: match.start()] for match in re.finditer(r'[.\[]|$', key)]
-    if all(set(beginnings) & set(names) for names in unused):
-      method = config.method['name']
+    if all(set(beginnings) & set(method.unused) for method in found):
+      streams = ', '.join(found[0].names)
       raise errors.UserError(
-        f'--config.{key} has no effect: method {method!r} with these streams does not '
-        'look at it; allowed: keys of config.method, and values of a stream of its own'
+        f'--config.{key} has no effect: method {config.method["name"]!r} ({streams}) '
+        'does not use it; allowed: keys of config.method, or of the attack of a stream'
       )
     value = _look_up(config, key)
     if beginnings[0] != 'phases' and all(_is_replaced(run, key, value) for run in runs):

@@ -11,13 +11,13 @@ from advprop_jax import attacks, pixels
 class Stream(NamedTuple):
   """One kind of image to learn from."""
 
-  name: str  # In the names of metrics.
-  image_key: str  # The batch's key that holds the images, ...
-  label_key: str  # ... and that of their labels; streams may differ in number.
-  attack: attacks.Attack | None  # What is done to the images first, ...
-  attack_statistics: str  # ... through 'running' or 'batch' statistics of ...
-  branch: str  # ... the branch that they are attacked and trained through.
-  weight: float  # Of their mean loss in the sum.
+  name: str  # The metrics are named after it.
+  image_key: str  # The batch has the images under this key.
+  label_key: str  # The batch has their labels under this key.
+  attack: attacks.Attack | None  # It changes the images first; None: nothing does.
+  attack_statistics: str  # The attack goes through these of the norm: running, batch.
+  branch: str  # The images are attacked and trained through its norm.
+  weight: float  # The sum of losses has the stream's mean loss this many times.
 
   def make_images(self, model, variables, batch, rng: jax.Array) -> jax.Array:
     """Returns the images to learn from, float32 [B, H, W, 3] in [0, 1].

@@ -36,10 +36,12 @@ ADVPROP = (CLEAN, ADV)  # Source: AdvProp, algorithm 1: the losses are summed, 1
 ADVERSARIAL_TRAINING = (CLEAN, dict(ADV, branch='clean'))  # Source: AdvProp, fig. 5.
 
 
-# The same, with weights. Source: AdvProp's slides, which give the formula of the
-# baseline. Kurakin et al. 2017 write it with a lambda, 0.3: alpha is 1 / (1 + lambda).
 def alpha_weighted(alpha):
-  """Returns the streams of alpha * J(clean) + (1 - alpha) * J(adversarial)."""
+  """Returns the streams of alpha * J(clean) + (1 - alpha) * J(adversarial).
+
+  Source: AdvProp's slides, which give the formula of the baseline. Kurakin et al. 2017
+  write it with a lambda, 0.3: alpha is 1 / (1 + lambda).
+  """
   return (
     dict(CLEAN, weight=alpha),
     dict(ADV, branch='clean', weight=1 - alpha),

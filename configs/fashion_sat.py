@@ -14,6 +14,5 @@ def get_config(argument=None):
     words, 'activation', resnet_sat.ACTIVATIONS, default='silu'
   )
   config.streams = default.ADVERSARIAL_ONLY
-  # One step that reaches the border from anywhere. Source: SAT.
-  config.attack = dict(default.PGD_SAT, epsilon=4 / 255, step_size=4 / 255)
+  config.attack = default.PGD_SAT
   return arguments.finish(config, words)

@@ -23,7 +23,7 @@ def get_config(argument=None):
   config = resnets.get_config(arguments.choose(words, 'size', resnets.SIZES))
   config.num_epochs = 105.0
   config.optim.schedule.milestones_epochs = (30.0, 60.0, 90.0, 100.0)
-  config.attack = dict(default.PGD, epsilon=1 / 255, step_size=1 / 255, num_steps=1)
+  config.attack = default.PGD
   if 'vanilla' in words:
     config.streams = default.VANILLA
   return arguments.finish(config, words)

@@ -542,7 +542,16 @@ WRONG = [
   ),
   (
     '--config=configs/digits_fast_advprop.py --config.streams[0].weight=2',
-    "--config.streams[0].weight has no effect: method 'fast_advprop' does not look at",
+    '--config.streams[0].weight has no effect: ... (clean, noise, adv) does not use it',
+  ),
+  (
+    '--config=configs/digits_vanilla.py --config.attack.epsilon=4/255',
+    "--config.attack.epsilon has no effect: method 'streams' (clean) does not use it",
+  ),
+  (
+    '--config=configs/effnet_fine_grained.py:b0,strengths,smoke '
+    '--config.attack.num_steps=2',
+    '--config.attack.num_steps has no effect: ... or of the attack of a stream',
   ),
   (
     '--config=configs/digits_pilot.py --config.streams[1].weight=0.5',

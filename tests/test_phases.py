@@ -109,9 +109,20 @@ def test_phases_start_from_the_last_weights_and_are_resumed(
   assert directory.last_run(str(whole)) == str(whole / 'phase_0')
 
 
-def test_a_wrong_second_phase_is_refused_before_the_first(tmp_path, digits_dir):
+@pytest.mark.parametrize(
+  'second, message',
+  [
+    ({'streams': ()}, "allowed: any that include 'clean'"),
+    ({'data': {'train_split': 'trian'}}, "'trian'"),
+    ({'data': {'resize_method': 'x'}}, "'x'; allowed: bicubic"),
+    ({'eval': {'suites': ('nope',)}}, "'nope'"),
+  ],
+)
+def test_a_wrong_second_phase_is_refused_before_the_first(
+  tmp_path, digits_dir, second, message
+):
   config = create_config(digits_dir)
-  config.phases = (config.phases[0], {'streams': ()})
-  with pytest.raises(errors.UserError, match="allowed: any that include 'clean'"):
+  config.phases = (config.phases[0], second)
+  with pytest.raises(errors.UserError, match=message):
     train.train_and_evaluate(config, str(tmp_path / 'workdir'))
   assert not (tmp_path / 'workdir').exists()

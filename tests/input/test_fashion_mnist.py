@@ -76,7 +76,9 @@ def test_without_the_files_it_is_downloaded_where_that_may_work(
 
 
 @pytest.mark.parametrize('damage', ['contents', 'compression', 'absence'])
-def test_other_files_than_the_published_are_refused(tmp_path, local_files, damage):
+def test_other_files_than_those_of_the_package_are_refused(
+  tmp_path, local_files, damage
+):
   file = local_files[0] / 't10k-labels-idx1-ubyte.gz'
   if damage == 'absence':
     file.unlink()
