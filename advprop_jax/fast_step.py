@@ -133,8 +133,8 @@ def make_fast_step(
       )
       passes.append(_Pass(NOISE, ADV, c.noise_weight, num_adv, of_params, of_norm))
     else:
-      # As in `streams.py`: no smoothed label, no dropout, no new statistics. There the
-      # released code moves the running statistics, too.
+      # As in `streams.py`: no smoothed label, no dropout, no new statistics. (In this
+      # case the released code moves the running statistics, too.)
       ascent, (_, metrics[NOISE]) = jax.grad(loss_fn, argnums=2, has_aux=True)(
         params,
         norms[ADV],
