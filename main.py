@@ -92,6 +92,10 @@ def main(argv):
     startup.end_on_ctrl_c(lambda: directory.describe_interruption(workdir))
     if FLAGS.mode == 'evaluate':
       run = directory.last_run(workdir)
+      if run != workdir:
+        logging.info(
+          'of the phases in %s, %s is the last with a checkpoint', workdir, run
+        )
       evaluate.evaluate_checkpoint(FLAGS.config, run, which=FLAGS.checkpoint)
     elif FLAGS['checkpoint'].present:
       raise errors.UserError(

@@ -1,10 +1,11 @@
 """The command line before its flags are parsed, and what may be wrong with it."""
 
 import json
+import pathlib
 import re
 from collections.abc import Iterable
 
-from absl import flags
+from absl import flags, logging
 
 from advprop_jax import errors, methods, phases, schema
 from advprop_jax.workdir import directory
@@ -67,11 +68,20 @@ def choose_config(
     if mode == 'evaluate':
       workdir = workdir or directory.default_workdir(default_config)
       config = f'{directory.last_run(workdir)}/config.json'
+  config = _in_full(config, default_config)
   source = config
   if config.endswith('.json'):
     config = f'{saved_config}:{json.dumps(directory.read_config(config))}'
   # It comes first: ml_collections wants it before `--config.key=value`.
   return [argv[0], f'--config={config}', *rest], source
+
+
+def _in_full(config: str, default_config: str) -> str:
+  """Returns 'configs/digits_sat.py:silu' for 'digits_sat:silu', if that file exists."""
+  name, colon, argument = config.partition(':')
+  path = pathlib.Path(default_config).parent / f'{name}.py'
+  is_short = re.fullmatch(r'\w+', name) and path.exists()
+  return f'{path}{colon}{argument}' if is_short else config
 
 
 def _take_flag(words: list[str], name: str) -> tuple[str | None, list[str]]:
@@ -113,18 +123,36 @@ def check_effects(argv: list[str], config):
   found = [methods.create_method(run, num_classes=2) for run in runs]
   for key in _keys(argv):
     beginnings = [key[: match.start()] for match in re.finditer(r'[.\[]|$', key)]
+    if beginnings[0] == 'phases':
+      continue
     if all(set(beginnings) & set(method.unused) for method in found):
-      streams = ', '.join(found[0].names)
       raise errors.UserError(
-        f'--config.{key} has no effect: method {config.method["name"]!r} ({streams}) '
-        'does not use it; allowed: keys of config.method, or of the attack of a stream'
+        f'--config.{key} has no effect: method {config.method["name"]!r} with the '
+        f'streams {", ".join(found[0].names)} does not use it; allowed: '
+        + _instead(config, key)
       )
     value = _look_up(config, key)
-    if beginnings[0] != 'phases' and all(_is_replaced(run, key, value) for run in runs):
+    replaced = [i for i, run in enumerate(runs) if _is_replaced(run, key, value)]
+    instead = [f'--config.phases[{i}].{key}' for i in replaced]
+    if len(replaced) == len(runs):
+      allowed = f'{" or ".join(instead)}, where it is there, or another config file'
       raise errors.UserError(
         f'--config.{key} has no effect: every phase has a value of its own; allowed: '
-        'to change `phases` in a config file'
+        f'{allowed}'
       )
+    for i, other in zip(replaced, instead, strict=True):
+      logging.warning(
+        '--config.%s has no effect in phase %d, which has a value of its own: %s',
+        *(key, i, other),
+      )
+
+
+def _instead(config, key: str) -> str:
+  """Returns what to set in the place of a key that the method does not use."""
+  name = key.rpartition('.')[2]
+  if name in config.method and name != 'name':
+    return f'--config.method.{name}'
+  return 'what the streams or config.method have, see the config file'
 
 
 def _keys(argv: list[str]) -> list[str]:
@@ -149,9 +177,9 @@ def _look_up(config, key: str):
     is_tuple = isinstance(value, tuple | list)
     index = re.fullmatch(r'\[(\d+)\]', name)
     if is_tuple and not (index and int(index[1]) < len(value)):
-      allowed = ', '.join(f'--{place}[{i}]' for i in range(len(value)))
+      allowed = ''.join(f', --{place}[{i}]' for i in range(len(value)))
       raise errors.UserError(
-        f'--config.{key} is no key: {place} is a tuple; allowed: it, or {allowed}'
+        f'--config.{key} is no key: {place} is a tuple; allowed: --{place}{allowed}'
       )
     if not is_tuple and not hasattr(value, 'keys'):
       raise errors.UserError(

@@ -25,7 +25,8 @@ def check_choice(what: str, given: str, allowed) -> None:
   """
   allowed = sorted(allowed)
   if given not in allowed:
-    raise UserError(f'unknown {what} {given!r}; allowed: {", ".join(allowed)}')
+    hint = nearest(given, allowed)
+    raise UserError(f'unknown {what} {given!r}; {hint}allowed: {", ".join(allowed)}')
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:

@@ -1,5 +1,7 @@
 """What stands behind the colon in `--config=file.py:one,two`."""
 
+import difflib
+
 # Words for the weight of the clean loss.
 ALPHAS = {f'alpha=0.{i}': i / 10 for i in range(1, 10)}
 
@@ -13,8 +15,11 @@ def parse(argument: str | None, allowed=('smoke',)) -> set[str]:
   words = {word for word in (argument or '').split(',') if word}
   unknown = sorted(words - set(allowed))
   if unknown:
+    nearest = difflib.get_close_matches(unknown[0], allowed, n=1)
+    hint = f'did you mean {nearest[0]!r}? ' if nearest else ''
     raise ValueError(
-      f'unknown config argument {", ".join(unknown)!r}; allowed: {", ".join(allowed)}'
+      f'unknown config argument {", ".join(unknown)!r}; {hint}allowed: '
+      f'{", ".join(allowed)}'
     )
   return words
 

@@ -96,7 +96,7 @@ WRONG = [
   ),
   (
     '--config=configs/digits_advprop.py:smok',
-    "unknown config argument 'smok'; allowed: smoke",
+    "unknown config argument 'smok'; did you mean 'smoke'? ... smoke",
   ),
   (
     '--config=configs/effnet_vanilla.py',
@@ -442,27 +442,27 @@ WRONG = [
   # Names.
   (
     '--config.attack.name=pdg',
-    "unknown attack.name 'pdg'; allowed: fgsm, gd, ifgsm, pgd",
+    "unknown attack.name 'pdg'; did you mean 'pgd'? ... ifgsm, pgd",
   ),
   (
     '--config.eval.attack.name=pdg',
-    "unknown eval.attack.name 'pdg'; allowed: fgsm, gd, ifgsm, pgd",
+    "unknown eval.attack.name 'pdg'; did you mean 'pgd'? ... ifgsm, pgd",
   ),
   (
     '--config.attack.statistics=both',
-    "unknown attack.statistics 'both'; allowed: batch, running",
+    "unknown attack.statistics 'both'; did you mean 'batch'? ... running",
   ),
   (
     '--config.model.name=resnet_51',
-    "unknown model.name 'resnet_51'; allowed: ... efficientnet_tiny",
+    "unknown model.name 'resnet_51'; did you mean 'resne ... efficientnet_tiny",
   ),
   (
     '--config.model.activation=gellu',
-    "unknown activation 'gellu'; allowed: celu, ... silu, smooth_relu",
+    "unknown activation 'gellu'; did you mean 'gelu'? ... celu, ... silu, smooth_relu",
   ),
   (
     '--config.model.dtype=float8',
-    "unknown model.dtype 'float8'; allowed: bfloat16, float32",
+    "unknown model.dtype 'float8'; did you mean 'float32'? ... float32",
   ),
   (
     '--config.model.bn_scope=galaxy',
@@ -490,9 +490,12 @@ WRONG = [
   ),
   (
     "--config.eval.suites=('vall',)",
-    "unknown suite of eval.suites 'vall'; allowed: val",
+    "unknown suite of eval.suites 'vall'; did you mean 'val'? ... val",
   ),
-  ('--config.eval.suites=vall', "unknown suite of eval.suites 'vall'; allowed: val"),
+  (
+    '--config.eval.suites=vall',
+    "unknown suite of eval.suites 'vall'; did you mean 'val'? ... val",
+  ),
   # Data.
   (
     '--config.data.name=digitz',
@@ -538,24 +541,32 @@ WRONG = [
   # What has no effect.
   (
     '--config=configs/digits_fast_advprop.py --config.attack.epsilon=4/255',
-    "--config.attack.epsilon has no effect: method 'fast_advprop' ... config.method",
+    "--config.attack.epsilon has no effect: method 'fast_advprop' ... method.epsilon",
   ),
   (
     '--config=configs/digits_fast_advprop.py --config.streams[0].weight=2',
-    '--config.streams[0].weight has no effect: ... (clean, noise, adv) does not use it',
+    '--config.streams[0].weight has no effect: ... clean, noise, adv does not use it',
   ),
   (
     '--config=configs/digits_vanilla.py --config.attack.epsilon=4/255',
-    "--config.attack.epsilon has no effect: method 'streams' (clean) does not use it",
+    "--config.attack.epsilon has no effect: method 'streams' with the streams clean d",
   ),
   (
     '--config=configs/effnet_fine_grained.py:b0,strengths,smoke '
     '--config.attack.num_steps=2',
-    '--config.attack.num_steps has no effect: ... or of the attack of a stream',
+    '--config.attack.num_steps has no effect: ... adv_3 does not use it; allowed: ',
   ),
   (
     '--config=configs/digits_pilot.py --config.streams[1].weight=0.5',
-    '--config.streams[1].weight has no effect: every phase has ... in a config file',
+    '--config.streams[1].weight has no effect: every phase has ... or another config',
+  ),
+  (
+    '--config=configs/digits_pilot.py:smoke --config.num_epochs=3',
+    '--config.num_epochs has no effect: ... allowed: --config.phases[0].num_epochs or',
+  ),
+  (
+    '--config=digits_sat:sillu',
+    "unknown config argument 'sillu'; did you mean 'silu'? allowed: relu, softplus",
   ),
   # Evaluation and the workdir.
   (

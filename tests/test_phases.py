@@ -98,6 +98,7 @@ def test_phases_start_from_the_last_weights_and_are_resumed(
   # A phase is an ordinary run.
   path = whole / 'phase_1'
   assert directory.last_run(str(whole)) == str(path)
+  assert 'resumes phase_1 from step 2 (' in directory.describe_interruption(str(whole))
   assert directory.last_run(str(path)) == str(path)
   again = evaluate.evaluate_checkpoint(
     saved.get_config((path / 'config.json').read_text()), str(path)
@@ -107,6 +108,9 @@ def test_phases_start_from_the_last_weights_and_are_resumed(
   # Killed before its first save, it has nothing to evaluate: the phase before has.
   shutil.rmtree(path / 'checkpoints')
   assert directory.last_run(str(whole)) == str(whole / 'phase_0')
+  assert 'the same command begins phase_1 anew' in directory.describe_interruption(
+    str(whole)
+  )
 
 
 @pytest.mark.parametrize(

@@ -377,4 +377,5 @@ def test_ctrl_c_ends_the_run_in_one_line(tmp_path, digits_dir):
     rest = process.stderr.read().strip().splitlines()
   assert seen and process.returncode == 130
   assert 'Traceback' not in ''.join(rest)
-  assert rest[-1] == f'interrupted; the same command begins anew, see {tmp_path}'
+  assert rest[-1].startswith('interrupted; the same command begins it anew ')
+  assert rest[-1].endswith(f'config.checkpoint.every_epochs), see {tmp_path}')

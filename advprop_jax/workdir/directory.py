@@ -85,12 +85,17 @@ def last_run(workdir: str) -> str:
 
   Without phases it is the workdir itself; if none has a checkpoint, the first phase.
   """
+  begun = begun_phases(workdir)
+  with_checkpoint = [path for path in begun if saved_steps(path)]
+  return [workdir, *begun[:1], *with_checkpoint][-1]
+
+
+def begun_phases(workdir: str) -> list[str]:
+  """Returns the directories of the phases that have begun, in order."""
   found = epath.Path(workdir).expanduser().glob('phase_*/config.json')
   names = [path.parent.name.removeprefix('phase_') for path in found]
   numbers = sorted(int(name) for name in names if name.isdigit())
-  paths = [phase_workdir(workdir, i) for i in numbers]
-  with_checkpoint = [path for path in paths if saved_steps(path)]
-  return [workdir, *paths[:1], *with_checkpoint][-1]
+  return [phase_workdir(workdir, i) for i in numbers]
 
 
 def saved_steps(workdir: str) -> list[int]:
@@ -102,9 +107,14 @@ def saved_steps(workdir: str) -> list[int]:
 
 def describe_interruption(workdir: str) -> str:
   """Returns the line that says after Ctrl-C what is left of the run."""
-  steps = saved_steps(last_run(workdir))
-  saved = f'resumes from step {steps[-1]}' if steps else 'begins anew'
-  return f'interrupted; the same command {saved}, see {workdir}'
+  run = [workdir, *begun_phases(workdir)][-1]
+  steps = saved_steps(run)
+  what = 'it' if run == workdir else run.rpartition('/')[2]
+  saved = f'resumes {what} from step {steps[-1]}' if steps else f'begins {what} anew'
+  return (
+    f'interrupted; the same command {saved} (checkpoints are written every '
+    f'config.checkpoint.every_epochs), see {workdir}'
+  )
 
 
 def flatten(config: Mapping, prefix: str = '') -> dict:

@@ -137,7 +137,7 @@ def test_a_site_has_the_parameters_of_its_activation():
 @pytest.mark.parametrize(
   'name, message',
   [
-    ('gellu', "'gellu'; allowed: .*relu.* silu"),
+    ('gellu', "'gellu'; .*allowed: .*relu.* silu"),
     ('silu:2', 'silu has no alpha; allowed: silu'),
     ('celu:', "'' is no alpha; allowed: 0.001 to 1000.0, as in 'celu:0.5'"),
     ('celu:1e-40', "'1e-40' is no alpha"),
