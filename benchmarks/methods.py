@@ -81,9 +81,11 @@ def read(workdir: pathlib.Path, num_steps: list[int]) -> dict[str, float]:
 
 
 def describe(values: list[float]) -> str:
-  """Returns '99.3 +- 0.7 %' of shares."""
-  spread = statistics.stdev(values) if len(values) > 1 else 0.0
-  return f'{100 * statistics.mean(values):.1f} +- {100 * spread:.1f} %'
+  """Returns '99.3 +- 0.7 %' of shares; of a single one '99.3 %'."""
+  mean = f'{100 * statistics.mean(values):.1f}'
+  if len(values) == 1:
+    return f'{mean} %'
+  return f'{mean} +- {100 * statistics.stdev(values):.1f} %'
 
 
 def main():

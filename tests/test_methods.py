@@ -42,7 +42,10 @@ WRONG_STREAMS = [
   (('VANILLA',), "holds 'VANILLA'.*as in configs/default.py"),
   (({1: 2, 'a': 3},), "keys .'1', 'a'.*as in configs/default.py"),
   (({**STREAM, 'image_key': 'video'},), "'video'; allowed: image, plain_image"),
-  (({**STREAM, 'label_key': 'labels'},), "'labels'; did you mean 'label'. allowed: label"),
+  (
+    ({**STREAM, 'label_key': 'labels'},),
+    "'labels'; did you mean 'label'. allowed: label",
+  ),
   (({**ADV, 'label_key': None},), 'streams.label_key is None; allowed: text'),
   (
     ({**STREAM, 'image_key': 'plain_image'},),

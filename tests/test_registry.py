@@ -41,7 +41,10 @@ def test_keys_that_the_caller_reads_do_not_reach_the_function():
 @pytest.mark.parametrize(
   'section, message',
   [
-    ({'name': 'pear'}, "unknown section.name 'pear'; did you mean 'pair'. allowed: layer, pair, plain"),
+    (
+      {'name': 'pear'},
+      "unknown section.name 'pear'; did you mean 'pair'. allowed: layer, pair, plain",
+    ),
     (
       {'name': 'pair', 'left': 1, 'rihgt': 1},
       "unknown key 'rihgt' in section, which is 'pair'; did you mean 'right'. allowed: "
