@@ -89,7 +89,7 @@ CHANGES = {
   'data.shuffle_window': Change(8, 'batches'),
   'data.crop_area': Change((0.5, 1.0), 'batches'),
   'data.flip': Change(False, 'batches'),
-  'data.augmentation.name': Change('none', 'batches', AUTOAUGMENT),
+  'data.augmentation.name': Change('none', 'augmented', AUTOAUGMENT),
   'data.augmentation.num_layers': Change(3, 'augmented', RANDAUGMENT),
   'data.augmentation.magnitude': Change(5, 'augmented', RANDAUGMENT),
   'data.augmentation.brightness': Change(0.0, 'augmented', COLOR_JITTER),
@@ -336,6 +336,8 @@ def augmented(config):
   dataset = images.open_dataset(schema.read(config))
   augment_fn = images.create_recipe(schema.read(config), dataset).augment_fn
   image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+  if augment_fn is None:
+    return digest(image)
   return [digest(augment_fn(tf.constant(image), (i, 0)).numpy()) for i in range(8)]
 
 

@@ -29,7 +29,6 @@ from advprop_jax import (
 )
 from advprop_jax.workdir import checkpoint, directory
 from configs import (
-  default,
   digits_adversarial_training,
   digits_advprop,
 )
@@ -331,7 +330,6 @@ def test_bad_images_are_counted_in_the_metrics_and_passed_over(
     eval_split='val',
     max_bad_share=0.01,
   )
-  config.data.augmentation = default.AUTOAUGMENT
   config.num_epochs = 32 / 27 * 2  # Eight steps: two epochs of 27, and a part.
   config.eval.every_epochs = config.checkpoint.every_epochs = 10.0
   values = train.train_and_evaluate(config, str(tmp_path / 'run'))

@@ -333,7 +333,7 @@ def large(*args):
   'letter, image_size',
   [
     ('0', 75),
-    ('1', 64),
+    large('1', 64),
     ('2', 65),
     large('0', 224),
     large('3', 96),
