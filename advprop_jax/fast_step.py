@@ -120,30 +120,18 @@ def make_fast_step(
     # 2. The attack. Its backward pass is one for the images, and, reused, the weights.
     center, adv_label = image[num_clean:], label[num_clean:]
     start = center + balls.noise_linf(noise_rng, center, c.epsilon)
+    attacked = (params, norms[ADV], start, adv_label, stats[ADV], rngs[1])
     running = c.statistics == 'running'
     if c.reuse_gradient:
       (of_params, of_norm, ascent), (stats[ADV], metrics[NOISE]) = learn(
-        params,
-        norms[ADV],
-        start,
-        adv_label,
-        stats[ADV],
-        rngs[1],
-        use_running_average=running,
+        *attacked, use_running_average=running
       )
       passes.append(_Pass(NOISE, ADV, c.noise_weight, num_adv, of_params, of_norm))
     else:
       # As in `streams.py`: no smoothed label, no dropout, no new statistics. (In this
       # case the released code moves the running statistics, too.)
       ascent, (_, metrics[NOISE]) = jax.grad(loss_fn, argnums=2, has_aux=True)(
-        params,
-        norms[ADV],
-        start,
-        adv_label,
-        stats[ADV],
-        rngs[1],
-        0.0,
-        {'train': False, 'use_running_average': running},
+        *attacked, 0.0, {'train': False, 'use_running_average': running}
       )
     adversarial = start + c.step_size * jnp.sign(ascent)
     adversarial = balls.project_linf(adversarial, center, c.epsilon)

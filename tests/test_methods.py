@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from advprop_jax import errors, experiment, methods, phases, schema
+from advprop_jax import errors, experiment, methods, phases, schema, stream_config
 from configs import default, digits_advprop, digits_fast_advprop, digits_pilot
 
 STREAM = dict(digits_advprop.get_config().streams[0])
@@ -228,7 +228,7 @@ def test_a_stream_may_have_an_attack_of_its_own():
     attack={'epsilon': 0.2, 'num_steps': 9},
   )
   config.streams = (default.CLEAN, default.ADV, strong)
-  streams = methods.create_streams(config, num_classes=3)
+  streams = stream_config.create_streams(config, num_classes=3)
   weights = jax.random.normal(jax.random.key(0), (8, 8, 3, 3))
   image, label = jnp.full((2, 8, 8, 3), 0.5), jnp.array([0, 1])
   radii = [
