@@ -2,7 +2,7 @@
 
 from absl import logging
 
-from advprop_jax import errors, evaluations, experiment, images, schema
+from advprop_jax import errors, evaluations, images, model_config, schema
 from advprop_jax.evaluation import pictures
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs
@@ -45,13 +45,14 @@ def evaluate_checkpoint(
   path = directory.open_workdir(workdir)
   with checkpoint.Checkpointer(path / 'checkpoints', read_only=True) as checkpointer:
     step = checkpointer.find(which)
-    saved, branch_names = checkpointer.describe(step)
+    saved, _ = checkpointer.describe(step)
     config = _with_held_out(saved, config)
-    config = experiment.with_class_names(config, _class_names(saved, config))
-    model = experiment.create_model(config, num_classes=len(config.data.class_names))
+    config = model_config.with_class_names(config, _class_names(saved, config))
+    model = model_config.create_model(config, num_classes=len(config.data.class_names))
     evaluation = evaluations.create_evaluation(config, model)
-    template = experiment.abstract_variables(config, model, branch_names=branch_names)
-    variables, averaged = checkpointer.restore_model(step, template)
+    variables, averaged = model_config.restore_variables(
+      checkpointer, step, config, model
+    )
   checkpoint.warn_of_changes(saved, config, unused=_UNUSED)
   _warn_of_seen_images(saved, config)
   metrics: dict[str, float] = {}
@@ -71,7 +72,7 @@ def evaluate_checkpoint(
         suite.dataset.name,
         suite.split,
         suite.dataset.num_examples(suite.split),
-        ', '.join(branch_names),
+        ', '.join(variables['norms']),
         config.eval.attack,
       )
       for note in suite.dataset.notes:

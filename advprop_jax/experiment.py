@@ -1,10 +1,10 @@
 """From a config to the objects it describes, built and checked before anything runs.
 
-This file, those that it is made of (`images.py`, `methods.py`, `evaluations.py`) and
-those above it are the last that see a config: below them, functions take named
-arguments. A config is anything that `schema.read` takes. What comes in kinds is made
-from its section and its table by `registry.create`, so that a new kind is no business
-of this file.
+This file, those that it is made of (`images.py`, `model_config.py`, `methods.py`,
+`evaluations.py`) and those above it are the last that see a config: below them,
+functions take named arguments. A config is anything that `schema.read` takes. What
+comes in kinds is made from its section and its table by `registry.create`, so that a
+new kind is no business of this file.
 """
 
 import functools
@@ -12,17 +12,15 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from absl import logging
 
 from advprop_jax import (
   attacks,
-  errors,
   evaluations,
   images,
   methods,
-  models,
+  model_config,
   optim,
   parallel,
   registry,
@@ -63,7 +61,7 @@ def create_experiment(config) -> Experiment:
   new_labels = labels.columns(dataset.class_names, class_names, data_name=dataset.name)
   if new_labels is not None:
     dataset = dataset.with_labels(new_labels, class_names)
-  config = with_class_names(config, class_names)
+  config = model_config.with_class_names(config, class_names)
   images.create_recipe(config, dataset)  # An impossible one is reported here.
   num_classes = len(class_names)
   num_examples = dataset.num_examples(config.data.train_split)
@@ -77,7 +75,7 @@ def create_experiment(config) -> Experiment:
     )
   total_steps = max(1, round(config.num_epochs * steps_per_epoch))
 
-  model = create_model(config, num_classes=num_classes)
+  model = model_config.create_model(config, num_classes=num_classes)
   method = methods.create_method(config, num_classes=num_classes)
   schedule, tx = create_optimizer(
     config, steps_per_epoch=steps_per_epoch, total_steps=total_steps
@@ -126,29 +124,6 @@ def check(config: schema.Section):
   registry.create('eval.attack', attacks.ATTACKS, config.eval.attack, num_classes=2)
 
 
-def with_class_names(config: schema.Section, class_names) -> schema.Section:
-  """Returns a config that says which class each logit stands for."""
-  data = schema.Section(config.data | {'class_names': tuple(class_names)})
-  return schema.Section(config | {'data': data})
-
-
-def create_model(config, *, num_classes: int) -> nn.Module:
-  """Returns the model of a config.
-
-  'float32' holds for every device: JAX's own default lets TPUs and recent GPUs multiply
-  float32 in bfloat16 or TF32. The setting is one of the whole process.
-  """
-  section = dict(config.model)
-  errors.check_choice('model.dtype', section['dtype'], ['bfloat16', 'float32'])
-  precision = 'highest' if section['dtype'] == 'float32' else None
-  jax.config.update('jax_default_matmul_precision', precision)
-  scope = parallel.statistics_scope(section.pop('bn_scope'))
-  section.pop('smooth_backward', None)  # Of the training, see `methods.py`.
-  return registry.create(
-    'model', models.MODELS, section, num_classes=num_classes, **scope
-  )
-
-
 def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
   """Returns the learning rate's schedule and the optimizer of a config."""
   schedule = registry.create(
@@ -163,19 +138,6 @@ def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
     'optim.optimizer', optim.OPTIMIZERS, config.optim.optimizer, schedule=schedule
   )
   return schedule, tx
-
-
-def abstract_variables(config, model, *, branch_names) -> dict[str, Any]:
-  """Returns the shapes and types of {'params', 'norms', 'batch_stats'} of a model."""
-  size = config.data.image_size
-  image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  init = functools.partial(model.init, train=False)
-  variables = jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)), image)
-  return {
-    'params': variables['params'],
-    'norms': dict.fromkeys(branch_names, variables['norm']),
-    'batch_stats': dict.fromkeys(branch_names, variables['batch_stats']),
-  }
 
 
 def create_train_batches(config, experiment: Experiment, *, examples_seen: int):

@@ -6,7 +6,15 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import errors, experiment, parallel, phases, schema, train_state
+from advprop_jax import (
+  errors,
+  experiment,
+  model_config,
+  parallel,
+  phases,
+  schema,
+  train_state,
+)
 from advprop_jax.evaluation import pictures
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs
@@ -179,7 +187,7 @@ def _with_trained_classes(
     ) as checkpointer:
       saved, _ = checkpointer.describe(steps[-1])
     # Older checkpoints do not name their classes.
-    return experiment.with_class_names(config, saved['data'].get('class_names', ()))
+    return model_config.with_class_names(config, saved['data'].get('class_names', ()))
   return config
 
 
@@ -224,11 +232,9 @@ def _last_variables(exp, workdir: str) -> dict:
     f'{workdir}/checkpoints', read_only=True
   ) as checkpointer:
     step = checkpointer.find('newest')
-    _, branch_names = checkpointer.describe(step)
-    template = experiment.abstract_variables(
-      exp.config, exp.model, branch_names=branch_names
+    variables, averaged = model_config.restore_variables(
+      checkpointer, step, exp.config, exp.model
     )
-    variables, averaged = checkpointer.restore_model(step, template)
   logging.info(
     'starting from the %s weights of step %d of %s',
     'averaged' if averaged else 'plain',

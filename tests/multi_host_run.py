@@ -26,9 +26,9 @@ else:  # Then once more, with steps added, so that every host resumes.
   import test_train
   from tiny_model import create_tiny_model
 
-  from advprop_jax import experiment, train
+  from advprop_jax import model_config, train
 
-  experiment.create_model = create_tiny_model
+  model_config.create_model = create_tiny_model
   config = test_train.small_config(data_dir)
   config.model.bn_scope = 'all'
   config.eval.every_epochs = 1.0

@@ -25,6 +25,7 @@ from advprop_jax import (
   experiment,
   images,
   methods,
+  model_config,
   parallel,
   phases,
   schema,
@@ -259,7 +260,7 @@ def create_config(folders, changes):
 
 def network(config):
   """Returns the program of the real network's gradients, as training has it."""
-  model = experiment.create_model(config, num_classes=10)
+  model = model_config.create_model(config, num_classes=10)
   image = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
   variables = jax.eval_shape(
     lambda: model.init(jax.random.key(0), jax.numpy.zeros(image.shape), train=False)
@@ -398,7 +399,7 @@ def digest(tree):
 @pytest.fixture
 def tiny_model(request, monkeypatch):
   if request.node.callspec.params['change'].what not in ('network', 'parameters'):
-    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+    monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
 
 
 BEFORE: dict = {}  # {(what, base): outcome}; many keys have the same.

@@ -14,7 +14,15 @@ import pytest
 from config_sections import SECTIONS, leaves
 from tiny_model import create_tiny_model
 
-from advprop_jax import experiment, methods, parallel, phases, schema, train
+from advprop_jax import (
+  experiment,
+  methods,
+  model_config,
+  parallel,
+  phases,
+  schema,
+  train,
+)
 from advprop_jax.models import efficientnet
 from configs import arguments, default, effnet_sizes, resnet_sat, resnets, saved
 
@@ -456,7 +464,7 @@ def test_digits_run_end_to_end(
 ):
   """One with the smoke form's network, which is the same for all; others with less."""
   if name != 'digits_advprop':
-    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+    monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
   config = shrink(get_config(name, 'smoke'))
   config.data.update(data_dir=str(digits_dir), eval_split='test[:12]')
   lines = check_run(config, tmp_path)
@@ -492,7 +500,7 @@ def test_imagenet_runs_end_to_end(
 ):
   config = shrink(get_smoke(*same[0]))
   # The smoke form's network is that of the digits, which one test trains.
-  monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+  monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
   config.data.update(
     name='imagenet2012', data_dir=str(imagenet_dir), eval_split='validation[:12]'
   )
@@ -509,7 +517,7 @@ def test_images_of_the_real_size_are_trained_on_with_the_real_recipe(
 ):
   """All but the batch and the number of steps, of B0 only these, is as on a TPU."""
   if network == 'two_layers':
-    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+    monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
   config = get_config('effnet_b0_advprop')
   config.data.update(
     data_dir=str(imagenet_dir),
@@ -549,7 +557,7 @@ def test_every_other_config_makes_steps(
   config.data.update(data_dir=str(digits_dir), eval_split='test[:12]')
   # One with the smoke form's ResNet; others with less, without a smooth backward pass.
   if same[0] != ('resnet_sat_gradient_study', 'both'):
-    monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+    monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
     monkeypatch.setattr(methods, 'with_smooth_backward', lambda model: model)
   for phase in phases.split(schema.read(config)):
     exp = experiment.create_experiment(phase)

@@ -10,7 +10,7 @@ from absl import logging as absl_logging
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, evaluate, experiment, images, train
+from advprop_jax import errors, evaluate, images, model_config, train
 from advprop_jax.workdir import checkpoint, directory
 from configs import default, digits_advprop, saved
 
@@ -19,7 +19,7 @@ CLASSES = ('cat', 'dog', 'flower')
 
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch, fast_compilation):
-  monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+  monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
 
 
 def write_images(root, split, classes, seed):
@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
   write_images(root, 'test', CLASSES, seed=1)
   workdir = tmp_path_factory.mktemp('runs') / 'trial'
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(experiment, 'create_model', create_tiny_model)
+    patch.setattr(model_config, 'create_model', create_tiny_model)
     jax.config.update('jax_disable_most_optimizations', True)
     values = train.train_and_evaluate(create_config(root), str(workdir))
     jax.config.update('jax_disable_most_optimizations', False)

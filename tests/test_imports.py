@@ -14,7 +14,7 @@ LAYERS = [
   {'train_state', 'workdir', 'evaluation', 'streams'},
   {'update'},
   {'train_step', 'fast_step'},
-  {'images', 'stream_config'},
+  {'images', 'stream_config', 'model_config'},
   {'methods'},
   {'evaluations', 'phases'},
   {'experiment'},

@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from advprop_jax import errors, experiment, methods, phases, schema, stream_config
+from advprop_jax import (
+  errors,
+  experiment,
+  methods,
+  model_config,
+  phases,
+  schema,
+  stream_config,
+)
 from configs import default, digits_advprop, digits_fast_advprop, digits_pilot
 
 STREAM = dict(digits_advprop.get_config().streams[0])
@@ -171,7 +179,7 @@ def test_a_wrong_method_is_refused_before_data_are_opened():
 
 
 def test_a_smooth_backward_pass_is_where_it_is_asked_for(monkeypatch):
-  model = experiment.create_model(digits_advprop.get_config(), num_classes=10).clone(
+  model = model_config.create_model(digits_advprop.get_config(), num_classes=10).clone(
     activation='relu'
   )
   for choice, expected in {

@@ -9,7 +9,15 @@ import pytest
 from absl import logging as absl_logging
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, evaluate, experiment, phases, train, train_state
+from advprop_jax import (
+  errors,
+  evaluate,
+  experiment,
+  model_config,
+  phases,
+  train,
+  train_state,
+)
 from advprop_jax.workdir import checkpoint, directory
 from configs import default, digits_pilot, saved
 
@@ -18,7 +26,7 @@ pytestmark = pytest.mark.usefixtures('fast_compilation')
 
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch):
-  monkeypatch.setattr(experiment, 'create_model', create_tiny_model)
+  monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
 
 
 def create_config(data_dir):

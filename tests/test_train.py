@@ -23,6 +23,7 @@ from advprop_jax import (
   errors,
   evaluate,
   experiment,
+  model_config,
   parallel,
   train,
   train_state,
@@ -42,7 +43,7 @@ TINY_MODEL = functools.partial(create_tiny_model, dropout_rate=0.5)
 
 @pytest.fixture
 def tiny_model(monkeypatch, fast_compilation):
-  monkeypatch.setattr(experiment, 'create_model', TINY_MODEL)
+  monkeypatch.setattr(model_config, 'create_model', TINY_MODEL)
 
 
 def small_config(data_dir, module=digits_advprop):
@@ -116,7 +117,7 @@ def runs(tmp_path_factory, digits_dir):
   finished, killed = (tmp_path_factory.mktemp(name) for name in ('finished', 'killed'))
   jax.config.update('jax_disable_most_optimizations', True)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(experiment, 'create_model', TINY_MODEL)
+    patch.setattr(model_config, 'create_model', TINY_MODEL)
     values = train.train_and_evaluate(small_config(digits_dir), str(finished))
     patch.setattr(parallel, 'prefetch', dying_prefetch(step=4))
     with pytest.raises(Killed):

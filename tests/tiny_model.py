@@ -7,7 +7,7 @@ from advprop_jax.models import norm
 
 
 def create_tiny_model(config, *, num_classes, dropout_rate=0.0):
-  """Stands in for `experiment.create_model`."""
+  """Stands in for `model_config.create_model`."""
   scope = parallel.statistics_scope(config.model.bn_scope)
   return TinyModel(num_classes, dropout_rate, **scope)
 

@@ -189,22 +189,26 @@ class Checkpointer:
     arrays = parallel.to_host_local({item: restored[item] for item in templates})
     return arrays, restored['config'], restored['data']
 
-  def restore_model(self, step: int, template: dict) -> tuple[dict, bool]:
+  def restore_model(
+    self, step: int, template: dict, *, averaged: bool | None = None
+  ) -> tuple[dict, bool]:
     """Returns the variables of a checkpoint, and whether they are averages.
-
-    Reads the averages where there are some, else the weights themselves.
 
     Args:
       step: one of `steps()`.
       template: {'params', 'norms', 'batch_stats'} of the expected structure, shapes and
         types.
+      averaged: whether to read the averages or the weights themselves; None: the
+        averages, where there are some.
 
     Raises:
       UserError: see `restore`.
     """
-    item = 'ema' if (self._path(step) / 'ema').exists() else 'model'
+    if averaged is None:
+      averaged = (self._path(step) / 'ema').exists()
+    item = 'ema' if averaged else 'model'
     parts, _, _ = self.restore(step, {item: template})
-    return parts[item], item == 'ema'
+    return parts[item], averaged
 
   def _check_items(self, step: int, templates):
     """Raises UserError for a checkpoint of the older format, or without averages."""
@@ -216,8 +220,8 @@ class Checkpointer:
       )
     if 'ema' in templates and (path / 'model').exists() and not (path / 'ema').exists():
       raise errors.UserError(
-        f'the checkpoint {path} has no averaged weights to go on with; allowed: '
-        'optim.ema_decay=0, as it was trained, or another --workdir'
+        f'the checkpoint {path} has no averaged weights; allowed: to go on with it as '
+        'it was trained, optim.ema_decay=0, or to read its weights as they are'
       )
 
   def _path(self, step: int) -> epath.Path:
