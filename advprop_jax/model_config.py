@@ -18,15 +18,25 @@ def with_class_names(config: schema.Section, class_names) -> schema.Section:
 
 
 def create_model(config, *, num_classes: int) -> nn.Module:
-  """Returns the model of a config.
+  """Returns the model of a config, and sets JAX's precision for the whole process."""
+  jax.config.update('jax_default_matmul_precision', matmul_precision(config))
+  return create_module(config, num_classes=num_classes)
+
+
+def matmul_precision(config) -> str | None:
+  """Returns the precision of products of float32 that a config's model needs; see JAX.
 
   'float32' holds for every device: JAX's own default lets TPUs and recent GPUs multiply
-  float32 in bfloat16 or TF32. The setting is one of the whole process.
+  float32 in bfloat16 or TF32.
   """
+  dtype = config.model['dtype']
+  errors.check_choice('model.dtype', dtype, ['bfloat16', 'float32'])
+  return 'highest' if dtype == 'float32' else None
+
+
+def create_module(config, *, num_classes: int) -> nn.Module:
+  """Returns the model of a config, whose precision is set elsewhere."""
   section = dict(config.model)
-  errors.check_choice('model.dtype', section['dtype'], ['bfloat16', 'float32'])
-  precision = 'highest' if section['dtype'] == 'float32' else None
-  jax.config.update('jax_default_matmul_precision', precision)
   scope = parallel.statistics_scope(section.pop('bn_scope'))
   section.pop('smooth_backward', None)  # Of the training, see `methods.py`.
   return registry.create(

@@ -205,7 +205,7 @@ def read(config) -> Section:
     UserError: a key is missing or unknown, or a value would fail late, or silently do
       nothing.
   """
-  result = _plain(config)
+  result = to_sections(config)
   _check_keys(result)
   check_section('', {k: x for k, x in result.items() if k != 'streams'})
   smallest, largest = result.data.crop_area
@@ -216,11 +216,12 @@ def read(config) -> Section:
   return result
 
 
-def _plain(value):
+def to_sections(value) -> Any:
+  """Returns a config, or a value of one, as sections of plain values, not checked."""
   if hasattr(value, 'items'):
-    return Section((key, _plain(x)) for key, x in value.items())
+    return Section((key, to_sections(x)) for key, x in value.items())
   if isinstance(value, list | tuple):
-    return tuple(_plain(x) for x in value)
+    return tuple(to_sections(x) for x in value)
   return value
 
 

@@ -9,11 +9,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from advprop_jax import errors
+from advprop_jax.input import suffixes
 from advprop_jax.input.datasets import dataset
 
 PREFIX = 'folder:'  # The path follows.
-# Names of image files that can be read; what a file is, its first bytes say.
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.jpe', '.png', '.bmp', '.webp')
 # What ImageMagick turns into one of them.
 CONVERTIBLE = ('.gif', '.tif', '.tiff', '.heic', '.heif', '.avif', '.jp2', '.ppm')
 TRAIN, HOLDOUT = HOLDOUT_SPLITS = 'train', 'holdout'
@@ -41,8 +40,8 @@ def open_folder(
     # ImageFolder takes every folder for a class, also `annotations/xml`: a class here
     # is one that has images. And it can read a split only as a whole, so that the
     # files are listed here, to be shared and skipped by name.
-    folders = [x for x in info.features['label'].names if not _is_hidden(x)]
-    splits = [x for x in info.splits if not _is_hidden(x)]
+    folders = [x for x in info.features['label'].names if not suffixes.is_hidden(x)]
+    splits = [x for x in info.splits if not suffixes.is_hidden(x)]
     files = {split: _list_files(root, split, folders) for split in splits}
   except UnicodeDecodeError as e:
     raise errors.UserError(
@@ -50,8 +49,8 @@ def open_folder(
     ) from e
   except (OSError, tf.errors.OpError) as e:
     raise errors.UserError(f'cannot read folder {root!r}: {expected}') from e
-  others = [p for paths in files.values() for p in paths if not _is_image(p)]
-  files = {s: [p for p in paths if _is_image(p)] for s, paths in files.items()}
+  others = [p for paths in files.values() for p in paths if not suffixes.is_image(p)]
+  files = {s: [p for p in paths if suffixes.is_image(p)] for s, paths in files.items()}
   if holdout_share:
     files |= _hold_out(name, files, holdout_share)
   files = {split: paths for split, paths in files.items() if paths}
@@ -165,13 +164,9 @@ def _describe_others(root: str, paths: list[str]) -> list[str]:
   return [
     f'folder {root}: {len(paths)} files are passed over, by their names no images that '
     f'can be read ({counts}), for example {paths[0]}; read are '
-    f'{", ".join(IMAGE_SUFFIXES)}; other images must be converted, as by '
+    f'{", ".join(suffixes.IMAGE_SUFFIXES)}; other images must be converted, as by '
     f'ImageMagick{hint}'
   ]
-
-
-def _is_hidden(name: str) -> bool:
-  return name.startswith('.')
 
 
 def _size(path: str) -> int:
@@ -182,10 +177,6 @@ def _size(path: str) -> int:
     return -1
 
 
-def _is_image(path: str) -> bool:
-  return path.lower().endswith(IMAGE_SUFFIXES)
-
-
 def _list_files(root: str, split: str, folders: list[str]) -> list[str]:
   """Lists the files of a split's class folders in a fixed order."""
   return [
@@ -193,5 +184,5 @@ def _list_files(root: str, split: str, folders: list[str]) -> list[str]:
     for folder in folders
     if tf.io.gfile.isdir(f'{root}/{split}/{folder}')
     for file in sorted(tf.io.gfile.listdir(f'{root}/{split}/{folder}'))
-    if not _is_hidden(file)
+    if not suffixes.is_hidden(file)
   ]
