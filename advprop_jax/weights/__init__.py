@@ -1,0 +1,1 @@
+"""Trained networks outside of their training: loaded, and used on any images."""
