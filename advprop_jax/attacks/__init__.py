@@ -1,5 +1,7 @@
 """Attacks by name: from images and a model's logits to adversarial images."""
 
+from collections.abc import Callable
+
 from advprop_jax.attacks import gradient
 from advprop_jax.attacks.gradient import Attack
 
@@ -7,7 +9,7 @@ __all__ = ['ATTACKS', 'Attack']
 
 # Name -> function of keyword arguments that returns an `Attack`. `num_classes` is given
 # to those that ask for it.
-ATTACKS = {
+ATTACKS: dict[str, Callable[..., Attack]] = {
   'pgd': gradient.make_pgd,
   'ifgsm': gradient.make_ifgsm,
   'fgsm': gradient.make_fgsm,

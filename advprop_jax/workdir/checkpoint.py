@@ -14,6 +14,7 @@ Arrays are whole, so any number of devices restores them. Whoever wants the netw
 reads `ema` or `model` alone, and needs no optimizer for it.
 """
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -34,6 +35,17 @@ def _best(metrics) -> float:
   return metrics.get(BEST_METRIC, -math.inf)
 
 
+@contextlib.contextmanager
+def _only_errors():
+  """Leaves out what Orbax warns of a directory that is opened to be read."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
+
+
 class Checkpointer:
   """Saves and restores the checkpoints of one directory; a context manager.
 
@@ -44,26 +56,27 @@ class Checkpointer:
   def __init__(self, directory, *, keep_last: int = 1, read_only: bool = False):
     """Opens a directory, a path or str; makes it, and drops what a killed save left."""
     policies = ocp.checkpoint_managers
-    self._manager = ocp.CheckpointManager(
-      epath.Path(directory).expanduser().absolute(),
-      item_handlers={
-        **{item: ocp.StandardCheckpointHandler() for item in _ARRAYS},
-        'config': ocp.JsonCheckpointHandler(),
-        'data': ocp.JsonCheckpointHandler(),
-      },
-      options=ocp.CheckpointManagerOptions(
-        read_only=read_only,
-        create=not read_only,
-        cleanup_tmp_directories=not read_only,
-        best_fn=_best,
-        preservation_policy=policies.AnyPreservationPolicy(
-          [
-            policies.LatestN(keep_last),
-            policies.BestN(get_metric_fn=_best, n=1),
-          ]
+    with _only_errors() if read_only else contextlib.nullcontext():
+      self._manager = ocp.CheckpointManager(
+        epath.Path(directory).expanduser().absolute(),
+        item_handlers={
+          **{item: ocp.StandardCheckpointHandler() for item in _ARRAYS},
+          'config': ocp.JsonCheckpointHandler(),
+          'data': ocp.JsonCheckpointHandler(),
+        },
+        options=ocp.CheckpointManagerOptions(
+          read_only=read_only,
+          create=not read_only,
+          cleanup_tmp_directories=not read_only,
+          best_fn=_best,
+          preservation_policy=policies.AnyPreservationPolicy(
+            [
+              policies.LatestN(keep_last),
+              policies.BestN(get_metric_fn=_best, n=1),
+            ]
+          ),
         ),
-      ),
-    )
+      )
 
   def __enter__(self) -> 'Checkpointer':
     return self

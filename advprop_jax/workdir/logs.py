@@ -19,14 +19,8 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from etils import epath
 from PIL import Image
 
-# What CLU logs beside the metrics: the whole config in one line, shapes of pictures;
-# what Orbax says of a directory that is opened to be read.
-NOISE = (
-  '[Hyperparameters]',
-  '[%d]%s Got',
-  'CheckpointManagerOptions.read_only=True',
-  'Given directory is read only',
-)
+# What CLU logs beside the metrics: the whole config in one line, shapes of pictures.
+NOISE = ('[Hyperparameters]', '[%d]%s Got')
 
 
 def log_for_people(*sources: str):

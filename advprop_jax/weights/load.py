@@ -1,0 +1,61 @@
+"""From the directory of a run to its network, on one device and without TensorFlow."""
+
+import os
+
+import jax
+
+from advprop_jax import branches, errors, model_config, schema
+from advprop_jax.weights import classifier
+from advprop_jax.workdir import checkpoint, directory
+
+
+def load(
+  workdir: str | os.PathLike,
+  *,
+  step: str | int,
+  branch: str,
+  averaged: bool | None,
+  dtype: str | None,
+  device: jax.Device | None,
+) -> classifier.Classifier:
+  """Returns the network of a checkpoint; see `advprop_jax.load`."""
+  run = directory.last_run(os.fspath(workdir))
+  if not directory.saved_steps(run):
+    raise errors.UserError(
+      f'{workdir} has no checkpoint; allowed: a directory that was trained in'
+    )
+  with checkpoint.Checkpointer(f'{run}/checkpoints', read_only=True) as checkpointer:
+    found = checkpointer.find(str(step))
+    saved, branch_names = checkpointer.describe(found)
+    errors.check_choice('branch', branch, branch_names)
+    config = _to_load(saved, dtype)
+    if not config.data.get('class_names'):
+      raise errors.UserError(
+        f'the checkpoint {run}/checkpoints/{found} does not know the names of its '
+        'classes; allowed: one of a version that writes them down'
+      )
+    module = model_config.create_module(
+      config, num_classes=len(config.data.class_names)
+    )
+    variables, is_averaged = model_config.restore_variables(
+      checkpointer, found, config, module, averaged=averaged
+    )
+  # By way of the host: it was restored to all devices.
+  variables = jax.device_get(branches.variables(**variables, branch=branch))
+  return classifier.Classifier(
+    module,
+    jax.device_put(variables, device),
+    config,
+    step=found,
+    averaged=is_averaged,
+    branch=branch,
+    branch_names=branch_names,
+    device=device,
+  )
+
+
+def _to_load(saved: dict, dtype: str | None) -> schema.Section:
+  """Returns the config of a checkpoint for one device, and for this arithmetic."""
+  config = schema.to_sections(saved)
+  change = {'bn_scope': 'device'} | ({'dtype': dtype} if dtype else {})
+  return schema.Section(config | {'model': schema.Section(config.model | change)})
