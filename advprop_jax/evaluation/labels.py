@@ -1,5 +1,8 @@
 """What a label means: the classes of a data set among those of a network."""
 
+import functools
+import pathlib
+
 import numpy as np
 
 from advprop_jax import errors
@@ -33,6 +36,38 @@ def columns(
       f'{len(model_classes)}: {_list(model_classes)}'
     )
   return np.array([place[name] for name in data_classes], np.int32)
+
+
+def imagenet_synsets() -> tuple[str, ...]:
+  """Returns ImageNet's 1,000 classes in the order of their labels.
+
+  They are WordNet's synsets ('n01440764'), also the names of the classes in
+  tensorflow-datasets' `imagenet2012` and of the folders in ImageNet's archives.
+  """
+  return tuple(_imagenet_names())
+
+
+def display_name(class_name: str) -> str:
+  """Returns what people call a class: 'tench' for 'n01440764'.
+
+  Two synsets may have one name, as the bird and the machine 'crane' have, so that it
+  is for display only.
+
+  Args:
+    class_name: of any data set; what is no class of ImageNet is returned as it is.
+  """
+  names = _imagenet_names().get(class_name)
+  return names.partition(',')[0] if names else class_name
+
+
+@functools.cache
+def _imagenet_names() -> dict[str, str]:
+  """Returns {synset: all its words, separated by commas}, in label order.
+
+  Source: WordNet 3.0, see imagenet_LICENSE.txt.
+  """
+  table = pathlib.Path(__file__).with_name('imagenet.tsv').read_text('utf-8')
+  return dict(line.split('\t') for line in table.splitlines())
 
 
 def _list(names) -> str:

@@ -1,6 +1,12 @@
-"""Tests that classes are told apart by their names."""
+"""Tests that classes are told apart by their names, and how people call them."""
+
+import pathlib
+import re
+import tomllib
 
 import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.siscore import labels as siscore_labels
 
 from advprop_jax import errors
 from advprop_jax.evaluation import labels
@@ -35,3 +41,46 @@ def test_unknown_names_are_listed():
   with pytest.raises(errors.UserError, match="'9', ...; allowed") as e:
     labels.columns(names, MODEL, data_name='x')
   assert len(str(e.value)) < 300
+
+
+def test_imagenet_has_its_thousand_classes_in_the_order_of_tensorflow_datasets():
+  synsets = labels.imagenet_synsets()
+  assert len(synsets) == 1000 and list(synsets) == sorted(set(synsets))
+  file = tfds.core.tfds_path('datasets/imagenet2012/labels.txt')
+  assert list(synsets) == file.read_text().split()
+
+
+def test_names_of_imagenet_are_those_of_tensorflow_datasets():
+  """SI-Score has ImageNet's names in label order, and says which crane is meant."""
+  names = [
+    re.sub(r'^crane \((bird|machine)\)$', 'crane', name)
+    for name in siscore_labels.IMAGENET_LABELS_LIST
+  ]
+  assert list(labels._imagenet_names().values()) == names
+
+
+@pytest.mark.parametrize(
+  'class_name, name',
+  [
+    ('n01440764', 'tench'),
+    ('n15075141', 'toilet tissue'),
+    ('n02012849', 'crane'),  # The bird.
+    ('n03126707', 'crane'),  # The machine.
+    ('n03710637', 'maillot'),
+    ('n03710721', 'maillot'),
+    ('n00001740', 'n00001740'),  # WordNet's entity, no class of ImageNet.
+    ('7', '7'),
+    ('T-shirt/top', 'T-shirt/top'),
+    ('crane, of Lego', 'crane, of Lego'),
+  ],
+)
+def test_only_classes_of_imagenet_have_another_name_for_display(class_name, name):
+  assert labels.display_name(class_name) == name
+
+
+def test_the_names_and_their_licence_are_parts_of_the_package():
+  root = pathlib.Path(__file__).parents[2]
+  table = tomllib.loads((root / 'pyproject.toml').read_text())
+  shipped = table['tool']['setuptools']['package-data']['advprop_jax.evaluation']
+  files = (root / 'advprop_jax' / 'evaluation').iterdir()
+  assert set(shipped) == {x.name for x in files if x.suffix in ('.tsv', '.txt')}
