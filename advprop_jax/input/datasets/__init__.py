@@ -5,7 +5,8 @@ The beginning of a name says of which kind a data set is; KINDS has them all:
   folder:<path>    the user's own <path>/<split>/<class>/*.jpg, *.png and the like
   anything else    a tensorflow-datasets builder with `image` and `label` features,
                    prepared beforehand: nothing is downloaded here. 'digits', embedded
-                   in scikit-learn, is prepared on first use
+                   in scikit-learn, and 'photographs', in foolbox, are prepared on
+                   first use
 
 A split is a list of `Span`s, runs of records in one file, so that `batches.py` can
 share them among hosts, shuffle them and skip them without reading a byte.
@@ -73,8 +74,9 @@ def open_dataset(
   """Opens a data set by name.
 
   Args:
-    name: 'digits', 'folder:<path>' or the name of a tensorflow-datasets builder, with
-      configuration and version if wanted ('imagenet2012', 'cifar10_1/v6:1.1.0').
+    name: 'digits', 'photographs', 'folder:<path>' or the name of a tensorflow-datasets
+      builder, with configuration and version if wanted ('imagenet2012',
+      'cifar10_1/v6:1.1.0').
     data_dir: where tensorflow-datasets keeps prepared data; None is its own default,
       ~/tensorflow_datasets. A folder ignores it.
     holdout_share: of a folder, the share of its split 'train' that becomes the split
