@@ -16,6 +16,9 @@ MODELS = {
     depth=variant.depth,
     stages=variant.stages,
     dropout_rate=variant.dropout_rate,
+    se_ratio=variant.se_ratio,
+    activation=variant.activation,
+    scale_ends=variant.scale_ends,
   )
   for name, variant in efficientnet.VARIANTS.items()
 } | {

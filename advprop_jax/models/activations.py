@@ -66,6 +66,18 @@ def _silu_jvp(primals, tangents):
   return silu(x), dx * (s * (1 + x * (1 - s)))
 
 
+@jax.custom_jvp
+def relu6(x: jax.Array) -> jax.Array:
+  """Returns x between 0 and 6, with derivative 0 at both. Source: EfficientNet-Lite."""
+  return nn.relu6(x)
+
+
+@relu6.defjvp
+def _relu6_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  return relu6(x), jnp.where((x > 0) & (x < 6), dx, 0)
+
+
 def softplus(x: jax.Array) -> jax.Array:
   """Returns log(1 + e^x). Source: SAT, `resnet_model.py`."""
   return nn.softplus(x)
@@ -146,6 +158,7 @@ RELU, RELU_SMOOTH_BACKWARD = 'relu', 'relu_smooth_backward'
 # 'celu:0.5'.
 ACTIVATIONS = {
   RELU: Activation(nn.relu),
+  'relu6': Activation(relu6),
   'softplus': Activation(softplus),
   'parametric_softplus': Activation(parametric_softplus),
   'silu': Activation(silu),

@@ -1,11 +1,12 @@
-"""EfficientNet B0-B8 and L0-L2, exactly as the official code builds them.
+"""EfficientNet B0-B8, L0-L2 and Lite0-4, exactly as the official code builds them.
 
 The model maps images, float32 [B, H, W, 3] in [0, 1], to logits, float32 [B, K]; the
 mean/std normalisation is its first line, so whatever holds the model (an attack, a
 notebook) works in pixel units. It knows nothing of attacks or branches.
 
 Sources: Tan & Le 2019 (arXiv 1905.11946) and `efficientnet_builder.py`,
-`efficientnet_model.py` of the official code (tensorflow/tpu).
+`efficientnet_model.py`, `lite/efficientnet_lite_builder.py` of the official code
+(tensorflow/tpu).
 """
 
 import math
@@ -19,7 +20,6 @@ from advprop_jax.models import activations, initializers, network
 
 # Below this the last feature map has less than one input pixel per cell: 2 ** 5.
 MIN_IMAGE_SIZE = 32
-SE_RATIO = 0.25  # Source: `se0.25` in the official block strings.
 
 
 class Stage(NamedTuple):
@@ -54,13 +54,29 @@ HEAD_FEATURES = 1280
 
 
 class Variant(NamedTuple):
-  """What distinguishes one EfficientNet: multipliers, native size, dropout, stages."""
+  """What distinguishes one EfficientNet."""
 
   width: float
   depth: float
-  image_size: int
+  image_size: int  # Its own, in pixels.
   dropout_rate: float
   stages: tuple[Stage, ...] = STAGES
+  se_ratio: float = 0.25  # Source: `se0.25` in the official block strings.
+  activation: str = 'swish'
+  scale_ends: bool = True
+
+
+def _lite(width, depth, image_size, dropout_rate) -> Variant:
+  """Returns a network for phones: no squeeze-excite, ReLU6, ends as they are."""
+  return Variant(
+    width,
+    depth,
+    image_size,
+    dropout_rate,
+    se_ratio=0.0,
+    activation='relu6',
+    scale_ends=False,
+  )
 
 
 # Source: `efficientnet_builder.py`; L0: Xie et al. 2020 (Noisy Student), table 7 (its
@@ -78,6 +94,11 @@ VARIANTS = {
   'efficientnet_l0': Variant(2.8, 3.7, 600, 0.5),
   'efficientnet_l1': Variant(3.9, 3.7, 600, 0.5),
   'efficientnet_l2': Variant(4.3, 5.3, 800, 0.5),
+  'efficientnet_lite0': _lite(1.0, 1.0, 224, 0.2),
+  'efficientnet_lite1': _lite(1.0, 1.1, 240, 0.2),
+  'efficientnet_lite2': _lite(1.1, 1.2, 260, 0.3),
+  'efficientnet_lite3': _lite(1.2, 1.4, 280, 0.3),
+  'efficientnet_lite4': _lite(1.4, 1.8, 300, 0.3),
   'efficientnet_tiny': Variant(0.25, 1.0, 32, 0.1, TINY_STAGES),
 }
 
@@ -105,6 +126,7 @@ class MBConv(nn.Module):
     kernel_size: of the depthwise convolution.
     stride: of the depthwise convolution.
     expand_ratio: inner width over input width; at 1 there is no expansion.
+    se_ratio: width of squeeze-excite over input width; 0: there is none.
     drop_rate: probability that an example skips the block, in training.
     activation: function of the two inner norms and of squeeze-excite.
     conv: makes a convolution, see `Conv`.
@@ -115,6 +137,7 @@ class MBConv(nn.Module):
   kernel_size: int
   stride: int
   expand_ratio: int
+  se_ratio: float
   drop_rate: float
   activation: activations.Activation
   conv: Any
@@ -140,13 +163,14 @@ class MBConv(nn.Module):
     )
     x = norm('depthwise_bn', depthwise(x), self.activation)
 
-    # The gate's width comes from the block's input, not from the expanded width.
-    squeezed = max(1, int(shortcut.shape[-1] * SE_RATIO))
-    gate = x.mean(axis=(1, 2), keepdims=True)
-    gate = self.conv(squeezed, use_bias=True, name='se_reduce')(gate)
-    gate = activations.Activate(self.activation, name='se_activation')(gate)
-    gate = self.conv(inner, use_bias=True, name='se_expand')(gate)
-    x = x * nn.sigmoid(gate)
+    if self.se_ratio > 0:
+      # The gate's width comes from the block's input, not from the expanded width.
+      squeezed = max(1, int(shortcut.shape[-1] * self.se_ratio))
+      gate = x.mean(axis=(1, 2), keepdims=True)
+      gate = self.conv(squeezed, use_bias=True, name='se_reduce')(gate)
+      gate = activations.Activate(self.activation, name='se_activation')(gate)
+      gate = self.conv(inner, use_bias=True, name='se_expand')(gate)
+      x = x * nn.sigmoid(gate)
 
     x = self.conv(self.features, name='project_conv')(x)
     x = norm('project_bn', x)
@@ -169,6 +193,9 @@ class EfficientNet(nn.Module):
     depth: multiplier of the blocks per stage.
     stages: before scaling.
     dropout_rate: before the classifier, in training.
+    se_ratio: width of squeeze-excite over a block's input width; 0: there is none.
+    scale_ends: whether `width` acts on stem and head, too, and `depth` on the first and
+      the last stage.
     drop_connect_rate: of the last block, were there one more; grows linearly from 0.
       Source: survival probability 0.8 of the official code, for every size.
     activation: 'swish' (also called 'silu'), or another name in `activations.py`.
@@ -190,6 +217,8 @@ class EfficientNet(nn.Module):
   depth: float
   stages: tuple[Stage, ...]
   dropout_rate: float
+  se_ratio: float
+  scale_ends: bool
   drop_connect_rate: float = 0.2
   activation: str = 'swish'
   mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -233,19 +262,20 @@ class EfficientNet(nn.Module):
 
     x = network.normalise(self, image, min_size=MIN_IMAGE_SIZE)
 
-    stem = round_features(STEM_FEATURES, self.width)
+    stem = self._end_features(STEM_FEATURES)
     x = conv(stem, 3, stride=2, name='stem_conv')(x)
     x = norm_and_activate('stem_bn', x)
 
     # The static ones are `train` and `use_running_average`, behind `self` and `x`.
     mbconv = nn.remat(MBConv, static_argnums=(2, 3)) if self.remat_blocks else MBConv
-    blocks = self._blocks()
+    blocks = self.blocks()
     for i, (stage, stride) in enumerate(blocks):
       x = mbconv(
         features=round_features(stage.features, self.width),
         kernel_size=stage.kernel_size,
         stride=stride,
         expand_ratio=stage.expand_ratio,
+        se_ratio=self.se_ratio,
         drop_rate=self.drop_connect_rate * i / len(blocks),
         activation=activation,
         conv=conv,
@@ -253,17 +283,31 @@ class EfficientNet(nn.Module):
         name=f'blocks_{i}',
       )(x, train, use_running_average)
 
-    head = round_features(HEAD_FEATURES, self.width)
+    head = self._end_features(HEAD_FEATURES)
     x = conv(head, name='head_conv')(x)
     x = norm_and_activate('head_bn', x)
     x = x.mean(axis=(1, 2))
     x = nn.Dropout(self.dropout_rate, name='dropout')(x, deterministic=not train)
     return network.classify(self, x, kernel_init=initializers.dense_kernel)
 
-  def _blocks(self) -> list[tuple[Stage, int]]:
+  def blocks(self) -> list[tuple[Stage, int]]:
     """Returns every block as (its stage, its stride), in order."""
     return [
       (stage, stage.stride if i == 0 else 1)
-      for stage in self.stages
-      for i in range(round_repeats(stage.repeats, self.depth))
+      for stage, repeats in zip(self.stages, self.stage_sizes, strict=True)
+      for i in range(repeats)
     ]
+
+  @property
+  def stage_sizes(self) -> tuple[int, ...]:
+    """Returns the number of blocks of every stage."""
+    last = len(self.stages) - 1
+    return tuple(
+      stage.repeats
+      if i in (0, last) and not self.scale_ends
+      else round_repeats(stage.repeats, self.depth)
+      for i, stage in enumerate(self.stages)
+    )
+
+  def _end_features(self, features: int) -> int:
+    return round_features(features, self.width) if self.scale_ends else features

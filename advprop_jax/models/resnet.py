@@ -99,6 +99,8 @@ class ResNet(nn.Module):
     groups: of the 3 x 3 convolutions.
     group_width: channels of a group in the first stage; doubled in each later one.
     stem_features: channels of the first convolution.
+    even_pool_padding: pad the max pooling by one on every side, as PyTorch does; False:
+      'SAME', as SAT does, which pads even sides at the bottom and right alone.
     activation: a name in `activations.py`.
     mean: per-channel mean, in [0, 1] pixel units.
     std: per-channel standard deviation, in [0, 1] pixel units.
@@ -117,6 +119,7 @@ class ResNet(nn.Module):
   groups: int
   group_width: int
   stem_features: int
+  even_pool_padding: bool = False
   activation: str = 'relu'
   mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
   std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -158,7 +161,8 @@ class ResNet(nn.Module):
     x = conv(self.stem_features, 7, 2, even_padding=True, name='stem_conv')(x)
     stem_bn = batch_norm(activation=activation, name='stem_bn')
     x = stem_bn(x, use_running_average=use_running_average)
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding='SAME')
+    padding = [(1, 1)] * 2 if self.even_pool_padding else 'SAME'
+    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
 
     # The static one is `use_running_average`, behind `self` and `x`.
     bottleneck = (

@@ -16,6 +16,7 @@ THEIRS = {
   'silu': tf.nn.silu,
   'swish': tf.nn.silu,
   'relu': tf.nn.relu,
+  'relu6': tf.nn.relu6,
   'softplus': tf.nn.softplus,
   'parametric_softplus': lambda x: tf.nn.softplus(10 * x) / 10,
   'gelu': lambda x: tf.nn.gelu(x, approximate=True),
@@ -34,7 +35,7 @@ THEIRS = {
   'relu_smooth_backward:2': tf.nn.relu,
 }
 # Their derivative jumps at 0.
-JUMPS = {'relu': (0, 1), 'elu:0.5': (0.5, 1)}
+JUMPS = {'relu': (0, 1), 'relu6': (0, 1), 'elu:0.5': (0.5, 1)}
 
 
 # Of one shape, so that operations are compiled once: the last two are beside 0.

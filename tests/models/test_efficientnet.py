@@ -29,6 +29,12 @@ PARAMETER_COUNTS = {
   'efficientnet_l0': (140_764_664, 493_904),
   'efficientnet_l1': (272_630_564, 693_920),
   'efficientnet_l2': (480_309_308, 1_090_688),
+  # All: the weights published for PyTorch, lite3 and lite4 timm's 8.20 and 13.01 M.
+  'efficientnet_lite0': (4_652_008, 42_016),
+  'efficientnet_lite1': (5_416_680, 53_664),
+  'efficientnet_lite2': (6_092_072, 58_096),
+  'efficientnet_lite3': (8_197_096, 76_672),
+  'efficientnet_lite4': (13_006_568, 112_368),
   # Source: keras, EfficientNet(0.25, 1.0, blocks_args=...) of the same blocks.
   'efficientnet_tiny': (336_280, 1_344),
 }
