@@ -1,1 +1,1 @@
-"""Trained networks outside of their training: loaded, and used on any images."""
+"""Networks from and for elsewhere: published weights in, a plain network out."""

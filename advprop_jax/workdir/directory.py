@@ -1,8 +1,11 @@
 """The directory of a run: that it can be written to, and its small files."""
 
+import contextlib
+import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 
 import jax
 from etils import epath
@@ -40,6 +43,58 @@ def open_workdir(workdir: str) -> epath.Path:
       'allowed: a directory that you may create files in'
     ) from e
   return path.resolve()
+
+
+@contextlib.contextmanager
+def new_directory(path: str, *, flag: str) -> Iterator[pathlib.Path]:
+  """Yields a directory to write to, which becomes `path` when all has gone well.
+
+  After an error nothing is left of it.
+
+  Args:
+    path: a local directory, which does not exist, or is empty.
+    flag: that the user gave it with, for messages.
+
+  Raises:
+    UserError: there is something, or it cannot be written.
+  """
+  final = pathlib.Path(path).expanduser().absolute()
+  if '://' in path:
+    raise errors.UserError(
+      f'{flag} {path} is no local directory; allowed: a local one, to be copied then'
+    )
+  if final.exists() and (not final.is_dir() or any(final.iterdir())):
+    raise errors.UserError(
+      f'{flag} {path} exists; allowed: a directory that does not exist or is empty'
+    )
+  unfinished = final.with_name(f'{final.name}.unfinished')
+  try:
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    if final.exists():
+      final.rmdir()
+    unfinished.rename(final)
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write to {flag} {path}: {e.strerror or e}; allowed: a directory that '
+      'you may create files in'
+    ) from e
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def sha256(path: pathlib.Path) -> str:
+  """Returns the SHA-256 of a file, in hexadecimal digits.
+
+  Of a directory that of a list: the sum and the name of every file in it, by name.
+  """
+  if not path.is_dir():
+    with open(path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  files = sorted(x for x in path.rglob('*') if x.is_file())
+  lines = [f'{sha256(x)}  {x.relative_to(path)}\n' for x in files]
+  return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
 
 def write_config(workdir: epath.Path, config: dict):

@@ -1,0 +1,189 @@
+"""Writes the model card: what a network is, how good it was measured, and its files.
+
+  python -m advprop_jax.weights.card --workdir=runs/b0
+
+writes that of a workdir, anew with the results that are there by now.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from advprop_jax import errors
+from advprop_jax.workdir import checkpoint, directory
+
+CARD = 'README.md'
+ORIGIN = 'origin.json'  # What a conversion knows of the source; see `convert.py`.
+# Of a workdir these are the network; the others grow with every evaluation.
+NETWORK_FILES = ('checkpoints', 'config.json', ORIGIN)
+
+
+def write_card(path: pathlib.Path, *, workdir: pathlib.Path, export: str = ''):
+  """Writes README.md into a workdir, or into an export of it.
+
+  Args:
+    path: what the card describes, whose files are listed.
+    workdir: of the network, local.
+    export: what the export is, a paragraph; '': `path` is the workdir itself.
+
+  Raises:
+    UserError: the workdir has no checkpoint.
+  """
+  steps = directory.saved_steps(str(workdir))
+  if not steps:
+    raise errors.UserError(
+      f'{workdir} has no checkpoint; allowed: a --workdir that was trained in, or '
+      'converted to'
+    )
+  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as checkpointer:
+    config, branch_names = checkpointer.describe(steps[-1])
+  origin_file = workdir / ORIGIN
+  origin = json.loads(origin_file.read_text()) if origin_file.exists() else None
+  parts = [
+    f'# {config["model"]["name"]}',
+    export or f'A checkpoint of advprop_jax; branches: {", ".join(branch_names)}.',
+    _table(
+      ('', ''), [*_network(config), *(_origin(origin) if origin else _recipe(config))]
+    ),
+    '## Preprocessing',
+    _preprocessing(config),
+    '## Results',
+    _results(workdir),
+    '## Files',
+    f'SHA-256; `sha256sum --check {CARD}` compares them.',
+    '```\n' + '\n'.join(_sums(path, () if export else NETWORK_FILES)) + '\n```',
+  ]
+  (path / CARD).write_text('\n\n'.join(parts) + '\n')
+
+
+def _network(config: Mapping[str, Any]):
+  """Yields rows on what the network is."""
+  data, model = config['data'], config['model']
+  names = data.get('class_names', ())
+  shown = ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
+  yield 'Data', data['name']
+  yield 'Classes', f'{len(names)}: {shown}'
+  yield 'Activation', model['activation']
+  yield 'Norms', f'momentum {model["bn_momentum"]}, epsilon {model["bn_epsilon"]}'
+
+
+def _origin(origin: Mapping[str, Any]):
+  """Yields rows on where converted weights come from."""
+  sums = '; '.join(f'{name}: {value}' for name, value in origin['files'].items())
+  yield 'Trained elsewhere', f'{origin["recipe"]} ({origin["recipe_reason"]})'
+  yield 'Converted from', f'{origin["names"]} names; SHA-256 of {sums}'
+  yield 'Licence of the weights', origin['licence']
+  if origin['channel_order'] == 'bgr':
+    yield 'Channels', 'published for BGR; the first kernel was turned, for RGB'
+  if origin['without_average']:
+    yield 'Not averaged', ', '.join(origin['without_average'])
+
+
+def _recipe(config: Mapping[str, Any]):
+  """Yields rows on how a network was trained here."""
+  streams = [
+    f'{x["name"]}: {"attacked" if x["attack"] is not None else "clean"} images through '
+    f"norm '{x['branch']}', weight {x['weight']}"
+    for x in config['streams']
+  ]
+  optim = config['optim']
+  yield 'Streams', '; '.join(streams)
+  if config['method']['name'] != 'streams':
+    yield 'Method', _values(config['method'])
+  yield 'Attack', _values(config['attack'])
+  yield 'Epochs', f'{config["num_epochs"]}, of {config["data"]["batch_size"]} a step'
+  yield 'Augmentation', _values(config['data']['augmentation'])
+  yield 'Optimizer', f'{_values(optim["optimizer"])}; {_values(optim["schedule"])}'
+  yield 'Averages', f'decay {optim["ema_decay"]}'
+  if config.get('init_from'):
+    yield 'Started from', config['init_from']
+  yield 'Licence of the weights', 'as whoever trained them says'
+
+
+def _preprocessing(config: Mapping[str, Any]) -> str:
+  """Returns what images need, in words; the same as `metadata` has in numbers."""
+  size, padding = config['data']['image_size'], config['data']['crop_padding']
+  return (
+    f'The central {size}/{size + padding} of the shorter side, square, resized to '
+    f'{size} x {size} by {config["data"]["resize_method"]}; RGB in [0, 1]; then '
+    f'(x - mean) / std with mean {_numbers(config["model"]["mean"])} and std '
+    f'{_numbers(config["model"]["std"])}. With another mean and std the network '
+    'predicts badly, without any error.'
+  )
+
+
+def _results(workdir: pathlib.Path) -> str:
+  """Returns a table of the evaluations in results.jsonl, the last of a kind."""
+  rows = {}
+  for line in _lines(workdir / 'results.jsonl'):
+    for key, value in line.items():
+      place, _, score = key.rpartition('/')
+      if score.endswith('_top1') and not place.startswith('train'):
+        attack = line.get('attack') if '_pgd_' in score else None
+        number = 'not finite' if value is None else f'{100 * value:.2f} %'
+        row = (place, score, number, line['step'], _values(attack or {}))
+        rows[place, score] = row
+  if not rows:
+    return 'None was measured yet: `python main.py --mode=evaluate --workdir=...`.'
+  return _table(('images', 'score', 'measured', 'step', 'attack'), rows.values())
+
+
+def _lines(path: pathlib.Path) -> Iterable[dict[str, Any]]:
+  """Yields the whole lines of a file of JSON objects, none if there is no file."""
+  if path.exists():
+    for line in path.read_text(errors='replace').splitlines():
+      try:
+        value = json.loads(line)
+      except ValueError:  # Half a line of a killed run.
+        continue
+      if isinstance(value, dict) and 'step' in value:
+        yield value
+
+
+def _values(section: Mapping[str, Any]) -> str:
+  """Returns 'pgd, epsilon 0.0157, num_steps 10' of a section of a config."""
+  values = [
+    f'{key} {value:.4g}' if isinstance(value, float) else f'{key} {value}'
+    for key, value in section.items()
+    if key != 'name'
+  ]
+  return ', '.join([section['name'], *values] if 'name' in section else values)
+
+
+def _numbers(values) -> str:
+  return ', '.join(f'{x:g}' for x in values)
+
+
+def _table(titles, rows) -> str:
+  lines = [titles, ['---'] * len(titles), *rows]
+  return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in lines)
+
+
+def _sums(path: pathlib.Path, names: Iterable[str]) -> Iterable[str]:
+  """Yields 'sum  file' for every file, but the card, in some or all of a directory."""
+  roots = [path / name for name in names] or [path]
+  files = [x for root in roots for x in ([root] if root.is_file() else root.rglob('*'))]
+  for file in sorted(x for x in files if x.is_file() and x != path / CARD):
+    yield f'{directory.sha256(file)}  {file.relative_to(path)}'
+
+
+def main(argv=None):
+  """Runs the command; ends the process with one line if the input is at fault."""
+  parser = argparse.ArgumentParser(
+    prog='python -m advprop_jax.weights.card',
+    description='Writes the model card of a workdir, with the results so far.',
+  )
+  parser.add_argument('--workdir', required=True)
+  workdir = pathlib.Path(parser.parse_args(argv).workdir).expanduser()
+  try:
+    write_card(workdir, workdir=workdir)
+  except errors.UserError as e:
+    sys.exit(f'error: {e}')
+  print(workdir / CARD)
+
+
+if __name__ == '__main__':
+  main()

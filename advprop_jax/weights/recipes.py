@@ -1,0 +1,138 @@
+"""What belongs to published weights: preprocessing, constants of the norms, licence.
+
+The values of a file do not say it, and with another preprocessing than in the training
+a network predicts badly without any error.
+"""
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from advprop_jax import errors
+
+
+class Recipe(NamedTuple):
+  """What a published set of weights was trained and evaluated with."""
+
+  title: str
+  mean: tuple[float, float, float]  # Of pixels in [0, 1].
+  std: tuple[float, float, float]
+  bn_momentum: float
+  bn_epsilon: float
+  licence: str
+  resize_method: str = 'bicubic_tf1'
+  crop_padding: int = 32
+  channel_order: str = 'rgb'  # Or 'bgr', that the first convolution expects.
+  averaged: bool = True  # Whether the published numbers are of averaged weights.
+  attributes: Mapping[str, Any] = {}  # More of the model.
+
+
+# Reason of a choice without a reason, see `choose`.
+BY_DEFAULT = 'by default'
+_HALF = (0.5, 0.5, 0.5)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Sources: `preprocessing.py` and README of the official code (tensorflow/tpu), README
+# and `EfficientNet/`, `ResNet/` of cihangxie/SmoothAdversarialTraining, timm's configs.
+RECIPES = {
+  'advprop': Recipe(
+    'AdvProp', _HALF, _HALF, bn_momentum=0.99, bn_epsilon=1e-3, licence='Apache-2.0'
+  ),
+  'imagenet': Recipe(
+    'EfficientNet on clean images, AutoAugment, RandAugment or Noisy Student',
+    _IMAGENET_MEAN,
+    _IMAGENET_STD,
+    bn_momentum=0.99,
+    bn_epsilon=1e-3,
+    licence='Apache-2.0',
+  ),
+  'lite': Recipe(
+    'EfficientNet-Lite', _HALF, _HALF, 0.99, bn_epsilon=1e-3, licence='Apache-2.0'
+  ),
+  'sat': Recipe(
+    'smooth adversarial training, EfficientNet',
+    _HALF,
+    _HALF,
+    bn_momentum=0.9,
+    bn_epsilon=1e-5,
+    licence='MIT',
+    averaged=False,  # But for L1-Enhanced.
+  ),
+  'sat_resnet': Recipe(
+    'smooth adversarial training, ResNet',
+    _HALF,
+    _HALF,
+    bn_momentum=0.9,
+    bn_epsilon=1e-5,
+    licence='MIT; its code is derived from code under CC-BY-NC',
+    resize_method='bicubic',
+    channel_order='bgr',  # Its images are loaded by OpenCV and not turned round.
+    averaged=False,
+  ),
+  'timm_resnet': Recipe(
+    "ResNet, PyTorch's",
+    _IMAGENET_MEAN,
+    _IMAGENET_STD,
+    bn_momentum=0.9,
+    bn_epsilon=1e-5,
+    licence="as the model's page says",
+    resize_method='bilinear',
+    attributes={'even_pool_padding': True},
+  ),
+}
+# In the end of a path -> the recipe. Names: the official folders, lukemelas' files and
+# timm's models; of the latter two those without a word for it are of clean images.
+_HINTS = (
+  (r'(^|/)(adv-efficientnet|advprop/)|[._]ap[._-]', 'advprop'),
+  (r'(^|/)(ckpts|ckptsaug|randaug|noisystudent|noisy_student[\w-]*)/', 'imagenet'),
+  (r'[._](ns|aa|ra)[._-]|\.in1k', 'imagenet'),
+  (r'(^|/)(tf_)?efficientnet[-_]b\d-[0-9a-f]{8}\.', 'imagenet'),
+)
+_NUM_PARTS = 3  # Of a path: what lies above says nothing of the weights.
+
+
+def choose(name: str, *, path: str, model: str, naming: str) -> tuple[Recipe, str]:
+  """Returns the recipe of a source, and why it is this one.
+
+  Args:
+    name: a key of RECIPES, or 'auto'.
+    path: of the source.
+    model: a key of `models.MODELS`.
+    naming: title of the source's naming, see `names.py`.
+
+  Raises:
+    UserError: the name is unknown.
+  """
+  errors.check_choice('--recipe', name, ['auto', *RECIPES])
+  if name != 'auto':
+    return RECIPES[name], 'as asked for'
+  if model.startswith('resne'):
+    name = 'timm_resnet' if naming == 'timm' else 'sat_resnet'
+    return RECIPES[name], f'{naming} names'
+  if 'lite' in model:
+    return RECIPES['lite'], 'the name of the model'
+  end = '/'.join(pathlib.PurePath(path).parts[-_NUM_PARTS:])
+  for pattern, name in _HINTS:
+    if match := re.search(pattern, end):
+      return RECIPES[name], f'{match[0]!r} in the path'
+  return RECIPES['advprop'], BY_DEFAULT
+
+
+def with_facts(recipe: Recipe, facts: Mapping[str, Any], image_size: int) -> Recipe:
+  """Returns a recipe with the values that timm's config.json states, if it does.
+
+  Args:
+    recipe: what holds where it states nothing.
+    facts: its section 'pretrained_cfg'.
+    image_size: S, in pixels.
+  """
+  values: dict[str, Any] = {}
+  for key in ('mean', 'std'):
+    if key in facts:
+      values[key] = tuple(float(x) for x in facts[key])
+  if facts.get('crop_pct'):
+    # The same part of the shorter side: S / (S + padding).
+    values['crop_padding'] = round(image_size * (1 / float(facts['crop_pct']) - 1))
+  if facts.get('license'):
+    values['licence'] = str(facts['license'])
+  return recipe._replace(**values)

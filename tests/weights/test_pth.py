@@ -1,0 +1,83 @@
+r"""Tests the reader of PyTorch's files on two that PyTorch 2.14.1 has written:
+
+base = torch.arange(12.).reshape(3, 4)
+state = collections.OrderedDict({
+  'whole.weight': base,
+  'turned.weight': base.T,
+  'part.weight': base[1:, 2:],
+  'steps': torch.tensor(7),
+  'half': torch.tensor([0.5, -2.], dtype=torch.float16),
+  'brain': torch.tensor([0.5, -2.], dtype=torch.bfloat16),
+  'parameter': torch.nn.Parameter(torch.tensor([1., 2.])),
+})
+torch.save(state, 'torch_archive.pth')
+torch.save(state, 'torch_legacy.pth', _use_new_zipfile_serialization=False)
+"""
+
+import pathlib
+
+import numpy as np
+import pytest
+from published import write_pth
+
+from advprop_jax import errors
+from advprop_jax.weights import pth
+
+FOLDER = pathlib.Path(__file__).parent
+BASE = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.mark.parametrize('kind', ['archive', 'legacy'])
+def test_tensors_are_those_that_torch_saved(kind):
+  found = pth.read_pth(FOLDER / f'torch_{kind}.pth')
+  expected = {
+    'whole.weight': BASE,
+    'turned.weight': BASE.T,
+    'part.weight': BASE[1:, 2:],
+    'steps': 7,
+    'half': [0.5, -2],
+    'brain': [0.5, -2],
+    'parameter': [1, 2],
+  }
+  assert found.keys() == expected.keys()
+  for name, x in expected.items():
+    np.testing.assert_array_equal(found[name], x)
+  types = [str(x.dtype) for x in found.values()]
+  assert types == ['float32'] * 3 + ['int64', 'float16', 'bfloat16', 'float32']
+
+
+@pytest.mark.parametrize('kind', ['archive', 'legacy'])
+def test_whatever_is_damaged_is_one_line(kind, tmp_path):
+  """Every byte once: another value, and the end of the file."""
+  data = (FOLDER / f'torch_{kind}.pth').read_bytes()
+  path = tmp_path / 'x.pth'
+  num_errors = 0
+  for i in range(0, len(data), 7):
+    for damaged in (data[:i], data[:i] + bytes([data[i] ^ 0x55]) + data[i + 1 :]):
+      path.write_bytes(damaged)
+      try:
+        pth.read_pth(path)
+      except errors.UserError as e:
+        assert '\n' not in str(e)
+        num_errors += 1
+  assert num_errors > len(data) / 7
+
+
+def test_no_tensor_reaches_beyond_its_storage(tmp_path):
+  path = tmp_path / 'x.pth'
+  write_pth(path, {'x': np.zeros((2, 3), np.float32)})
+  data = path.read_bytes()
+  # In the pickle the shape (2, 3) is written as K\x02K\x03.
+  assert data.count(b'K\x02K\x03') == 1
+  changed = data.replace(b'K\x02K\x03', b'K\x02K\x7f')
+  path.write_bytes(changed)
+  with pytest.raises(errors.UserError, match='damaged'):
+    pth.read_pth(path)
+
+
+@pytest.mark.parametrize('key', ['state_dict', 'model', 'state_dict_ema'])
+def test_the_network_of_a_training_is_found(key, tmp_path):
+  write_pth(tmp_path / 'x.pth', {'x': BASE}, inside=key)
+  found = pth.read_pth(tmp_path / 'x.pth')
+  assert found.keys() == {'x'}
+  np.testing.assert_array_equal(found['x'], BASE)
