@@ -1,0 +1,309 @@
+r"""Takes a plain network out of a workdir: one branch, for programs that are not ours.
+
+  python -m advprop_jax.weights.export --workdir=runs/b0_advprop --output=exports/b0 \
+      --format=stablehlo
+
+The directory receives the network, metadata.json (classes, preprocessing, source) and a
+model card with the SHA-256 of every file.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+from jax import export as jax_export
+
+from advprop_jax import errors, pixels
+from advprop_jax.weights import card, classifier, fold, load, names, preprocess
+from advprop_jax.workdir import directory
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+METADATA = 'metadata.json'
+_MIN_SIZE = 32  # Pixels, of all models.
+
+
+def export(
+  workdir: str,
+  output: str,
+  *,
+  format_name: str,
+  step: str = 'newest',
+  branch: str = 'clean',
+  averaged: bool | None = None,
+  fold_norms: bool = False,
+  with_preprocessing: bool = False,
+) -> dict[str, Any]:
+  """Writes one branch of a checkpoint, for any number and size of images.
+
+  Args:
+    workdir: local directory that was trained in, or converted to.
+    output: local directory that does not exist or is empty.
+    format_name: a key of FORMATS.
+    step: 'newest', 'best' or a step.
+    branch: of norms.
+    averaged: see `load`.
+    fold_norms: whether norms are put into the convolutions, see `fold.py`.
+    with_preprocessing: whether the network takes uint8 [B, H, W, 3] as files have it,
+      and crops and resizes; else float32 [B, H, W, 3] in [0, 1].
+
+  Returns:
+    What metadata.json holds.
+
+  Raises:
+    UserError: there is no such checkpoint, the output exists, or the format cannot do
+      what is asked for.
+  """
+  errors.check_choice('--format', format_name, FORMATS)
+  if format_name == 'safetensors' and with_preprocessing:
+    raise errors.UserError(
+      '--with_preprocessing is for functions, and safetensors hold weights alone; '
+      f'allowed: {METADATA} says what images need; or --format=stablehlo or savedmodel'
+    )
+  with directory.new_directory(output, flag='--output') as path:
+    model = load.load(
+      workdir, step=step, branch=branch, averaged=averaged, dtype=None, device=None
+    )
+    run = pathlib.Path(directory.last_run(workdir)).expanduser()
+    about = {
+      'format': format_name,
+      **metadata(model, fold_norms=fold_norms, with_preprocessing=with_preprocessing),
+    }
+    about['source']['checkpoint_sha256'] = directory.sha256(
+      run / 'checkpoints' / str(model.step)
+    )
+    FORMATS[format_name](path, model, about)
+    (path / METADATA).write_text(json.dumps(about, indent=2) + '\n')
+    card.write_card(path, workdir=run, export=_describe(about))
+  return about
+
+
+def metadata(
+  model: classifier.Classifier, *, fold_norms: bool, with_preprocessing: bool
+) -> dict[str, Any]:
+  """Returns what a program must know to use a network; JSON values."""
+  config = model.config
+  size, padding = config.data.image_size, config.data.crop_padding
+  return {
+    'model': config.model.name,
+    'activation': config.model.activation,
+    'class_names': list(model.class_names),
+    'input': {
+      'shape': ['batch', 'height', 'width', 3],
+      'dtype': 'uint8' if with_preprocessing else 'float32',
+      'range': [0, 255] if with_preprocessing else [0, 1],
+      'channels': 'rgb',
+    },
+    'output': {'shape': ['batch', len(model.class_names)], 'is': 'logits, float32'},
+    'preprocessing': {
+      'inside': with_preprocessing,
+      'image_size': size,
+      'crop': f'central square, {size}/{size + padding} of the shorter side',
+      'crop_padding': padding,
+      'resize_method': config.data.resize_method,
+    },
+    'normalisation': {
+      'mean': list(config.model.mean),
+      'std': list(config.model.std),
+    },
+    'norms': {'folded': fold_norms, 'epsilon': config.model.bn_epsilon},
+    'source': {
+      'step': model.step,
+      'branch': model.branch,
+      'averaged': model.averaged,
+    },
+    'jax': jax.__version__,
+  }
+
+
+def _describe(about: dict[str, Any]) -> str:
+  source = about['source']
+  norms = 'its norms in the convolutions' if about['norms']['folded'] else 'with norms'
+  return (
+    f"The branch '{source['branch']}' of step {source['step']} "
+    f'({"averaged" if source["averaged"] else "plain"} weights), {norms}, as '
+    f'{about["format"]}. Input: {about["input"]["dtype"]} [batch, height, width, 3] in '
+    f'{about["input"]["range"]}, RGB; output: logits. {METADATA} has the same and the '
+    'classes for programs.'
+  )
+
+
+def create_function(
+  model: classifier.Classifier, *, fold_norms: bool, with_preprocessing: bool
+) -> Callable[[jax.Array], jax.Array]:
+  """Returns the function of images that is exported; its weights are constants."""
+  if fold_norms:
+    params, biases = fold.fold_norms(
+      model.variables, bn_epsilon=model.config.model.bn_epsilon
+    )
+    apply = fold.apply_folded(model.module, params, biases)
+  else:
+    variables = jax.tree.map(np.asarray, model.variables)
+
+    def apply(image):
+      return model.module.apply(variables, image, train=False)
+
+  if not with_preprocessing:
+    return apply
+  data = model.config.data
+
+  def apply_to_bytes(image):
+    image = preprocess.preprocess(
+      image,
+      image_size=data.image_size,
+      crop_padding=data.crop_padding,
+      resize_method=data.resize_method,
+    )
+    return apply(pixels.to_unit(image))
+
+  return apply_to_bytes
+
+
+def _function(model, about):
+  return create_function(
+    model,
+    fold_norms=about['norms']['folded'],
+    with_preprocessing=about['preprocessing']['inside'],
+  )
+
+
+def write_stablehlo(
+  path: pathlib.Path, model: classifier.Classifier, about: dict[str, Any]
+):
+  """Writes model.stablehlo, one file for PLATFORMS, as `jax.export` reads it.
+
+  Chosen for being in JAX, with promises of compatibility. Older versions of JAX read
+  what newer ones wrote not always: export with the oldest that is to read it.
+  """
+  dtype = jnp.dtype(about['input']['dtype'])
+  low = 1 if about['preprocessing']['inside'] else _MIN_SIZE
+  shape = jax_export.symbolic_shape(
+    'batch, height, width, 3', constraints=[f'height >= {low}', f'width >= {low}']
+  )
+  function = jax.jit(_function(model, about))
+  exported = jax_export.export(function, platforms=PLATFORMS)(
+    jax.ShapeDtypeStruct(shape, dtype)
+  )
+  (path / 'model.stablehlo').write_bytes(exported.serialize())
+
+
+def write_savedmodel(
+  path: pathlib.Path, model: classifier.Classifier, about: dict[str, Any]
+):
+  """Writes saved_model.pb and the like, whose signature maps 'image' to 'logits'.
+
+  Through jax2tf, which is in JAX, and TensorFlow, which reads the training images.
+  """
+  try:
+    import tensorflow as tf
+  except ImportError as e:
+    raise errors.UserError(
+      'a SavedModel is written by TensorFlow, which is not installed; allowed: pip '
+      "install '.[export]', or --format=stablehlo"
+    ) from e
+  from jax.experimental import jax2tf
+
+  low = 1 if about['preprocessing']['inside'] else _MIN_SIZE
+  convert = jax2tf.convert(
+    _function(model, about),
+    polymorphic_shapes=['(batch, height, width, 3)'],
+    polymorphic_constraints=[f'height >= {low}', f'width >= {low}'],
+    native_serialization_platforms=PLATFORMS,
+    with_gradient=False,
+  )
+  spec = tf.TensorSpec((None, None, None, 3), about['input']['dtype'], name='image')
+  module = tf.Module()
+  module.__call__ = tf.function(convert, input_signature=[spec], autograph=False)
+  logits = tf.function(
+    lambda image: {'logits': module.__call__(image)}, input_signature=[spec]
+  )
+  tf.saved_model.save(module, str(path), signatures=logits)
+
+
+def write_safetensors(
+  path: pathlib.Path, model: classifier.Classifier, about: dict[str, Any]
+):
+  """Writes model.safetensors, with the metadata in its header.
+
+  With norms the names and layouts are timm's, which reads them as 'tf_<model>'. Without
+  norms, which timm has no model for, they are ours: 'blocks_0/expand_conv/kernel' and
+  '.../bias', in Flax's layout. Chosen for being what weights are shared in.
+  """
+  if about['norms']['folded']:
+    params, biases = fold.fold_norms(
+      model.variables, bn_epsilon=model.config.model.bn_epsilon
+    )
+    tensors = {'/'.join(x): y for x, y in traverse_util.flatten_dict(params).items()}
+    for layer, bias in biases.items():
+      tensors['/'.join(layer).replace('bn', 'conv') + '/bias'] = bias
+  else:
+    naming = names.TIMM[type(model.module)]
+    found = names.source_names(model.module, model.variables, naming)
+    values = traverse_util.flatten_dict(model.variables)
+    tensors = {
+      name: names.to_source(np.asarray(values[x]), x, naming)
+      for x, name in found.items()
+    }
+  tensors = {name: np.asarray(x, order='C') for name, x in tensors.items()}
+  safetensors.numpy.save_file(
+    tensors, path / 'model.safetensors', metadata={'advprop_jax': json.dumps(about)}
+  )
+
+
+# Name of --format -> function (directory, model, metadata) that writes into it.
+FORMATS: dict[
+  str, Callable[[pathlib.Path, classifier.Classifier, dict[str, Any]], None]
+] = {
+  'stablehlo': write_stablehlo,
+  'savedmodel': write_savedmodel,
+  'safetensors': write_safetensors,
+}
+
+
+def _parse(argv) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog='python -m advprop_jax.weights.export',
+    description='Takes one branch out of a workdir, for other programs.',
+  )
+  parser.add_argument('--workdir', required=True)
+  parser.add_argument('--output', required=True, help='Made; must not exist.')
+  parser.add_argument(
+    '--format', required=True, dest='format_name', help=', '.join(FORMATS)
+  )
+  parser.add_argument('--step', default='newest', help='newest, best, or a step.')
+  parser.add_argument('--branch', default='clean', help='Of norms; default: clean.')
+  parser.add_argument(
+    '--averaged',
+    action=argparse.BooleanOptionalAction,
+    help='Averaged weights, or those of the step. Default: averaged if there are any.',
+  )
+  parser.add_argument(
+    '--fold_norms', action='store_true', help='Put the norms into the convolutions.'
+  )
+  parser.add_argument(
+    '--with_preprocessing',
+    action='store_true',
+    help='Take bytes of any size, and crop and resize them.',
+  )
+  return parser.parse_args(argv)
+
+
+def main(argv=None):
+  """Runs the command; ends the process with one line if the input is at fault."""
+  options = vars(_parse(argv))
+  try:
+    about = export(**options)
+  except errors.UserError as e:
+    sys.exit(f'error: {e}')
+  print(f'{options["output"]} holds: {_describe(about)}')
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,140 @@
+"""Tests that exported networks give our logits in processes without our code."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import golden_published
+import numpy as np
+import published
+import pytest
+import safetensors.numpy
+from published import write_pth
+
+import advprop_jax
+from advprop_jax.weights import convert, export
+
+CLASSES = tuple('abcdefghij')
+GOLDEN = json.loads(
+  (pathlib.Path(__file__).parent / 'golden_published.json').read_text()
+)['networks']['timm/efficientnet']
+# Programs that are given a directory, the file of images and that of logits to write.
+PROGRAMS = {
+  'stablehlo': """
+import sys, numpy as np
+from jax import export
+path, images, logits = sys.argv[1:]
+with open(f'{path}/model.stablehlo', 'rb') as file:
+  network = export.deserialize(bytearray(file.read()))
+assert set(network.platforms) == {'cpu', 'cuda', 'tpu'}
+np.save(logits, network.call(np.load(images)))
+assert 'advprop_jax' not in sys.modules
+""",
+  'savedmodel': """
+import sys, numpy as np, tensorflow as tf
+path, images, logits = sys.argv[1:]
+network = tf.saved_model.load(path)
+found = network.signatures['serving_default'](image=np.load(images))
+np.save(logits, found['logits'])
+assert 'advprop_jax' not in sys.modules
+""",
+}
+
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """Returns a workdir with timm's small network."""
+  folder = tmp_path_factory.mktemp('export')
+  write_pth(folder / 'x.pth', golden_published.arrays(GOLDEN['shapes']))
+  convert.convert(
+    str(folder / 'x.pth'), 'efficientnet_tiny', f'{folder}/run', class_names=CLASSES
+  )
+  return folder / 'run'
+
+
+def run_elsewhere(program, path, images):
+  """Returns the logits that a program finds, started outside of the repository."""
+  folder = path.parent
+  np.save(folder / 'images.npy', images)
+  arguments = [str(x) for x in (path, folder / 'images.npy', folder / 'logits.npy')]
+  subprocess.run(
+    [sys.executable, '-I', '-c', program, *arguments], check=True, cwd=folder
+  )
+  return np.load(folder / 'logits.npy')
+
+
+@pytest.mark.parametrize(
+  'format_name, folded, inside',
+  [('stablehlo', False, True), ('stablehlo', True, False), ('savedmodel', True, True)],
+)
+def test_a_function_gives_the_same_logits_elsewhere(
+  format_name, folded, inside, workdir, tmp_path
+):
+  flags = ['--fold_norms'] * folded + ['--with_preprocessing'] * inside
+  path = tmp_path / 'x'
+  export.main(
+    [f'--workdir={workdir}', f'--output={path}', f'--format={format_name}'] + flags
+  )
+  # Another number and size of images than any before.
+  images = np.random.RandomState(0).randint(0, 256, (2, 40, 53, 3), np.uint8)
+  if not inside:
+    images = (images / 255).astype(np.float32)
+  found = run_elsewhere(PROGRAMS[format_name], path, images)
+  np.testing.assert_allclose(found, advprop_jax.load(workdir)(images), atol=1e-5)
+  about = json.loads((path / export.METADATA).read_text())
+  assert about['class_names'] == list(CLASSES)
+  assert about['norms']['folded'] == folded
+  assert about['preprocessing']['inside'] == inside
+  assert about['source']['branch'] == 'clean'
+  subprocess.run(['sha256sum', '--check', '--quiet', 'README.md'], cwd=path, check=True)
+
+
+def test_safetensors_are_timms_own_tensors(workdir, tmp_path):
+  export.main(
+    [f'--workdir={workdir}', f'--output={tmp_path}/x', '--format=safetensors']
+  )
+  file = tmp_path / 'x' / 'model.safetensors'
+  found = safetensors.numpy.load_file(file)
+  expected = golden_published.arrays(GOLDEN['shapes'])
+  expected = {k: v for k, v in expected.items() if 'num_batches_tracked' not in k}
+  assert found.keys() == expected.keys()
+  for name, x in expected.items():
+    np.testing.assert_array_equal(found[name], x)
+  with safetensors.safe_open(file, 'numpy') as content:
+    about = json.loads(content.metadata()['advprop_jax'])
+  assert about['class_names'] == list(CLASSES)
+
+
+def test_folded_safetensors_are_convolutions_with_biases(workdir, tmp_path):
+  """In TensorFlow, from the file alone."""
+  export.main(
+    [f'--workdir={workdir}', f'--output={tmp_path}/x', '--format=safetensors']
+    + ['--fold_norms']
+  )
+  tensors = safetensors.numpy.load_file(tmp_path / 'x' / 'model.safetensors')
+  image = golden_published.image()
+  found = published.folded_logits(tensors, (image - 0.5) / 0.5)
+  np.testing.assert_allclose(found, np.array(GOLDEN['logits']), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (
+      ['--format=onnx'],
+      "unknown --format 'onnx'; .*allowed: safetensors, savedmodel, stablehlo",
+    ),
+    (['--format=safetensors', '--with_preprocessing'], 'hold weights alone'),
+    (['--format=stablehlo', '--branch=adv'], "'adv'.*allowed: clean"),
+    (['--format=stablehlo', '--step=7'], "no checkpoint '7'"),
+    (['--format=stablehlo', '--averaged'], 'no averaged weights'),
+  ],
+)
+def test_a_wrong_flag_is_one_line_and_leaves_nothing(flags, message, workdir, tmp_path):
+  with pytest.raises(SystemExit, match=message) as e:
+    export.main([f'--workdir={workdir}', f'--output={tmp_path}/x', *flags])
+  assert str(e.value).startswith('error: ') and '\n' not in str(e.value)
+  assert not list(tmp_path.iterdir())
