@@ -67,7 +67,9 @@ def create_parser() -> argparse.ArgumentParser:
     'paths', metavar='FILE_OR_FOLDER', nargs='+', help='of a folder, all images in it'
   )
   predict.add_argument('--top', type=int, default=5, help='how many classes')
-  predict.add_argument('--format', choices=WRITERS, default='table', help='of the output')
+  predict.add_argument(
+    '--format', choices=WRITERS, default='table', help='of the output'
+  )
   predict.add_argument('--output', metavar='FILE', help='write here, not to stdout')
   predict.add_argument('--step', default='newest', help='newest, best, or a step')
   predict.add_argument('--branch', default='clean', help='whose norms to use')

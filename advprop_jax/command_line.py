@@ -123,7 +123,7 @@ def check_effects(argv: list[str], config):
   found = [methods.create_method(run, num_classes=2) for run in runs]
   for key in _keys(argv):
     beginnings = [key[: match.start()] for match in re.finditer(r'[.\[]|$', key)]
-    if beginnings[0] == 'phases':
+    if beginnings[0] in ('phases', 'init_from'):  # The second is of the first phase.
       continue
     if all(set(beginnings) & set(method.unused) for method in found):
       raise errors.UserError(

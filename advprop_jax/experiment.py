@@ -19,6 +19,7 @@ from advprop_jax import (
   attacks,
   evaluations,
   images,
+  layer_rates,
   methods,
   model_config,
   optim,
@@ -91,6 +92,7 @@ def create_experiment(config) -> Experiment:
   )
   # An impossible model or image size is reported here.
   abstract_state = jax.eval_shape(create_state)
+  layer_rates.check_frozen(abstract_state.trained, config.optim.freeze)
   step = method.make_step(
     model,
     tx,
@@ -137,7 +139,8 @@ def create_optimizer(config, *, steps_per_epoch: float, total_steps: int):
   tx = registry.create(
     'optim.optimizer', optim.OPTIMIZERS, config.optim.optimizer, schedule=schedule
   )
-  return schedule, tx
+  tx = layer_rates.freeze(tx, config.optim.freeze)
+  return schedule, layer_rates.decay(tx, config.optim.layer_decay)
 
 
 def create_train_batches(config, experiment: Experiment, *, examples_seen: int):

@@ -212,7 +212,8 @@ def _coupled_weight_decay(
 def ema_update(ema, new, *, step, decay: float):
   """Returns the moving average after `step` updates, d * ema + (1 - d) * new.
 
-  With d = min(decay, (1 + step) / (10 + step)), so that early values do not linger.
+  With d = min(decay, (1 + step) / (10 + step)), so that early values do not linger. The
+  average of what does not change is that very value, without an error of rounding.
 
   Args:
     ema: pytree of float32 arrays: weights, norms and batch statistics.
@@ -224,4 +225,4 @@ def ema_update(ema, new, *, step, decay: float):
   """
   step = jnp.asarray(step, jnp.float32)
   d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-  return jax.tree.map(lambda old, x: d * old + (1.0 - d) * x, ema, new)
+  return jax.tree.map(lambda old, x: old + (1.0 - d) * (x - old), ema, new)

@@ -20,12 +20,18 @@ def split(config: schema.Section) -> list[schema.Section]:
     UserError: a phase changes what it may not, or cannot be.
   """
   base = schema.Section(config | {'phases': ()})
+  later = schema.Section(base | {'init_from': ''})
   if not config.phases:
     return [base]
   result = []
   for i, changes in enumerate(config.phases):
+    if 'init_from' in changes:
+      raise errors.UserError(
+        f'phases[{i}] sets init_from, and begins with the weights of the phase before; '
+        'allowed: config.init_from, with which the first begins'
+      )
     _check_keys(base, changes, index=i)
-    phase = schema.read(_replace(base, changes))
+    phase = schema.read(_replace(later if i else base, changes))
     if phase.model != base.model or phase.data.class_names != base.data.class_names:
       raise errors.UserError(
         f'phases[{i}] changes the network: its weights are those of the phase before; '

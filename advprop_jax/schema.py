@@ -113,6 +113,7 @@ KINDS = (
 # Sections that come in kinds are listed with the keys of all kinds.
 VALUES: dict[str, Range | Kind] = {
   'seed': Range(0, 2**31 - 1, integer=True),
+  'init_from': TEXT,
   'num_epochs': POSITIVE,
   'log_every_steps': COUNT,
   'data.name': TEXT,
@@ -184,6 +185,8 @@ VALUES: dict[str, Range | Kind] = {
   'optim.schedule.milestones_epochs': EPOCHS,
   'optim.label_smoothing': SHARE,
   'optim.ema_decay': SHARE,
+  'optim.freeze': NAMES,
+  'optim.layer_decay': Range(_TINY, 1),
   'optim.accumulate_steps': COUNT,
   'phases': PHASES,
   'eval.every_epochs': POSITIVE,

@@ -9,6 +9,8 @@ from absl import logging
 from advprop_jax import (
   errors,
   experiment,
+  initial_weights,
+  layer_rates,
   model_config,
   parallel,
   phases,
@@ -38,6 +40,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   """
   config = schema.read(config)
   runs = phases.split(config)
+  _check_trained(workdir)
   for phase in runs:
     experiment.check(phase)
   for phase in runs[1:]:  # A mistake in the last is not to be found after the first.
@@ -66,6 +69,7 @@ def _train(
         _with_trained_classes(config, workdir, start_from)
       )
       config = exp.config
+      start = _read_start(exp, workdir, start_from)
       path = directory.open_workdir(workdir)
       checkpointer = stack.enter_context(
         checkpoint.Checkpointer(
@@ -73,9 +77,7 @@ def _train(
         )
       )
       fingerprint = exp.dataset.fingerprint(config.data.train_split)
-      state, examples_seen = _restore_or_create(
-        exp, checkpointer, fingerprint, start_from
-      )
+      state, examples_seen = _restore_or_create(exp, checkpointer, fingerprint, start)
       first_step = int(state.step)
       if first_step >= exp.total_steps:
         logging.info(
@@ -87,13 +89,19 @@ def _train(
         )
         return {}
       directory.write_config(path, config)
-      writer = stack.enter_context(logs.MetricWriter(path, resume_step=first_step))
+      # The evaluation before the first step comes again, if no later step was saved.
+      writer = stack.enter_context(
+        logs.MetricWriter(path, resume_step=first_step or -1)
+      )
       writer.write_hparams(directory.flatten(config))
       batches = experiment.create_train_batches(
         config, exp, examples_seen=examples_seen
       )
       device_batches = parallel.prefetch(batches)
       _log_overview(exp, state)
+    if config.init_from and start is not None and start.has_classifier:
+      with timer('eval'):
+        _evaluate(exp, state, writer, step=0)  # What the weights are worth.
     logging.info('compiling the step: a minute or more, unless it is in the cache ...')
 
     # A short run is reported, too: at least ten times.
@@ -135,18 +143,7 @@ def _train(
       val_metrics: dict[str, float] = {}
       if step in eval_steps:
         with timer('eval'):
-          logging.info('evaluating step %d', step)
-          found = exp.evaluation.run(state.eval_variables)
-          for name, result in found.items():
-            val_metrics |= {f'{name}/{key}': x for key, x in result.metrics.items()}
-          writer.write_scalars(step, val_metrics)
-          for name, result in found.items():
-            if result.pictures is not None:
-              names = exp.evaluation.suites[name].dataset.class_names
-              grid = pictures.adversarial_grid(
-                **result.pictures._asdict(), class_names=names
-              )
-              writer.write_image(step, f'{name}/clean_pgd', grid)
+          val_metrics = _evaluate(exp, state, writer, step=step)
       if step in save_steps or step in eval_steps:  # So that the best can be kept.
         with timer('save'):
           # A broken state must not push a good one out of the directory.
@@ -166,6 +163,22 @@ def _train(
     writer.write_scalars(step, {f'secs/{name}': x for name, x in timer.secs.items()})
   logging.info('finished %s: %s', path, timer)
   return val_metrics
+
+
+def _evaluate(exp, state, writer: logs.MetricWriter, *, step: int) -> dict[str, float]:
+  """Evaluates a state, and writes the metrics, which it returns, and the pictures."""
+  logging.info('evaluating step %d', step)
+  found = exp.evaluation.run(state.eval_variables)
+  metrics: dict[str, float] = {}
+  for name, result in found.items():
+    metrics |= {f'{name}/{key}': x for key, x in result.metrics.items()}
+  writer.write_scalars(step, metrics)
+  for name, result in found.items():
+    if result.pictures is not None:
+      names = exp.evaluation.suites[name].dataset.class_names
+      grid = pictures.adversarial_grid(**result.pictures._asdict(), class_names=names)
+      writer.write_image(step, f'{name}/clean_pgd', grid)
+  return metrics
 
 
 def _steps_before_end(every_epochs: float, exp) -> range:
@@ -191,16 +204,45 @@ def _with_trained_classes(
   return config
 
 
-def _restore_or_create(exp, checkpointer, fingerprint: dict, start_from: str | None):
+def _check_trained(workdir: str):
+  """Raises UserError for a workdir whose newest checkpoint is a network alone."""
+  if steps := directory.saved_steps(workdir):
+    with checkpoint.Checkpointer(
+      f'{workdir}/checkpoints', read_only=True
+    ) as checkpointer:
+      checkpointer.check_items(steps[-1], ['training'])
+
+
+def _read_start(
+  exp, workdir: str, start_from: str | None
+) -> initial_weights.InitialWeights | None:
+  """Returns the weights of another run to begin with; None: the run does not."""
+  if start_from is None and not exp.config.init_from:
+    return None
+  with checkpoint.Checkpointer(
+    f'{workdir}/checkpoints', read_only=True
+  ) as checkpointer:
+    if checkpointer.steps():
+      return None
+  return initial_weights.read(
+    exp.config,
+    start_from or exp.config.init_from,
+    branch_names=exp.method.branch_names,
+  )
+
+
+def _restore_or_create(
+  exp, checkpointer, fingerprint: dict, start: initial_weights.InitialWeights | None
+):
   """Returns the state to go on from, on all devices, and the examples it has seen."""
   steps = checkpointer.steps()
   if not steps:
     state = exp.create_state()
-    if start_from is not None:
-      state = state.start_from(_last_variables(exp, start_from))
+    if start is not None:
+      state = state.start_from(start.variables)
     return parallel.replicate(state), 0
   parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
-  checkpoint.warn_of_changes(saved, exp.config)
+  checkpoint.warn_of_changes(saved, exp.config, unused=('init_from',))
   if datasets.holds_out_seen_images(saved['data'], exp.config.data):
     logging.warning('some of the images that are held out now were trained on before')
   if steps[-1] < exp.total_steps:
@@ -226,24 +268,6 @@ def _restore_or_create(exp, checkpointer, fingerprint: dict, start_from: str | N
   return train_state.TrainState.from_parts(parts), position['examples_seen']
 
 
-def _last_variables(exp, workdir: str) -> dict:
-  """Returns what the newest checkpoint of a workdir would evaluate."""
-  with checkpoint.Checkpointer(
-    f'{workdir}/checkpoints', read_only=True
-  ) as checkpointer:
-    step = checkpointer.find('newest')
-    variables, averaged = model_config.restore_variables(
-      checkpointer, step, exp.config, exp.model
-    )
-  logging.info(
-    'starting from the %s weights of step %d of %s',
-    'averaged' if averaged else 'plain',
-    step,
-    workdir,
-  )
-  return variables
-
-
 def _diverged(step: int, checkpointer) -> errors.UserError:
   saved = checkpointer.steps()
   return errors.UserError(
@@ -262,7 +286,10 @@ def _log_overview(exp, state):
     sum(x.size for x in jax.tree.leaves(next(iter(state.norms.values())))),
     list(exp.method.names),
   )
-  for note in exp.method.notes:
+  rates = layer_rates.describe(
+    state.trained, config.optim.freeze, config.optim.layer_decay
+  )
+  for note in (*rates, *exp.method.notes):
     logging.info('%s', note)
   if exp.method.unused:
     logging.info(

@@ -44,6 +44,11 @@ class TrainState(flax.struct.PyTreeNode):
     }
 
   @property
+  def trained(self) -> dict[str, Any]:
+    """Params and norms: what the optimizer updates."""
+    return {'params': self.params, 'norms': self.norms}
+
+  @property
   def eval_variables(self) -> dict[str, Any]:
     """Params, norms and batch_stats to evaluate: the averages, where they are kept."""
     return self.ema or self.model
@@ -61,9 +66,8 @@ class TrainState(flax.struct.PyTreeNode):
       batch_stats: {branch: new running statistics}.
       ema_decay: see `optim.ema_update`.
     """
-    trained = {'params': self.params, 'norms': self.norms}
-    updates, opt_state = tx.update(grads, self.opt_state, trained)
-    new = {**optax.apply_updates(trained, updates), 'batch_stats': batch_stats}
+    updates, opt_state = tx.update(grads, self.opt_state, self.trained)
+    new = {**optax.apply_updates(self.trained, updates), 'batch_stats': batch_stats}
     step, ema = self.step + 1, self.ema
     if ema is not None:
       ema = optim.ema_update(ema, new, step=step, decay=ema_decay)
@@ -73,8 +77,8 @@ class TrainState(flax.struct.PyTreeNode):
     """Returns this state with the weights of another network.
 
     Args:
-      variables: {'params', 'norms', 'batch_stats'}; of a branch that the other network
-        does not have, its clean branch.
+      variables: {'params', 'norms', 'batch_stats'}. A branch that it lacks becomes a
+        copy of its clean one, a layer of 'params' stays as it is here.
     """
 
     def of_branches(name):
@@ -82,7 +86,7 @@ class TrainState(flax.struct.PyTreeNode):
       return {branch: variables[name].get(branch, clean) for branch in self.norms}
 
     new = {
-      'params': variables['params'],
+      'params': {**self.params, **variables['params']},
       'norms': of_branches('norms'),
       'batch_stats': of_branches('batch_stats'),
     }

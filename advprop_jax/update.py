@@ -35,9 +35,8 @@ def make_step(
   """
 
   def step(state: train_state.TrainState, batch):
-    trained = {'params': state.params, 'norms': state.norms}
     results = accumulate(
-      functools.partial(gradients_fn, trained),
+      functools.partial(gradients_fn, state.trained),
       state.batch_stats,
       batch,
       {

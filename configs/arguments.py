@@ -73,6 +73,7 @@ def _smoke(config):
   is_resnet = config.model.name.startswith('resne')
   name = 'resnet_tiny' if is_resnet else 'efficientnet_tiny'
   config.model.update(name=name, bn_momentum=0.8)
+  config.init_from = ''  # Of another network.
   config.num_epochs = 1.0
   config.phases = tuple({**phase, 'num_epochs': 1.0} for phase in config.phases)
   config.log_every_steps = 5

@@ -225,6 +225,11 @@ MILESTONES = dict(
 def get_config():
   config = ml_collections.ConfigDict()
   config.seed = 0
+  # The workdir of another run, with whose newest weights this one begins: averages, if
+  # it keeps them; the classifier only if the classes are the same. Or published weights,
+  # see weights/readers.py. '': drawn weights. With phases the first begins so. A resumed
+  # run goes on from its own checkpoint.
+  config.init_from = ''
   # Passes over the training split. Source: the official EfficientNet recipe.
   config.num_epochs = 350.0
   config.log_every_steps = 100  # But at least ten times in a run.
@@ -275,6 +280,12 @@ def get_config():
   # Source of both: `main.py` of the official EfficientNet code.
   optim.label_smoothing = 0.1
   optim.ema_decay = 0.9999  # Of weights and statistics; 0: none is kept.
+  # Patterns of the names of what is not trained: ('stem_*', 'blocks_0/*', '*_bn/*'); in
+  # norms, of every branch. Running statistics follow the data nevertheless.
+  optim.freeze = ()
+  # The learning rate of a layer is multiplied by it once for every layer above: stem,
+  # each block, head, classifier. Source: ELECTRA; BEiT; timm's `--layer-decay`.
+  optim.layer_decay = 1.0
   # Parts that each device computes its batch in, to need less memory: each has an
   # attack and statistics of its own, and the gradients of all make one update.
   optim.accumulate_steps = 1

@@ -426,6 +426,11 @@ WRONG = [
     '--config.optim.label_smoothing=-0.1',
     'optim.label_smoothing is -0.1; allowed: 0 to 1',
   ),
+  (
+    '--config.optim.layer_decay=0',
+    'optim.layer_decay is 0.0; allowed: more than 0, up to 1',
+  ),
+  ('--config.optim.layer_decay=1.1', 'optim.layer_decay is 1.1; allowed: more than 0'),
   ('--config.optim.ema_decay=1.5', 'optim.ema_decay is 1.5; allowed: 0 to 1'),
   (
     '--config.eval.every_epochs=0',
@@ -495,6 +500,10 @@ WRONG = [
   (
     '--config.eval.suites=vall',
     "unknown suite of eval.suites 'vall'; did you mean 'val'? ... val",
+  ),
+  (
+    "--config.optim.freeze=('stem_*','block_0/*')",
+    "optim.freeze has 'block_0/*', ... did you mean 'blocks_0/*'? ... blocks_0 ... ",
   ),
   # Data.
   (
@@ -569,6 +578,10 @@ WRONG = [
     "unknown config argument 'sillu'; did you mean 'silu'? allowed: relu, softplus",
   ),
   # Evaluation and the workdir.
+  (
+    '--config.init_from=DIR/none',
+    "init_from is 'DIR/none', and there is no such directory; allowed: the --workdir",
+  ),
   (
     '--mode=evaluate',
     'there is no WORKDIR/config.json; allowed: ... --workdir that was trained in',

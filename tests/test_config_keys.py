@@ -76,6 +76,7 @@ STREAM = {
 }
 CHANGES = {
   'seed': [Change(1, x) for x in ('parameters', 'batches', 'evaluation')],
+  'init_from': Change('no_such_workdir', 'loop'),  # Must have a checkpoint.
   'num_epochs': Change(2.0, 'loop'),
   'log_every_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
   'data.name': Change('folder', 'dataset'),
@@ -146,6 +147,8 @@ CHANGES = {
   'optim.optimizer.weight_decay': [Change(0.5, 'step'), Change(0.5, 'step', SGD)],
   'optim.optimizer.decay_biases': Change(False, 'step', SGD),
   'optim.optimizer.nesterov': Change(False, 'step', SGD),
+  'optim.freeze': Change(('conv/*',), 'step'),
+  'optim.layer_decay': Change(0.5, 'step'),
   'optim.accumulate_steps': Change(2, 'step'),
   'optim.schedule.name': Change('linear', 'schedule'),  # Must be one of the table.
   'optim.schedule.learning_rate': [

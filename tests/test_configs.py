@@ -26,7 +26,7 @@ from advprop_jax import (
 from advprop_jax.models import efficientnet
 from configs import arguments, default, effnet_sizes, resnet_sat, resnets, saved
 
-HELPERS = {'default', 'arguments', 'effnet_sizes', 'resnets', 'saved'}
+HELPERS = {'default', 'arguments', 'effnet_sizes', 'lite0', 'resnets', 'saved'}
 FILES = (pathlib.Path(__file__).parent.parent / 'configs').glob('[a-z]*.py')
 NAMES = sorted({path.stem for path in FILES} - HELPERS)
 SIZES = tuple(f'b{i}' for i in range(9))

@@ -10,7 +10,7 @@ from absl import logging as absl_logging
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, evaluate, images, model_config, train
+from advprop_jax import errors, evaluate, images, model_config, schema, train
 from advprop_jax.workdir import checkpoint, directory
 from configs import default, digits_advprop, saved
 
@@ -239,6 +239,56 @@ def test_an_older_checkpoint_is_evaluated(trained, workdir):
   (during,) = [x for x in results(workdir) if x['step'] == 30 and 'val/adv_loss' in x]
   assert results(workdir)[-1]['checkpoint'] == str(workdir / 'checkpoints' / '30')
   assert values[f'folder:{trained[1]}:test/adv_loss'] == during['val/adv_loss']
+
+
+@pytest.fixture
+def converted(trained, tmp_path):
+  """Returns a workdir as one that was not trained in, with the clean network alone."""
+  config = schema.read(load(trained[0]))
+  model = create_tiny_model(config, num_classes=3)
+  with checkpoint.Checkpointer(trained[0] / 'checkpoints', read_only=True) as saver:
+    variables, _ = model_config.restore_variables(saver, 60, config, model)
+  for name in ('norms', 'batch_stats'):
+    variables[name] = {'clean': variables[name]['clean']}
+  keys = ('name', 'class_names', 'image_size', 'crop_padding', 'resize_method')
+  data = {key: config.data[key] for key in (*keys, 'eval_batch_size')}
+  part = {'model': config.model, 'data': data}
+  workdir = tmp_path / 'converted'
+  with checkpoint.Checkpointer(workdir / 'checkpoints') as saver:
+    saver.save(0, {'model': variables}, config=part, examples_seen=0, fingerprint={})
+  (workdir / 'config.json').write_text(json.dumps(part))
+  return workdir
+
+
+def test_a_network_that_was_not_trained_here_is_evaluated(converted, trained, caplog):
+  config = load(converted)
+  config.data.eval_split = 'test'
+  config.eval.attack = load(trained[0]).eval.attack
+  values = evaluate.evaluate_checkpoint(config, str(converted))
+  (during,) = [
+    x for x in results(trained[0]) if x['step'] == 60 and 'val/adv_loss' in x
+  ]
+  title = f'folder:{trained[1]}:test'
+  expected = {k.replace('val', title): x for k, x in during.items() if 'val/' in k}
+  assert values == {k: x for k, x in expected.items() if '/adv_' not in k}
+  assert results(converted)[-1]['averaged'] is False
+  assert 'before and' not in caplog.text and 'is changed' not in caplog.text
+
+
+@pytest.mark.parametrize('kept', [CLASSES, CLASSES[:2]])
+def test_a_network_alone_cannot_be_trained_in_its_workdir(
+  converted, trained, tmp_path, kept
+):
+  config = create_config(tmp_path / 'mine')
+  write_images(tmp_path / 'mine', 'train', kept, seed=0)
+  before = sorted(converted.rglob('*'))
+  with pytest.raises(
+    errors.UserError,
+    match='checkpoints/0 holds a network without the state of a training; allowed: '
+    f'--config.init_from={converted} with another --workdir',
+  ):
+    train.train_and_evaluate(config, str(converted))
+  assert sorted(converted.rglob('*')) == before
 
 
 def test_a_workdir_without_a_run_is_one_line(tmp_path):

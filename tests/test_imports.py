@@ -9,14 +9,15 @@ import pytest
 
 # Lowest first; a folder is one name. Those of one row do not import each other.
 LAYERS = [
-  {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'startup'},
+  {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'startup'}
+  | {'layer_rates'},
   {'input', 'models', 'attacks', 'schema', 'parallel'},
   {'train_state', 'workdir', 'evaluation', 'streams'},
   {'update'},
   {'train_step', 'fast_step'},
   {'images', 'stream_config', 'model_config'},
   {'methods', 'weights'},
-  {'evaluations', 'phases'},
+  {'evaluations', 'phases', 'initial_weights'},
   {'experiment'},
   {'train', 'evaluate', 'command_line', 'cli'},
 ]

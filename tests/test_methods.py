@@ -155,6 +155,10 @@ WRONG = [
     'phases\\[1\\] changes the network: .* all keys but',
   ),
   ({'phases': ({'phases': ()},)}, "unknown key 'phases' in phases"),
+  (
+    {'phases': ({}, {'init_from': 'runs/x'})},
+    'phases.1. sets init_from, and begins with .*; allowed: config.init_from, with wh',
+  ),
   ({'phases': ({1: 2},)}, 'unknown key 1 in phases.0.; allowed'),
   (
     {'phases': ({'data': {'name': 'digits', 'augmentatoin': 1}},)},
@@ -225,6 +229,8 @@ def test_phases_are_the_config_with_other_values():
   assert second.optim.ema_decay == first.optim.ema_decay == config.optim.ema_decay
   assert second.data == first.data == config.data
   assert phases.split(first) == [first]
+  config = schema.Section(config | {'init_from': 'runs/x'})  # Of the first alone.
+  assert [x.init_from for x in phases.split(config)] == ['runs/x', '']
 
 
 def test_a_stream_may_have_an_attack_of_its_own():

@@ -160,6 +160,45 @@ def test_the_same_command_twice_is_bit_identical(
   assert training_losses(c) != training_losses(a)
 
 
+def test_a_fine_tuned_run_is_resumed_bit_for_bit(
+  tmp_path, digits_dir, tiny_model, runs, caplog
+):
+  """From another run's averages, with a frozen norm, and rates by layer."""
+  config, straight = small_config(digits_dir), tmp_path / 'straight'
+  config.init_from = str(runs['finished'])
+  config.optim.freeze, config.optim.layer_decay = ('bn/*',), 0.5
+  config.optim.schedule.learning_rate, config.eval.every_epochs = 2.0, 1.0
+  absl_logging.set_verbosity('info')
+  values = train.train_and_evaluate(config, str(straight))
+  assert 'frozen by optim.freeze: 32 of ' in caplog.text
+  assert 'multiplied by 0.5 in the lowest layer' in caplog.text
+
+  # What the weights were worth is told first; there is no checkpoint of it.
+  assert results(straight)[0] == {'step': 0, **runs['values']}
+  assert directory.saved_steps(str(straight)) == [2, 4, 6]
+  before = load(small_config(digits_dir), runs['finished'], 6)
+  after = load(config, straight, 6)
+  assert_bit_identical(after.norms, before.ema['norms'])
+  assert_bit_identical(after.ema['norms'], before.ema['norms'])
+  for name in ('clean', 'adv'):  # Statistics follow the data.
+    old, new = before.ema['batch_stats'][name], after.batch_stats[name]
+    assert all(jax.tree.leaves(jax.tree.map(lambda x, y: (x != y).any(), old, new)))
+  kernel = before.ema['params']['conv']['kernel']
+  assert (after.params['conv']['kernel'] != kernel).any()
+
+  # Stopped after its first save; the weights that it began with are no longer there.
+  broken = pathlib.Path(copy(straight, tmp_path / 'broken'))
+  for step in ('4', '6'):
+    shutil.rmtree(broken / 'checkpoints' / step)
+  config.init_from = str(tmp_path / 'gone')
+  assert train.train_and_evaluate(config, str(broken)) == values
+  assert 'resuming from step 2 of 6' in caplog.text
+  assert 'config.init_from is changed, and has no effect here' in caplog.text
+  assert_bit_identical(load(config, broken, 6), after)
+  assert training_losses(broken) == training_losses(straight)
+  assert [x['step'] for x in results(broken)].count(0) == 1
+
+
 def test_a_finished_run_is_left_as_it_is(
   tmp_path, digits_dir, tiny_model, runs, caplog
 ):

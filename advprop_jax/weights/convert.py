@@ -164,7 +164,7 @@ def convert(source: str, name: str, workdir: str, **options) -> Network:
   return network
 
 
-def _describe(network: Network) -> str:
+def describe(network: Network) -> str:
   """Returns in a line what was converted, and with which preprocessing."""
   model, data, about = network.config.model, network.config.data, network.about
   return (
@@ -333,7 +333,7 @@ def main(argv=None):
     network = convert(**options)
   except errors.UserError as e:
     sys.exit(f'error: {e}')
-  print(f'{options["workdir"]} holds {_describe(network)}')
+  print(f'{options["workdir"]} holds {describe(network)}')
 
 
 def _read_lines(path: pathlib.Path) -> tuple[str, ...]:

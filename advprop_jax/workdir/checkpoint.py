@@ -17,6 +17,7 @@ reads `ema` or `model` alone, and needs no optimizer for it.
 import contextlib
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -53,8 +54,23 @@ class Checkpointer:
   asynchronous; leaving the context waits for it.
   """
 
-  def __init__(self, directory, *, keep_last: int = 1, read_only: bool = False):
-    """Opens a directory, a path or str; makes it, and drops what a killed save left."""
+  def __init__(
+    self,
+    directory,
+    *,
+    keep_last: int = 1,
+    read_only: bool = False,
+    flag: str = '--workdir',
+  ):
+    """Opens a directory; makes it, and drops what a killed save left.
+
+    Args:
+      directory: path or str.
+      keep_last: how many of the newest checkpoints to keep.
+      read_only: whether to change nothing.
+      flag: the one that has named the directory, for messages.
+    """
+    self._flag = flag
     policies = ocp.checkpoint_managers
     with _only_errors() if read_only else contextlib.nullcontext():
       self._manager = ocp.CheckpointManager(
@@ -146,7 +162,7 @@ class Checkpointer:
     Raises:
       UserError: it is damaged.
     """
-    self._check_items(step, {})
+    self.check_items(step, ())
     try:
       norms = self._manager.item_metadata(step)['model']['norms']
       args = ocp.args.Composite(config=ocp.args.JsonRestore())
@@ -173,7 +189,7 @@ class Checkpointer:
       UserError: the checkpoint is of another model or was trained otherwise, and the
         message names a leaf; or it is damaged, or of an older format.
     """
-    self._check_items(step, templates)
+    self.check_items(step, templates)
     sharding = parallel.replicated_sharding()
     try:
       metadata = self._manager.item_metadata(step)
@@ -183,7 +199,13 @@ class Checkpointer:
     except (KeyError, ValueError, OSError) as e:
       raise self._unreadable(step) from e
     for item, template in templates.items():
-      _check_same_leaves(item, saved[item], template, str(self._path(step)))
+      if change := _describe_change(saved[item], template):
+        what = 'was trained otherwise' if item == 'training' else 'is of another model'
+        raise errors.UserError(
+          f'the checkpoint {self._path(step)} {what}: {change}; allowed: the --config '
+          "and values it was trained with (they are listed in the workdir's "
+          f'config.json), or another {self._flag}'
+        )
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), templates
     )
@@ -223,15 +245,22 @@ class Checkpointer:
     parts, _, _ = self.restore(step, {item: template})
     return parts[item], averaged
 
-  def _check_items(self, step: int, templates):
-    """Raises UserError for a checkpoint of the older format, or without averages."""
+  def check_items(self, step: int, items: Iterable[str]):
+    """Raises UserError for a checkpoint of the older format, or that lacks an item."""
     path = self._path(step)
     if (path / 'state').exists():
       raise errors.UserError(
         f"the checkpoint {path} was saved by an older version, as one item 'state'; "
-        'allowed: that version to go on with it, or another --workdir'
+        f'allowed: that version to go on with it, or another {self._flag}'
       )
-    if 'ema' in templates and (path / 'model').exists() and not (path / 'ema').exists():
+    if not (path / 'model').exists():
+      return  # It is damaged, and what reads it says so.
+    if 'training' in items and not (path / 'training').exists():
+      raise errors.UserError(
+        f'the checkpoint {path} holds a network without the state of a training; '
+        f'allowed: --config.init_from={path.parent.parent} with another --workdir'
+      )
+    if 'ema' in items and not (path / 'ema').exists():
       raise errors.UserError(
         f'the checkpoint {path} has no averaged weights; allowed: to go on with it as '
         'it was trained, optim.ema_decay=0, or to read its weights as they are'
@@ -252,21 +281,20 @@ def warn_of_changes(saved: dict, config: dict, *, unused: tuple[str, ...] = ()):
   """Logs every value of a config that was another one when a checkpoint was saved.
 
   Args:
-    saved: the config of the checkpoint.
+    saved: the config of the checkpoint. Of keys that it does not have, nothing is
+      said: an older or converted checkpoint has only some.
     config: the one of now.
     unused: sections and keys that have no effect on what is done.
   """
   old = workdirs.flatten(saved)
   new = workdirs.flatten(json.loads(json.dumps(config)))
-  for key in sorted(old.keys() | new.keys()):
-    if old.get(key) == new.get(key):
+  for key, value in sorted(old.items()):
+    if value == new.get(key):
       continue
     if key.startswith(unused):
       logging.warning('config.%s is changed, and has no effect here', key)
     else:
-      logging.warning(
-        'config.%s was %s before and is %s now', key, old.get(key), new.get(key)
-      )
+      logging.warning('config.%s was %s before and is %s now', key, value, new.get(key))
 
 
 def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:
@@ -280,15 +308,13 @@ def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:
   }
 
 
-def _check_same_leaves(item: str, saved, template, where: str):
-  """Raises UserError unless both have the same leaves of the same shapes."""
+def _describe_change(saved, template) -> str | None:
+  """Returns the first leaf that is absent or of another shape in one of the two."""
   found, expected = _leaf_shapes(saved), _leaf_shapes(template)
-  what = 'was trained otherwise' if item == 'training' else 'is of another model'
   for name in [*expected, *found]:
     if found.get(name) != expected.get(name):
-      raise errors.UserError(
-        f'the checkpoint {where} {what}: {name} is {found.get(name, "absent")} there '
-        f'and {expected.get(name, "absent")} in this config; allowed: the --config and '
-        "values it was trained with (they are listed in the workdir's config.json), or "
-        'another --workdir'
+      return (
+        f'{name} is {found.get(name, "absent")} there and '
+        f'{expected.get(name, "absent")} in this config'
       )
+  return None
