@@ -1,22 +1,23 @@
 """The command `advprop`: what a trained network says of image files.
 
-`pip install .` makes the command; in a checkout `python -m advprop_jax.cli` is the same.
+`pip install .` makes the command; in a checkout it is `python -m advprop_jax.cli`.
 """
 
 import argparse
+import contextlib
 import json
-import math
 import sys
 import time
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from advprop_jax import errors, startup
 
 if typing.TYPE_CHECKING:
   from advprop_jax.weights.classifier import FileResult
 
-PROGRESS_SECS = 5.0  # Between two lines about the progress; none comes before.
+PROGRESS_SECS = 5.0  # Between two lines of progress; a shorter run has none.
 
 
 def run():
@@ -32,16 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     argv: its words, without the name of the program; None: those of the process.
   """
   args = create_parser().parse_args(argv)
-  import jax  # `--help` needs not wait for it.
+  import jax  # `--help` need not wait for it.
 
   try:
     return args.run(args)
   except errors.UserError as e:
-    message = str(e)
+    message: str | None = str(e)
   except jax.errors.JaxRuntimeError as e:
-    if not (description := errors.describe_device_error(e, 'a smaller --batch_size')):
+    message = errors.describe_device_error(e, allowed='a smaller --batch_size')
+    if message is None:
       raise
-    message = description
   print(f'error: {message}', file=sys.stderr)
   return 1
 
@@ -51,52 +52,134 @@ def create_parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     'advprop',
     description='Uses trained networks.',
-    epilog='In a checkout, without installing: python -m advprop_jax.cli',
+    epilog='In a checkout that is not installed: python -m advprop_jax.cli',
   )
   commands = parser.add_subparsers(required=True, metavar='COMMAND')
   predict = commands.add_parser(
     'predict',
     help='classify image files',
-    description='Classifies image files (JPEG, PNG, BMP, WebP). A file that cannot be '
-    'read is named on stderr and ends nothing but the exit status 0: it is then 1.',
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    description='Classifies JPEG, PNG, BMP and WebP files. One that cannot be read is '
+    'named on stderr, the others are classified, and the exit status is 1.',
+    epilog='In a checkout that is not installed: python -m advprop_jax.cli predict',
   )
-  predict.set_defaults(run=_predict)
-  predict.add_argument('workdir', metavar='WORKDIR', help='directory of the run')
+  predict.set_defaults(run=predict_files)
+  predict.add_argument('workdir', metavar='WORKDIR', help='directory of a run')
   predict.add_argument(
     'paths', metavar='FILE_OR_FOLDER', nargs='+', help='of a folder, all images in it'
   )
-  predict.add_argument('--top', type=int, default=5, help='how many classes')
-  predict.add_argument(
-    '--format', choices=WRITERS, default='table', help='of the output'
-  )
-  predict.add_argument('--output', metavar='FILE', help='write here, not to stdout')
-  predict.add_argument('--step', default='newest', help='newest, best, or a step')
-  predict.add_argument('--branch', default='clean', help='whose norms to use')
-  predict.add_argument('--batch_size', type=int, default=32, help='images at a time')
+
+  def add_option(name, default, **options):
+    options['help'] += f'; default: {default}'
+    predict.add_argument(name, default=default, **options)
+
+  add_option('--top', 5, type=int, metavar='N', help='classes to name')
+  add_option('--format', 'table', choices=FORMATS, help='of the output')
+  add_option('--output', '-', metavar='FILE', help='where to write; -: stdout')
+  add_option('--step', 'newest', help='of the checkpoint: newest, best or a number')
+  add_option('--branch', 'clean', help='whose norms to use')
+  add_option('--batch_size', 32, type=int, metavar='N', help='images at a time')
   return parser
 
 
-def _predict(args) -> int:
-  """Runs `advprop predict`."""
-  import advprop_jax
-  from advprop_jax.weights import files
+def predict_files(args) -> int:
+  """Runs `advprop predict`, and returns the exit status."""
+  from advprop_jax.weights import files, load
 
   paths = files.find(args.paths)
+  model = load.load(
+    args.workdir,
+    step=args.step,
+    branch=args.branch,
+    averaged=None,
+    dtype=None,
+    device=None,
+  )
+  results = model.predict_files(paths, args.top, batch_size=args.batch_size)
+  form = FORMATS[args.format]
+  num_good = 0
   with _open(args.output) as output:
-    model = advprop_jax.load(args.workdir, step=args.step, branch=args.branch)
-    results = model.predict_files(paths, args.top, batch_size=args.batch_size)
-    num_bad = 0
+    output.write(form.start)
+    for result in _with_progress(results, len(paths), args.batch_size):
+      if result.problem is None:
+        output.write((form.between if num_good else '') + form.describe(result))
+        num_good += 1
+      else:
+        print(f'error: {result.problem}', file=sys.stderr)
+    output.write(form.end)
+  return 0 if num_good == len(paths) else 1
 
-    def good(results: Iterable['FileResult']) -> Iterator['FileResult']:
-      nonlocal num_bad
-      for result in results:
-        if result.problem is None:
-          yield result
-        else:
-          num_bad += 1
-          print(f'error: {result.problem}', file=sys.stderr)
 
-    for text in WRITERS[args.format](good(_with_progress(results, len(paths)))):
-      output.write(text)
-  return 1 if num_bad else 0
+@contextlib.contextmanager
+def _open(path: str):
+  """Opens a file to write, or stdout; a path that is no UTF-8 can be written, too."""
+  encoding_errors = 'backslashreplace'
+  if path == '-':
+    sys.stdout.reconfigure(errors=encoding_errors)  # type: ignore[union-attr]
+    yield sys.stdout
+    return
+  try:
+    file = open(path, 'w', encoding='utf-8', errors=encoding_errors)
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write to --output {path}: {e.strerror}; allowed: a file in a directory '
+      'that you may write to'
+    ) from e
+  with file:
+    yield file
+
+
+def _with_progress(
+  results: Iterable['FileResult'], num_files: int, batch_size: int
+) -> Iterator['FileResult']:
+  """Yields the results, and tells on stderr how many are left, and for how long."""
+  start = last = time.monotonic()
+  for num_done, result in enumerate(results, 1):
+    yield result
+    if num_done % batch_size or num_done == num_files:  # They come batch by batch.
+      continue
+    now = time.monotonic()
+    if now - last >= PROGRESS_SECS:
+      rate = num_done / (now - start)
+      minutes, secs = divmod(round((num_files - num_done) / rate), 60)
+      print(
+        f'{num_done} of {num_files} images, {rate:.1f} images/s, '
+        f'{minutes} min {secs:02} s left',
+        file=sys.stderr,
+      )
+      last = now
+
+
+class Format(NamedTuple):
+  """How predictions are written."""
+
+  describe: Callable[['FileResult'], str]
+  start: str = ''
+  between: str = ''
+  end: str = ''
+
+
+def _as_table(result: 'FileResult') -> str:
+  lines = [
+    f'{100 * probability:8.2f} %  {name}'
+    for name, probability, _ in result.predictions or ()
+  ]
+  return '\n'.join([result.path, *lines]) + '\n'
+
+
+def _as_json(result: 'FileResult') -> str:
+  predictions = [
+    {'class': name, 'probability': probability, 'index': index}
+    for name, probability, index in result.predictions or ()
+  ]
+  return json.dumps({'path': result.path, 'predictions': predictions})
+
+
+# Of JSON it is one list, with a line for every file.
+FORMATS = {
+  'table': Format(_as_table),
+  'json': Format(_as_json, start='[\n', between=',\n', end='\n]\n'),
+}
+
+
+if __name__ == '__main__':
+  run()

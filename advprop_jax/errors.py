@@ -38,16 +38,18 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
   return f'did you mean {found[0]!r}? ' if found else ''
 
 
-def describe_device_error(e: Exception) -> str | None:
+def describe_device_error(
+  e: Exception,
+  allowed: str = 'a smaller data.batch_size, eval_batch_size or image_size, a smaller '
+  'model, or more devices',
+) -> str | None:
   """Returns in one line that a device has too little memory; None for other errors.
 
   Args:
     e: a `jax.errors.JaxRuntimeError`.
+    allowed: what would need less.
   """
   message = str(e).strip().splitlines()[0].rstrip('.')
   if 'RESOURCE_EXHAUSTED' not in message:
     return None
-  return (
-    f'the device has too little memory: {message}; allowed: a smaller '
-    'data.batch_size, eval_batch_size or image_size, a smaller model, or more devices'
-  )
+  return f'the device has too little memory: {message}; allowed: {allowed}'

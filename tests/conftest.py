@@ -50,6 +50,16 @@ def digits_dir(tmp_path_factory):
   return tmp_path_factory.mktemp('tensorflow_datasets')
 
 
+@pytest.fixture(scope='session')
+def saved_run_dir(tmp_path_factory):
+  """Returns the directory of a run with a tiny network, saved once in a process."""
+  import saved_run  # Loads Orbax: only where it is needed.
+
+  path = tmp_path_factory.mktemp('saved_run')
+  saved_run.write(path)
+  return path
+
+
 @pytest.fixture
 def fast_compilation():
   """Leaves out XLA's optimizations: two steps take longer to compile than to make."""

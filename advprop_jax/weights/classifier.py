@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from advprop_jax import attacks, errors, model_config, pixels, registry, schema
+from advprop_jax import attacks, errors, pixels, registry, schema
 from advprop_jax.input import cores
 from advprop_jax.weights import files, preprocess
 
@@ -72,13 +72,18 @@ class Classifier:
     variables: dict[str, Any],
     config: schema.Section,
     *,
+    precision: str | None,
     step: int,
     averaged: bool,
     branch: str,
     branch_names: tuple[str, ...],
     device: jax.Device | None,
   ):
-    """Keeps what `load.load` has found; images go to the device, None: JAX's choice.
+    """Keeps what `load.load` has found.
+
+    Args: see the class, and
+      precision: of products in float32, see `model_config.matmul_precision`.
+      device: where images go to; None: JAX's choice.
 
     Raises:
       UserError: the config has an unknown way to preprocess images.
@@ -93,9 +98,8 @@ class Classifier:
     self.branch, self.branch_names = branch, branch_names
     self._device = device
     self._turned = exif_orientation != 'none'  # Files are the user's own, as folders.
-    self._precision = functools.partial(
-      jax.default_matmul_precision, model_config.matmul_precision(config)
-    )
+    # A setting of JAX while it traces, here of this network alone.
+    self._precision = functools.partial(jax.default_matmul_precision, precision)
     self._preprocess = jax.jit(
       functools.partial(
         preprocess.preprocess,
@@ -119,19 +123,17 @@ class Classifier:
     Raises:
       UserError: they are none, see the class, or too small for the network.
     """
-    image = self._to_network(images)
-    with self._precision():
-      return self._logits(self.variables, image)
+    return self._run(self._crop(images))
 
   def apply(self, variables, image: jax.Array) -> jax.Array:
     """Returns logits, float32 [B, K]: a pure function, to differentiate and to export.
 
     Args:
       variables: as `self.variables`.
-      image: float32 [B, H, W, 3] in [0, 1].
+      image: what goes to the network, uint8 or in [0, 1], [B, H, W, 3].
     """
     with self._precision():
-      logits: Any = self.module.apply(variables, image, train=False)
+      logits: Any = self.module.apply(variables, pixels.to_unit(image), train=False)
     return logits
 
   def preprocess(self, images) -> jax.Array:
@@ -174,13 +176,15 @@ class Classifier:
     ):
       return self._predict_readable(images, top, batch_size)
     if np.ndim(images) == 3:
-      return self._predict(jnp.asarray(images)[None], top, 1)[0]
+      return self._best(self(jnp.asarray(images)[None]), top)[0]
     images = self._check(images)
     size = min(batch_size, len(images))
     return [
       predictions
-      for start in range(0, len(images), size or 1)
-      for predictions in self._predict(images[start : start + size], top, size)
+      for start in range(0, len(images), size)
+      for predictions in self._best(
+        self(_fill(images[start : start + size], size))[: len(images) - start], top
+      )
     ]
 
   def predict_files(
@@ -197,6 +201,8 @@ class Classifier:
     Raises:
       UserError: a folder has no images.
     """
+    _check_count('top', top)
+    _check_count('batch_size', batch_size)
     found = files.find(paths)
     size = min(batch_size, len(found))
     with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
@@ -204,12 +210,15 @@ class Classifier:
         batch = found[start : start + size]
         images = list(pool.map(self._read, batch))
         good = [x for x in images if not isinstance(x, errors.UserError)]
-        predictions = iter(self._predict(np.stack(good), top, size) if good else ())
+        predictions = []
+        if good:
+          logits = self._run(_fill(np.stack(good), size))
+          predictions = self._best(logits[: len(good)], top)
         for path, image in zip(batch, images, strict=True):
           if isinstance(image, errors.UserError):
             yield FileResult(path, None, image)
           else:
-            yield FileResult(path, next(predictions), None)
+            yield FileResult(path, predictions.pop(0), None)
 
   def attack(
     self, images, label=None, *, name: str = 'pgd', seed: int = 0, **arguments
@@ -239,8 +248,10 @@ class Classifier:
     section = {
       key: x for key, x in defaults.items() if key in takes or key in arguments
     }
-    image = self._to_network(images)
-    label = self(image).argmax(-1) if label is None else self._check_label(label, image)
+    image = pixels.to_unit(self._crop(images))
+    label = (
+      self._run(image).argmax(-1) if label is None else self._check_label(label, image)
+    )
     with self._precision():
       return self._attacked(
         self.variables,
@@ -257,12 +268,15 @@ class Classifier:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image)))
     return attack(functools.partial(self.apply, variables), image, label, keys)
 
-  def _to_network(self, images) -> jax.Array:
-    """Returns float32 [B, H, W, 3] in [0, 1]."""
+  def _run(self, image) -> jax.Array:
+    """Returns the logits of what goes to the network; see `apply`."""
+    with self._precision():
+      return self._logits(self.variables, image)
+
+  def _crop(self, images) -> jax.Array:
+    """Returns what goes to the network: crops of bytes, and floats as they are."""
     image = self._check(images)
-    if image.dtype == jnp.uint8:
-      image = self._preprocess(image)
-    return pixels.to_unit(image)
+    return self._preprocess(image) if image.dtype == jnp.uint8 else image
 
   def _check(self, images) -> jax.Array:
     """Returns an array of images, on the device; UserError if it is none."""
@@ -308,12 +322,18 @@ class Classifier:
       )
     return jnp.broadcast_to(jnp.asarray(label, jnp.int32), [num_images])
 
-  def _predict(self, images, top: int, size: int) -> list[list[Prediction]]:
-    """Returns the predictions of up to `size` images, computed as so many."""
-    images = np.asarray(images)  # One program, whatever the number of the last ones.
-    missing = [(0, size - len(images)), (0, 0), (0, 0), (0, 0)]
-    logits = np.asarray(self(np.pad(images, missing)))[: len(images)]
-    return [_best(x, self.class_names, top) for x in logits]
+  def _best(self, logits: jax.Array, top: int) -> list[list[Prediction]]:
+    """Returns the likeliest classes by logits, float32 [B, K]."""
+    found = np.asarray(logits, np.float64)
+    exponentials = np.exp(found - found.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return [
+      [
+        Prediction(self.class_names[i], float(x[i]), int(i))
+        for i in np.argsort(-x, kind='stable')[:top]
+      ]
+      for x in probabilities
+    ]
 
   def _predict_readable(self, paths, top: int, batch_size: int):
     predictions = []
@@ -346,11 +366,7 @@ def _check_count(name: str, value: int):
     raise errors.UserError(f'{name} is {value!r}; allowed: a whole number from 1 on')
 
 
-def _best(
-  logits: np.ndarray, class_names: tuple[str, ...], top: int
-) -> list[Prediction]:
-  """Returns the likeliest classes by the logits of one image, float32 [K]."""
-  exponentials = np.exp(logits.astype(np.float64) - logits.max())
-  probabilities = exponentials / exponentials.sum()
-  best = np.argsort(-probabilities, kind='stable')[:top]
-  return [Prediction(class_names[i], float(probabilities[i]), int(i)) for i in best]
+def _fill(images, size: int) -> np.ndarray:
+  """Returns up to `size` images as so many, with black ones: few programs for all."""
+  images = np.asarray(images)
+  return np.pad(images, [(0, size - len(images))] + [(0, 0)] * (images.ndim - 1))

@@ -29,6 +29,7 @@ def load(
     saved, branch_names = checkpointer.describe(found)
     errors.check_choice('branch', branch, branch_names)
     config = _to_load(saved, dtype)
+    precision = model_config.matmul_precision(config)
     if not config.data.get('class_names'):
       raise errors.UserError(
         f'the checkpoint {run}/checkpoints/{found} does not know the names of its '
@@ -46,6 +47,7 @@ def load(
     module,
     jax.device_put(variables, device),
     config,
+    precision=precision,
     step=found,
     averaged=is_averaged,
     branch=branch,

@@ -65,7 +65,7 @@ def test_images_of_any_size_become_those_of_the_evaluation(
   check_equal(resized, expected, method)
 
 
-@pytest.mark.parametrize('method', preprocess.METHODS)
+@pytest.mark.parametrize('method', ['bicubic_tf1', 'bilinear'])
 def test_sizes_may_be_symbols_of_an_export(method):
   resize = functools.partial(
     preprocess.preprocess, image_size=32, crop_padding=8, resize_method=method
