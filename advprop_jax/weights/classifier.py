@@ -130,10 +130,10 @@ class Classifier:
 
     Args:
       variables: as `self.variables`.
-      image: what goes to the network, uint8 or in [0, 1], [B, H, W, 3].
+      image: float32 [B, H, W, 3] in [0, 1].
     """
     with self._precision():
-      logits: Any = self.module.apply(variables, pixels.to_unit(image), train=False)
+      logits: Any = self.module.apply(variables, image, train=False)
     return logits
 
   def preprocess(self, images) -> jax.Array:
@@ -175,8 +175,9 @@ class Classifier:
       isinstance(x, str | os.PathLike) for x in images
     ):
       return self._predict_readable(images, top, batch_size)
-    if np.ndim(images) == 3:
-      return self._best(self(jnp.asarray(images)[None]), top)[0]
+    images = _as_array(images)
+    if images.ndim == 3:
+      return self._best(self(images[None]), top)[0]
     images = self._check(images)
     size = min(batch_size, len(images))
     return [
@@ -212,8 +213,8 @@ class Classifier:
         good = [x for x in images if not isinstance(x, errors.UserError)]
         predictions = []
         if good:
-          logits = self._run(_fill(np.stack(good), size))
-          predictions = self._best(logits[: len(good)], top)
+          crops = jax.device_put(_fill(np.stack(good), size), self._device)
+          predictions = self._best(self._run(crops)[: len(good)], top)
         for path, image in zip(batch, images, strict=True):
           if isinstance(image, errors.UserError):
             yield FileResult(path, None, image)
@@ -269,7 +270,8 @@ class Classifier:
     return attack(functools.partial(self.apply, variables), image, label, keys)
 
   def _run(self, image) -> jax.Array:
-    """Returns the logits of what goes to the network; see `apply`."""
+    """Returns the logits of what goes to the network, crops of bytes or floats."""
+    image = pixels.to_unit(image)  # Before: one program for both.
     with self._precision():
       return self._logits(self.variables, image)
 
@@ -280,13 +282,7 @@ class Classifier:
 
   def _check(self, images) -> jax.Array:
     """Returns an array of images, on the device; UserError if it is none."""
-    if not isinstance(images, np.ndarray | jax.Array):
-      try:
-        images = np.asarray(images)
-      except ValueError as e:
-        raise errors.UserError(
-          'images of different sizes make no array; allowed: [B, H, W, 3], or paths'
-        ) from e
+    images = _as_array(images)
     is_float = jnp.issubdtype(images.dtype, jnp.floating)
     if (
       not (is_float or images.dtype == jnp.uint8)
@@ -359,6 +355,18 @@ class Classifier:
     padded[:height, :width] = image
     padded = jax.device_put(padded, self._device)
     return np.asarray(self._preprocess(padded, shape=(height, width)))
+
+
+def _as_array(images) -> np.ndarray | jax.Array:
+  """Returns an array; UserError of images of different sizes."""
+  if isinstance(images, np.ndarray | jax.Array):
+    return images
+  try:
+    return np.asarray(images)
+  except ValueError as e:
+    raise errors.UserError(
+      'images of different sizes make no array; allowed: [B, H, W, 3], or paths'
+    ) from e
 
 
 def _check_count(name: str, value: int):

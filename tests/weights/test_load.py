@@ -111,6 +111,7 @@ def test_files_and_arrays_have_the_logits_of_the_evaluation(model, folder):
 def test_floats_go_to_the_network_as_they_are(model):
   image = np.random.default_rng(0).uniform(size=(5, 40, 37, 3)).astype(np.float32)
   np.testing.assert_allclose(model(image), expected_logits(image), atol=1e-5)
+  np.testing.assert_array_equal(model(image), model(image.astype(np.float64)))
 
 
 def test_one_image_is_a_list_and_several_are_a_list_of_lists(model, folder):
@@ -123,7 +124,7 @@ def test_one_image_is_a_list_and_several_are_a_list_of_lists(model, folder):
   for x, y in zip(first[:2], several[0], strict=True):
     assert x.index == y.index and x.probability == pytest.approx(y.probability, 1e-5)
   image = read(paths[0])
-  assert model.predict(image) == first
+  assert model.predict(image) == model.predict(Image.open(paths[0])) == first
   assert len(model.predict(image, top=100)) == len(model.class_names) == 7
   assert model.predict(np.stack([image] * 3), batch_size=1) == [first] * 3
   assert model.predict([]) == []
@@ -179,6 +180,7 @@ BYTES = np.zeros([2, 33, 34, 3], np.uint8)
     (lambda m: m(BYTES + np.float32(7)), 'in 7 to 7; allowed: 0 to 1'),
     (lambda m: m(BYTES + np.float32(np.nan)), 'in nan to nan; allowed: 0 to 1'),
     (lambda m: m([BYTES[0], BYTES[0, 1:]]), 'of different sizes make no array'),
+    (lambda m: m.predict([BYTES[0], BYTES[0, 1:]]), 'of different sizes make no array'),
     (lambda m: m(jnp.zeros([1, 1, 1, 3])), 'image size 1x1 is too small'),
     (lambda m: m.preprocess(jnp.zeros([1, 32, 32, 3])), 'float32; allowed: uint8'),
     (lambda m: m.predict(BYTES, top=0), 'top is 0; allowed: a whole number from 1'),
