@@ -225,10 +225,10 @@ MILESTONES = dict(
 def get_config():
   config = ml_collections.ConfigDict()
   config.seed = 0
-  # The workdir of another run, with whose newest weights this one begins: averages, if
-  # it keeps them; the classifier only if the classes are the same. Or published weights,
-  # see weights/readers.py. '': drawn weights. With phases the first begins so. A resumed
-  # run goes on from its own checkpoint.
+  # The workdir of another run or published weights (weights/readers.py), to begin with:
+  # the newest weights, averages where it keeps them; the classifier only if the classes
+  # are the same. '': drawn weights. With phases the first begins so. A resumed run goes
+  # on from its own checkpoint.
   config.init_from = ''
   # Passes over the training split. Source: the official EfficientNet recipe.
   config.num_epochs = 350.0

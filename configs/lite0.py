@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, trained on ImageNet, as the beginning of an AdvProp run on a CPU."""
+"""EfficientNet-Lite0, trained on ImageNet, as the beginning of a run on a CPU."""
 
 from configs import default
 

@@ -9,7 +9,7 @@ and after the last, clean and under PGD-10; AdvProp trains on the other ten. Wha
 be seen is in `pictures/`. With ten images the accuracy measures nothing.
 """
 
-from configs import arguments, default, lite0
+from configs import arguments, lite0
 
 
 def get_config(argument=None):
