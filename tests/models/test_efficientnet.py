@@ -1,5 +1,6 @@
 """Tests EfficientNet against published counts and against Keras's implementation."""
 
+import functools
 import os
 
 os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
@@ -12,6 +13,8 @@ import pytest
 
 from advprop_jax import errors, models
 from advprop_jax.models import efficientnet, initializers
+
+pytestmark = pytest.mark.usefixtures('fast_compilation')
 
 # Trained values with 1000 classes: (all, those of one branch's norms).
 # B0-B8 and L2: 5.29 / 7.79 / 9.11 / 12.23 / 19.34 / 30.39 / 43.04 / 66.35 / 87.41 /
@@ -46,6 +49,7 @@ CHANNELS = {
 }
 
 
+@functools.cache
 def shapes(name, image_size=64, **kwargs):
   model = models.create_model(name, **kwargs)
   image = jnp.zeros((1, image_size, image_size, 3))
@@ -134,7 +138,13 @@ def test_drop_connect_grows_linearly_over_the_rounded_number_of_blocks():
 def small_model(**kwargs):
   model = models.create_model('efficientnet_tiny', num_classes=10, **kwargs)
   image = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3))
-  return model, init(model), image
+  return model, small_variables(), image
+
+
+@functools.cache
+def small_variables():
+  """Returns initial weights; none of the options here is heard in them."""
+  return init(models.create_model('efficientnet_tiny', num_classes=10))
 
 
 TRAINING = {'train': True, 'mutable': ['batch_stats']}
@@ -189,13 +199,12 @@ def test_reading_and_writing_statistics_are_two_switches():
 
 def outputs_in_training(name, batch_size=256, **rates):
   """Returns what the modules called `name`, and the norms, give in training."""
-  model = models.create_model('efficientnet_tiny', num_classes=10, **rates)
+  model, variables, _ = small_model(**rates)
   image = jax.random.uniform(jax.random.key(1), (batch_size, 32, 32, 3))
 
   def is_wanted(module, method):
     return method == '__call__' and module.name in (name, 'project_bn')
 
-  variables = init(model)
   _, state = apply(
     model,
     variables,
@@ -236,8 +245,7 @@ def test_dropout_before_the_classifier_drops_single_values():
 
 def test_sides_may_be_symbolic():
   """One traced program for images of any size, as an export needs it."""
-  model = models.create_model('efficientnet_tiny', num_classes=10, cpu_kernels=False)
-  variables = init(model)
+  model, variables, _ = small_model(cpu_kernels=False)
   shape = jax.export.symbolic_shape('b, h, w, 3', constraints=['h >= 32', 'w >= 32'])
   exported = jax.export.export(
     jax.jit(lambda x: model.apply(variables, x, train=False))
@@ -338,9 +346,9 @@ def large(*args):
 @pytest.mark.parametrize(
   'letter, image_size',
   [
-    ('0', 75),
+    large('0', 65),
     large('1', 64),
-    ('2', 65),
+    ('2', 75),
     large('0', 224),
     large('3', 96),
     large('4', 96),
@@ -389,7 +397,7 @@ def test_computing_again_saves_less_for_the_backward_pass():
 
   def saved_bytes(remat_blocks):
     model = models.create_model(
-      'efficientnet_b0', remat_blocks=remat_blocks, dtype=jnp.bfloat16
+      'efficientnet_tiny', remat_blocks=remat_blocks, dtype=jnp.bfloat16
     )
     image = jax.ShapeDtypeStruct((8, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(
@@ -408,16 +416,16 @@ def test_computing_again_saves_less_for_the_backward_pass():
   assert saved_bytes(True) < 0.25 * saved_bytes(False)
 
 
-def test_computing_again_changes_no_result(fast_compilation):
+def test_computing_again_changes_no_result():
   rng = np.random.default_rng(5)
-  image = jnp.asarray(rng.uniform(size=(16, 64, 64, 3)), jnp.float32)
+  image = jnp.asarray(rng.uniform(size=(4, 32, 32, 3)), jnp.float32)
 
   def create(**changes):
     return models.create_model(
       'efficientnet_tiny', num_classes=10, drop_connect_rate=0.3, **changes
     )
 
-  variables = init(create())
+  variables = small_variables()
 
   def gradients(model):
     def loss(params, image):
@@ -431,10 +439,10 @@ def test_computing_again_changes_no_result(fast_compilation):
       return jnp.square(logits).sum(), updated
 
     grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    return jax.jit(grad)(variables['params'], image)
+    return jax.device_get(jax.jit(grad)(variables['params'], image))
 
   expected = gradients(create())
-  scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+  scale = max(np.abs(x).max() for x in jax.tree.leaves(expected))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
     gradients(create(remat_blocks=True)),
