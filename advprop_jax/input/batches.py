@@ -93,6 +93,7 @@ def train_batches(
   spans = order.share(spans, hosts)
   start = start_example // hosts.count
 
+  @tf.autograph.experimental.do_not_convert
   def example(position, record, guard):
     position = position * hosts.count + hosts.index
     example_seed = tf.random.experimental.stateless_fold_in(
@@ -179,6 +180,7 @@ def eval_batches(
     image = preprocess.resize(crop, recipe.image_size, recipe.resize_method)
     return {'image': preprocess.to_dtype(image, recipe.image_dtype)}
 
+  @tf.autograph.experimental.do_not_convert
   def example(position, record):
     values = _example(dataset, record, recipe, box_fn, finish)
     return {**values, 'position': tf.cast(position, tf.int32)}

@@ -113,6 +113,7 @@ def shuffled(
   start_window, start_in_window = divmod(start_in_epoch, window_size)
   all_columns = _columns(spans)
 
+  @tf.autograph.experimental.do_not_convert
   def windows(epoch):
     columns = all_columns
     if num_records < total:
