@@ -45,6 +45,7 @@ FOLDER = {
   'data.batch_size': 64,
   'data.max_bad_share': 0.1,
 }
+UPRIGHT = {**FOLDER, 'data.exif_orientation': 'none'}  # Twice as fast to open.
 COSINE = {'optim.schedule': default.COSINE}
 MILESTONES = {
   'optim.schedule': dict(default.MILESTONES, milestones_epochs=(2.0, 4.0)),
@@ -100,7 +101,7 @@ CHANGES = {
   'data.augmentation.lighting': Change(0.0, 'augmented', COLOR_JITTER),
   'data.crop_padding': Change(8, 'eval_batches'),
   'data.resize_method': [Change('bilinear', x) for x in ('batches', 'eval_batches')],
-  'data.max_bad_share': Change(0.0005, 'num_bad', FOLDER),
+  'data.max_bad_share': Change(0.0005, 'num_bad', UPRIGHT),
   'data.max_megapixels': Change(1e-5, 'eval_batches'),
   'data.exif_orientation': Change('none', 'eval_batches', FOLDER),
   'model.name': Change('efficientnet_b0', 'parameters'),
