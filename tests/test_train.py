@@ -1,6 +1,7 @@
 """Tests runs: a resumed one ends bit for bit the same, bad input harms none."""
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -369,6 +370,7 @@ def test_bad_images_are_counted_in_the_metrics_and_passed_over(
     train_split='train',
     eval_split='val',
     max_bad_share=0.01,
+    exif_orientation='none',
   )
   config.num_epochs = 32 / 27 * 2  # Eight steps: two epochs of 27, and a part.
   config.eval.every_epochs = config.checkpoint.every_epochs = 10.0
@@ -385,7 +387,9 @@ def test_bad_images_are_counted_in_the_metrics_and_passed_over(
   with pytest.raises(
     errors.UserError, match='^2 of .* at most 1, .*max_bad_share=0.001'
   ):
-    train.train_and_evaluate(config, str(tmp_path / 'strict'))
+    exp = experiment.create_experiment(config)
+    stream = experiment.create_train_batches(config, exp, examples_seen=0)
+    list(itertools.islice(stream, 8))
 
 
 def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
