@@ -105,17 +105,18 @@ def test_the_class_names_are_written_down(workdir):
   assert branch_names == ('clean', 'adv')
 
 
-def test_neither_a_training_split_nor_its_recipe_is_needed(workdir, tmp_path):
+def test_neither_a_training_split_nor_its_recipe_is_needed(workdir, tmp_path, caplog):
   write_images(tmp_path / 'other', 'holiday', CLASSES, seed=2)
   config = load(workdir)
   config.data.update(
     name=f'folder:{tmp_path}/other', eval_split='holiday', batch_size=7
   )
   config.optim.optimizer, config.optim.ema_decay = default.RMSPROP, 0.0
-  config.streams = default.VANILLA
+  config.streams, config.init_from = default.VANILLA, 'runs/other'
   values = evaluate.evaluate_checkpoint(config, str(workdir))
   assert values[f'folder:{tmp_path}/other:holiday/adv_pgd_top1'] > 0.5
   assert len(values) == 14
+  assert 'config.init_from is changed, and has no effect here' in caplog.text
 
 
 def test_other_data_need_not_have_what_was_held_out(workdir, tmp_path):

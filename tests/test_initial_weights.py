@@ -13,6 +13,7 @@ from test_train import small_config
 from tiny_model import create_tiny_model
 
 from advprop_jax import (
+  command_line,
   errors,
   evaluations,
   experiment,
@@ -22,7 +23,7 @@ from advprop_jax import (
 )
 from advprop_jax.evaluation import runner
 from advprop_jax.workdir import checkpoint, directory
-from configs import default
+from configs import default, digits_pilot
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
 
@@ -247,3 +248,10 @@ def test_a_kept_classifier_is_evaluated_once_before_the_first_step(
 
   config.data.class_names = OTHER_CLASSES
   assert run(config, tmp_path / 'other', monkeypatch, dies=True) == []
+
+
+def test_with_phases_the_first_begins_so_and_no_other_is_said_to_lack_it(caplog):
+  config = digits_pilot.get_config()
+  config.init_from = 'runs/other'
+  command_line.check_effects(['--config.init_from=runs/other'], config)
+  assert 'no effect' not in caplog.text
