@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from advprop_jax.evaluation import labels
+
 CELL = 128  # Pixels of a drawn image's side.
 CAPTION = 20  # Pixels of a line of text.
 MARGIN = 8
@@ -75,7 +77,7 @@ def _prediction(logits, label, class_names):
   probabilities = np.exp(logits - logits.max())
   probabilities /= probabilities.sum()
   predicted = int(probabilities.argmax())
-  name = short_name(class_names[predicted], predicted)
+  name = short_name(labels.display_name(class_names[predicted]), predicted)
   caption = f'{name}  {probabilities[predicted]:.0%}'
   return caption, RIGHT if predicted == label else WRONG
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advprop_jax import attacks, errors, pixels, registry, schema
+from advprop_jax.evaluation import labels
 from advprop_jax.input import cores
 from advprop_jax.weights import files, preprocess
 
@@ -33,7 +34,7 @@ ATTACK_ARGUMENTS: dict[str, Any] = {
 class Prediction(NamedTuple):
   """A class of an image, and how likely the network finds it."""
 
-  name: str
+  name: str  # For people: 'tench', where `class_names` has 'n01440764'.
   probability: float  # 0 to 1, the softmax of the logits.
   # Of the class, in `Classifier.class_names`. It replaces a method of tuples.
   index: int  # type: ignore[assignment]
@@ -325,7 +326,7 @@ class Classifier:
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     return [
       [
-        Prediction(self.class_names[i], float(x[i]), int(i))
+        Prediction(labels.display_name(self.class_names[i]), float(x[i]), int(i))
         for i in np.argsort(-x, kind='stable')[:top]
       ]
       for x in probabilities
