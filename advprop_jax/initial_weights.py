@@ -53,7 +53,9 @@ def read(
     logging.info('norms %s begin as copies of %s', copies, branches.CLEAN)
   old_names = tuple(saved['data'].get('class_names', ())) or config.data.class_names
   change = _describe_change(old_names, config.data.class_names)
-  logging.info('the classifier is %s', change or f'kept: {len(old_names)} same classes')
+  logging.info(
+    'the classifier is %s', change or f'kept: the same {len(old_names)} classes'
+  )
   if change:
     params = {k: x for k, x in variables['params'].items() if k != CLASSIFIER}
     variables = {**variables, 'params': params}
@@ -105,8 +107,8 @@ def _describe_change(before: tuple[str, ...], now: tuple[str, ...]) -> str | Non
   for i, (old, new) in enumerate(itertools.zip_longest(before, now)):
     if old != new:
       return (
-        f'made anew: {len(before)} classes before and {len(now)} now, of which number '
-        f'{i} is the first other one: {_quote(old)} before and {_quote(new)} now'
+        f'made anew: {len(before)} classes before and {len(now)} now; the first that '
+        f'differs is number {i}, {_quote(old)} before and {_quote(new)} now'
       )
   return None
 

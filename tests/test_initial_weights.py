@@ -80,7 +80,7 @@ def test_with_the_same_classes_all_averages_are_taken(
   assert_trees_equal(state.ema, averages)
   assert start.has_classifier and state.opt_state == zeros.opt_state
   assert f'the averaged weights of step 7 of {workdir}' in caplog.text
-  assert 'the classifier is kept: 10 same classes' in caplog.text
+  assert 'the classifier is kept: the same 10 classes' in caplog.text
   assert 'before and is' not in caplog.text and 'copies' not in caplog.text
 
 
@@ -107,8 +107,8 @@ def test_with_other_classes_the_classifier_is_drawn_and_the_rest_taken(
   assert_trees_equal(state.model, expected)
   assert_trees_equal(state.ema, expected)
   assert (
-    'the classifier is made anew: 10 classes before and 10 now, of which number 0 is '
-    "the first other one: '0' before and '9' now" in caplog.text
+    'the classifier is made anew: 10 classes before and 10 now; the first that differs '
+    "is number 0, '0' before and '9' now" in caplog.text
   )
   assert "norms ['adv_2'] begin as copies of clean" in caplog.text
 
@@ -121,8 +121,8 @@ def test_another_number_of_classes_is_another_classifier(
   absl_logging.set_verbosity('info')
   _, start = read(config, source[0])
   assert not start.has_classifier and set(start.variables['params']) == {'conv'}
-  assert '10 classes before and 11 now, of which number 10 is' in caplog.text
-  assert "none before and 'ten' now" in caplog.text
+  assert '10 classes before and 11 now; the first that' in caplog.text
+  assert "is number 10, none before and 'ten' now" in caplog.text
 
 
 def test_what_gives_the_weights_another_meaning_is_told(
