@@ -77,7 +77,7 @@ def create_parser() -> argparse.ArgumentParser:
   add_option('--output', '-', metavar='FILE', help='where to write; -: stdout')
   add_option('--step', 'newest', help='of the checkpoint: newest, best or a number')
   add_option('--branch', 'clean', help='whose norms to use')
-  add_option('--batch_size', 32, type=int, metavar='N', help='images at a time')
+  add_option('--batch_size', 16, type=int, metavar='N', help='images at a time')
   return parser
 
 

@@ -1,12 +1,13 @@
 """Image files without TensorFlow: found in folders, and read by Pillow.
 
 What comes out is what `input/decode.py` reads. Of PNG, BMP and WebP the bytes are the
-same; of JPEG they differ by 1.0 grey levels in the mean and by 18 at most, since
-TensorFlow is asked for libjpeg's fast transform, as the published networks were trained
-with, and Pillow always uses the accurate one (measured on 22 photographs, foolbox's and
-scikit-learn's, with Pillow 13.0, libjpeg-turbo 3.2 and TensorFlow 2.21; asked for the
-accurate one TensorFlow gives Pillow's bytes). Pillow also reads what `decode.py` does
-not: BMPs with a palette, and the first image of an animation.
+same. Of JPEG they differ by 1.0 grey levels in the mean and 18 at most, cropped and
+resized to 224 pixels by 1.0 and 27: TensorFlow is asked for libjpeg's fast transform,
+which the published networks were trained with, and Pillow always takes the accurate
+one. Measured on 22 photographs, foolbox's and scikit-learn's, with Pillow 13.0,
+libjpeg-turbo 3.2 and TensorFlow 2.21, which gives Pillow's very bytes if it is asked
+for the accurate transform. Pillow also reads what `decode.py` does not: BMPs with a
+palette, and the first image of an animation.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """Tests loaded networks against the evaluation's TensorFlow pipeline and Flax."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import saved_run
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 import advprop_jax
-from advprop_jax import branches, errors
+from advprop_jax import attacks, branches, errors
 from advprop_jax.input import decode, preprocess
+from configs import default
 
 SIZES = [(40, 61), (33, 20), (32, 32), (300, 280), (57, 90)]  # Height and width.
 # May not be imported; foolbox and others are of the tests alone.
@@ -52,7 +54,10 @@ def folder(tmp_path_factory):
   (root / 'cats').mkdir()
   for i, size in enumerate(SIZES):
     coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
-    coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(root / 'cats' / f'{i}.png')
+    image = coarse.resize(size[::-1], Image.Resampling.BICUBIC)
+    entry = Image.Exif()
+    entry[0x0112] = i + 1  # Stored as cameras do, turned or mirrored.
+    image.save(root / 'cats' / f'{i}.png', exif=entry)
   (root / 'cats' / 'notes.txt').write_text('no image')
   return root
 
@@ -62,7 +67,8 @@ def paths_in(folder):
 
 
 def read(path):
-  return np.asarray(Image.open(path))
+  """Returns an image as it is seen."""
+  return np.asarray(ImageOps.exif_transpose(Image.open(path)))
 
 
 @jax.jit
@@ -84,6 +90,7 @@ def evaluated(path):
     tf.io.read_file(str(path)),
     lambda shape: preprocess.center_crop_box(shape, 32, 8),
     max_megapixels=1.0,
+    exif_orientation=True,
     guard=False,
   )
   return preprocess.to_dtype(preprocess.resize(crop, 32, 'bicubic_tf1'), 'uint8')
@@ -224,6 +231,23 @@ def test_an_attack_leaves_the_predicted_class_within_its_ball(model):
   assert np.all(probabilities[0] < probabilities[1])
   np.testing.assert_array_equal(found, attack(images, np.asarray(label)))
   assert np.mean(np.abs(found - attack(clean, label, seed=1)) > 1e-6) > 0.1
+
+
+def test_an_attack_is_by_default_that_of_the_evaluation(model, monkeypatch):
+  given = {}
+
+  @functools.wraps(attacks.ATTACKS['pgd'])
+  def make(**arguments):
+    given.update(arguments)
+    return lambda logits_fn, image, label, rng: image
+
+  monkeypatch.setitem(attacks.ATTACKS, 'pgd', make)
+  model.attack(BYTES)
+  assert given == {
+    **{key: x for key, x in default.PGD_EVAL.items() if key in given},
+    'num_classes': 7,
+  }
+  assert {'epsilon', 'step_size', 'num_steps', 'targeted'} < given.keys()
 
 
 SCRIPT = """
