@@ -5,8 +5,8 @@ r"""A network trained on ImageNet, attacked and fine-tuned on real photographs.
 
 EfficientNet-Lite0 and twenty labelled photographs come with Python packages; nothing is
 downloaded from elsewhere. Evaluated is on ten of the photographs, before the first step
-and after the last, clean and under PGD-10; AdvProp trains on the other ten. What is to
-be seen is in `pictures/`. With ten images the accuracy measures nothing.
+and after the last, clean and under PGD; AdvProp trains on the other ten. What is to be seen
+is in `pictures/`. With ten images the accuracy measures nothing.
 """
 
 from configs import arguments, lite0
