@@ -77,7 +77,8 @@ def read_network(
   recipe, reason = recipes.choose(
     recipe_name, path=where, model=name, naming=naming.title
   )
-  size = image_size or _native_size(name)
+  stated_size = found.facts.get('input_size', (3, 0, 0))[1]
+  size = image_size or stated_size or _native_size(name)
   recipe = recipes.with_facts(recipe, found.facts, size)
   if 'mean' in found.facts:
     reason += "; preprocessing by timm's config.json"

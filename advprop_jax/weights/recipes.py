@@ -133,6 +133,10 @@ def with_facts(recipe: Recipe, facts: Mapping[str, Any], image_size: int) -> Rec
   if facts.get('crop_pct'):
     # The same part of the shorter side: S / (S + padding).
     values['crop_padding'] = round(image_size * (1 / float(facts['crop_pct']) - 1))
+  method = facts.get('interpolation')
+  # The official networks' bicubic is TensorFlow 1's, which timm has not.
+  if recipe.resize_method != 'bicubic_tf1' and method in ('bicubic', 'bilinear'):
+    values['resize_method'] = method
   if facts.get('license'):
     values['licence'] = str(facts['license'])
   return recipe._replace(**values)

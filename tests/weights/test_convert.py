@@ -385,7 +385,7 @@ def test_a_workdir_has_its_preprocessing_and_a_card_whose_sums_are_right(
   folder.mkdir()
   write_source('safetensors', folder)
   facts = {'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.2, 0.25], 'crop_pct': 0.5}
-  facts |= {'license': 'cc-by-4.0'}
+  facts |= {'license': 'cc-by-4.0', 'input_size': [3, 48, 48]}
   (folder / 'config.json').write_text(json.dumps({'pretrained_cfg': facts}))
   workdir = tmp_path / 'x'
   run(folder, workdir, class_file)
@@ -393,7 +393,7 @@ def test_a_workdir_has_its_preprocessing_and_a_card_whose_sums_are_right(
   config = directory.read_config(workdir / 'config.json')
   assert config['model']['mean'] == [0.5, 0.4, 0.3]
   assert config['model']['std'] == [0.2, 0.2, 0.25]
-  assert config['data']['crop_padding'] == config['data']['image_size'] == 32
+  assert config['data']['crop_padding'] == config['data']['image_size'] == 48
   assert config['data']['class_names'] == list(CLASSES)
   (workdir / 'results.jsonl').write_text(
     '{"step": 0, "attack": {"name": "pgd", "num_steps": 3}, '
@@ -406,7 +406,7 @@ def test_a_workdir_has_its_preprocessing_and_a_card_whose_sums_are_right(
     f'SHA-256 of model.safetensors: {digest}',
     'cc-by-4.0',
     'mean 0.5, 0.4, 0.3 and std 0.2, 0.2, 0.25',
-    'central 32/64 of the shorter side',
+    'central 48/96 of the shorter side',
     '| imagenet2012:x | clean_top1 | 71.12 % | 0 |  |',
     '| imagenet2012:x | clean_pgd_top1 | 25.00 % | 0 | pgd, num_steps 3 |',
   ):
@@ -447,6 +447,16 @@ def test_the_recipe_is_that_of_the_published_path(path, model, naming, recipe):
   assert found == recipes.RECIPES[recipe]
   says_nothing = path.endswith(('me/efficientnet-b0/model.ckpt', 'x/model.ckpt'))
   assert (reason == recipes.BY_DEFAULT) == says_nothing
+
+
+def test_what_timm_states_beside_the_weights_counts():
+  facts = {'interpolation': 'bicubic', 'crop_pct': 0.95, 'std': [0.5, 0.5, 0.5]}
+  recipe = recipes.with_facts(recipes.RECIPES['timm_resnet'], facts, 224)
+  assert (recipe.resize_method, recipe.crop_padding) == ('bicubic', 12)
+  assert recipe.mean == (0.485, 0.456, 0.406) and recipe.std == (0.5, 0.5, 0.5)
+  recipe = recipes.with_facts(
+    recipes.RECIPES['advprop'], {'interpolation': 'bicubic'}, 9
+  )
 
 
 def test_lite0_recognises_photographs_as_in_pytorch():
