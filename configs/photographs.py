@@ -4,9 +4,10 @@ r"""A network trained on ImageNet, attacked and fine-tuned on real photographs.
   bash launch/local.sh --config=configs/photographs.py
 
 EfficientNet-Lite0 and twenty labelled photographs come with Python packages; nothing is
-downloaded from elsewhere. Evaluated is on ten of the photographs, before the first step
-and after the last, clean and under PGD; AdvProp trains on the other ten. What is to be seen
-is in `pictures/`. With ten images the accuracy measures nothing.
+downloaded from elsewhere. Ten of the photographs are evaluated, clean and under PGD,
+before the first step and after the last; AdvProp trains on the other ten. What is to be
+seen is in `pictures/`. Of ten images an accuracy says next to nothing: measured were 9
+and 10 of them right, and none under attack, 2026-11-28.
 """
 
 from configs import arguments, lite0
