@@ -78,6 +78,8 @@ def _train(
       )
       fingerprint = exp.dataset.fingerprint(config.data.train_split)
       state, examples_seen = _restore_or_create(exp, checkpointer, fingerprint, start)
+      knows_classes = start is not None and start.has_classifier
+      del start  # The state has copies: the whole run would keep these in memory.
       first_step = int(state.step)
       if first_step >= exp.total_steps:
         logging.info(
@@ -99,7 +101,7 @@ def _train(
       )
       device_batches = parallel.prefetch(batches)
       _log_overview(exp, state)
-    if config.init_from and start is not None and start.has_classifier:
+    if config.init_from and knows_classes:
       with timer('eval'):
         _evaluate(exp, state, writer, step=0)  # What the weights are worth.
     logging.info('compiling the step: a minute or more, unless it is in the cache ...')
