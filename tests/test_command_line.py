@@ -580,7 +580,8 @@ WRONG = [
   # Evaluation and the workdir.
   (
     '--config.init_from=DIR/none',
-    "init_from is 'DIR/none', and there is no such directory; allowed: the --workdir",
+    "init_from is 'DIR/none', no --workdir with a checkpoint; as published weights: "
+    'there is no DIR/none; allowed: a folder with',
   ),
   (
     '--mode=evaluate',
