@@ -65,7 +65,7 @@ def evaluate_checkpoint(
     for suite in evaluation.suites.values():
       logging.info(
         'evaluating step %d (%s weights) of %s on %s, split %r: %d images; branches '
-        '%s; attack %s',
+        '%s; attack %s; the first batch is compiled: a minute or more on a CPU',
         step,
         'averaged' if averaged else 'plain',
         path,

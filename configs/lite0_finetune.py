@@ -5,7 +5,8 @@ r"""EfficientNet-Lite0, fine-tuned with AdvProp on a folder of one's own images.
       --config.data.name=folder:my_images --workdir=runs/mine
 
 my_images/train/<class>/*.jpg and my_images/test/<class>/*.jpg. The classifier is made
-anew, the rest begins as it was trained on ImageNet, both branches alike.
+anew, the rest begins as it was trained on ImageNet, both branches alike. AdvProp with
+one weak step is for accuracy: under the attack of the evaluation expect nothing.
 """
 
 from configs import arguments, lite0

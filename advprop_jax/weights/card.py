@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from advprop_jax import errors
+from advprop_jax.evaluation import labels
 from advprop_jax.workdir import checkpoint, directory
 
 CARD = 'README.md'
@@ -49,9 +50,10 @@ def write_card(path: pathlib.Path, *, workdir: pathlib.Path, export: str = ''):
       ('', ''), [*_network(config), *(_origin(origin) if origin else _recipe(config))]
     ),
     '## Preprocessing',
-    _preprocessing(config),
+    ('The first paragraph says which of this is inside. ' if export else '')
+    + _preprocessing(config),
     '## Results',
-    _results(workdir),
+    _results(workdir, config),
     '## Files',
     f'SHA-256; `sha256sum --check {CARD}` compares them.',
     '```\n' + '\n'.join(_sums(path, () if export else NETWORK_FILES)) + '\n```',
@@ -62,7 +64,7 @@ def write_card(path: pathlib.Path, *, workdir: pathlib.Path, export: str = ''):
 def _network(config: Mapping[str, Any]):
   """Yields rows on what the network is."""
   data, model = config['data'], config['model']
-  names = data.get('class_names', ())
+  names = [labels.display_name(x) for x in data.get('class_names', ())]
   shown = ', '.join(names[:5]) + (', ...' if len(names) > 5 else '')
   yield 'Data', data['name']
   yield 'Classes', f'{len(names)}: {shown}'
@@ -94,13 +96,17 @@ def _recipe(config: Mapping[str, Any]):
   if config['method']['name'] != 'streams':
     yield 'Method', _values(config['method'])
   yield 'Attack', _values(config['attack'])
-  yield 'Epochs', f'{config["num_epochs"]}, of {config["data"]["batch_size"]} a step'
+  yield 'Epochs', config['num_epochs']
+  yield 'Batch size', config['data']['batch_size']
   yield 'Augmentation', _values(config['data']['augmentation'])
-  yield 'Optimizer', f'{_values(optim["optimizer"])}; {_values(optim["schedule"])}'
+  yield 'Optimizer', _values(optim['optimizer'])
+  yield 'Learning rate, for each 256 images', _values(optim['schedule'])
   yield 'Averages', f'decay {optim["ema_decay"]}'
-  if config.get('init_from'):
-    yield 'Started from', config['init_from']
-  yield 'Licence of the weights', 'as whoever trained them says'
+  licence = 'as whoever trained them says'
+  if start := config.get('init_from'):
+    yield 'Started from', start
+    licence += f'; that of {start} holds as well'
+  yield 'Licence of the weights', licence
 
 
 def _preprocessing(config: Mapping[str, Any]) -> str:
@@ -115,14 +121,20 @@ def _preprocessing(config: Mapping[str, Any]) -> str:
   )
 
 
-def _results(workdir: pathlib.Path) -> str:
-  """Returns a table of the evaluations in results.jsonl, the last of a kind."""
+def _results(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
+  """Returns a table of the evaluations in results.jsonl, the last of a kind.
+
+  Args:
+    workdir: of the network.
+    config: of its training, which has the attack of evaluations within it.
+  """
+  in_training = config.get('eval', {}).get('attack', {})
   rows = {}
   for line in _lines(workdir / 'results.jsonl'):
     for key, value in line.items():
       place, _, score = key.rpartition('/')
       if score.endswith('_top1') and not place.startswith('train'):
-        attack = line.get('attack') if '_pgd_' in score else None
+        attack = line.get('attack', in_training) if '_pgd_' in score else None
         number = 'not finite' if value is None else f'{100 * value:.2f} %'
         row = (place, score, number, line['step'], _values(attack or {}))
         rows[place, score] = row

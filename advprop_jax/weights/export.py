@@ -22,11 +22,19 @@ from flax import traverse_util
 from jax import export as jax_export
 
 from advprop_jax import errors, pixels
+from advprop_jax.evaluation import labels
 from advprop_jax.weights import card, classifier, fold, load, names, preprocess
 from advprop_jax.workdir import directory
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 METADATA = 'metadata.json'
+LOADING = {  # How each format is read.
+  'stablehlo': '`jax.export.deserialize(bytearray(file.read())).call(images)`',
+  'savedmodel': (
+    "`tf.saved_model.load(path).signatures['serving_default'](image=images)['logits']`"
+  ),
+  'safetensors': '`safetensors.numpy.load_file(path)`, with norms `timm` as well',
+}
 _MIN_SIZE = 32  # Pixels, of all models.
 
 
@@ -76,6 +84,7 @@ def export(
       'format': format_name,
       **metadata(model, fold_norms=fold_norms, with_preprocessing=with_preprocessing),
     }
+    about['normalisation']['inside'] = format_name != 'safetensors'
     about['source']['checkpoint_sha256'] = directory.sha256(
       run / 'checkpoints' / str(model.step)
     )
@@ -95,6 +104,7 @@ def metadata(
     'model': config.model.name,
     'activation': config.model.activation,
     'class_names': list(model.class_names),
+    'display_names': [labels.display_name(x) for x in model.class_names],
     'input': {
       'shape': ['batch', 'height', 'width', 3],
       'dtype': 'uint8' if with_preprocessing else 'float32',
@@ -110,6 +120,7 @@ def metadata(
       'resize_method': config.data.resize_method,
     },
     'normalisation': {
+      'inside': True,  # Of safetensors not: weights alone.
       'mean': list(config.model.mean),
       'std': list(config.model.std),
     },
@@ -124,15 +135,26 @@ def metadata(
 
 
 def _describe(about: dict[str, Any]) -> str:
+  """Returns what an export is, and what images still need, in a paragraph."""
   source = about['source']
   norms = 'its norms in the convolutions' if about['norms']['folded'] else 'with norms'
-  return (
-    f"The branch '{source['branch']}' of step {source['step']} "
-    f'({"averaged" if source["averaged"] else "plain"} weights), {norms}, as '
-    f'{about["format"]}. Input: {about["input"]["dtype"]} [batch, height, width, 3] in '
-    f'{about["input"]["range"]}, RGB; output: logits. {METADATA} has the same and the '
-    'classes for programs.'
+  weights = 'averaged' if source['averaged'] else 'plain'
+  text = (
+    f"The branch '{source['branch']}' of step {source['step']} ({weights} weights), "
+    f'{norms}, as {about["format"]}; {LOADING[about["format"]]}. '
   )
+  crop, normalise = 'crop and resize', '(x - mean) / std'
+  if about['preprocessing']['inside']:
+    return text + (
+      f'It takes bytes, uint8 [batch, height, width, 3], RGB; {crop} and {normalise} '
+      'are inside, nothing else is to be done.'
+    )
+  if about['normalisation']['inside']:
+    return text + (
+      'It takes float32 [batch, height, width, 3] in [0, 1], RGB; inside is '
+      f'{normalise}, to be done before: {crop}.'
+    )
+  return text + f'To be done before: {crop}, and {normalise} on RGB in [0, 1].'
 
 
 def create_function(
@@ -252,9 +274,9 @@ def write_safetensors(
       for x, name in found.items()
     }
   tensors = {name: np.asarray(x, order='C') for name, x in tensors.items()}
-  safetensors.numpy.save_file(
-    tensors, path / 'model.safetensors', metadata={'advprop_jax': json.dumps(about)}
-  )
+  file = path / 'model.safetensors'
+  safetensors.numpy.save_file(tensors, file, {'advprop_jax': json.dumps(about)})
+  file.chmod(0o644)  # It is written for its owner alone.
 
 
 # Name of --format -> function (directory, model, metadata) that writes into it.

@@ -21,8 +21,10 @@ def load(
   """Returns the network of a checkpoint; see `advprop_jax.load`."""
   run = directory.last_run(os.fspath(workdir))
   if not directory.saved_steps(run):
+    exists = os.path.isdir(os.path.expanduser(workdir))
     raise errors.UserError(
-      f'{workdir} has no checkpoint; allowed: a directory that was trained in'
+      f'{"no checkpoint is in" if exists else "there is no"} {workdir}; allowed: a '
+      'directory that was trained in, or converted to'
     )
   with checkpoint.Checkpointer(f'{run}/checkpoints', read_only=True) as checkpointer:
     found = checkpointer.find(str(step))

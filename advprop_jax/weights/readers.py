@@ -33,7 +33,7 @@ _MISTAKEN = (
     'a pointer of Git LFS',
     'the file that `git lfs pull` gets',
   ),
-  (b'<', 'an HTML or XML page, no weights', 'the file itself: `curl -LO` its address'),
+  (b'<', 'an HTML or XML page, no weights', 'the file itself: `curl -fLO` its address'),
   (b'{', 'a JSON file', _KNOWN),
 )
 

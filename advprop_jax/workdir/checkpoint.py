@@ -286,7 +286,8 @@ def warn_of_changes(saved: dict, config: dict, *, unused: tuple[str, ...] = ()):
     config: the one of now.
     unused: sections and keys that have no effect on what is done.
   """
-  old = workdirs.flatten(saved)
+  # As JSON: a config that was not saved has tuples in the place of lists.
+  old = workdirs.flatten(json.loads(json.dumps(saved)))
   new = workdirs.flatten(json.loads(json.dumps(config)))
   for key, value in sorted(old.items()):
     if value == new.get(key):

@@ -89,6 +89,9 @@ def test_a_function_gives_the_same_logits_elsewhere(
   assert about['norms']['folded'] == folded
   assert about['preprocessing']['inside'] == inside
   assert about['source']['branch'] == 'clean'
+  card = (path / 'README.md').read_text()
+  assert ('nothing else is to be done' in card) == inside
+  assert ('to be done before: crop and resize.' in card) != inside
   subprocess.run(['sha256sum', '--check', '--quiet', 'README.md'], cwd=path, check=True)
 
 
@@ -106,6 +109,9 @@ def test_safetensors_are_timms_own_tensors(workdir, tmp_path):
   with safetensors.safe_open(file, 'numpy') as content:
     about = json.loads(content.metadata()['advprop_jax'])
   assert about['class_names'] == list(CLASSES)
+  assert not about['normalisation']['inside']
+  card = (tmp_path / 'x' / 'README.md').read_text()
+  assert 'To be done before: crop and resize, and (x - mean) / std' in card
 
 
 def test_folded_safetensors_are_convolutions_with_biases(workdir, tmp_path):

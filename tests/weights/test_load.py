@@ -165,7 +165,7 @@ def test_other_weights_are_loaded_onto_any_device(workdir):
     ({'step': 4}, "no checkpoint '4' in .*; allowed: newest, 3, 12"),
     ({'step': 3, 'averaged': True}, 'checkpoints/3 has no averaged weights'),
     ({'dtype': 'float16'}, "unknown model.dtype 'float16'; .*bfloat16, float32"),
-    ({'workdir': 'no/such/run'}, 'no/such/run has no checkpoint; allowed: a direct'),
+    ({'workdir': 'no/such/run'}, 'there is no no/such/run; allowed: a directory that'),
   ],
 )
 def test_what_cannot_be_loaded_is_one_line(workdir, options, message):
