@@ -33,6 +33,7 @@ _DTYPES = {
   'ByteStorage': np.dtype('<u1'),
   'BoolStorage': np.dtype('?'),
 }
+MAX_PICKLE_BYTES = 2**24  # B8's has 0.3 MB; each instruction takes time.
 # Where a training's checkpoint has the network; averages first, as timm evaluates them.
 _NESTED = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
@@ -61,7 +62,14 @@ class _Global(NamedTuple):
 
 
 def _ordered_dict(pairs=()):
-  return dict(pairs)
+  return {_checked_key(key): value for key, value in pairs}
+
+
+def _checked_key(key) -> str | int:
+  """Returns the key of a dict; of anything else even the hash may not be computed."""
+  if not isinstance(key, str | int):
+    raise ValueError(f'a key that is a {type(key).__name__}')
+  return key
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
@@ -104,12 +112,14 @@ def read_pth(path) -> dict[str, np.ndarray]:
         'state dict as torch.save writes it'
       )
     return {
-      name: _to_numpy(x, load) for name, x in content.items() if isinstance(x, _Tensor)
+      str(name): _to_numpy(x, load)
+      for name, x in content.items()
+      if isinstance(x, _Tensor)
     }
   except errors.UserError:
     raise
   except Exception as e:  # Damaged data can fail anywhere in the two parsers.
-    reason = ' '.join(str(e).split())
+    reason = repr(str(e))[1:-1]  # One line, whatever the file has put into it.
     raise errors.UserError(
       f'{path} is damaged ({type(e).__name__}: {reason}); allowed: a whole file as '
       'torch.save writes it'
@@ -130,6 +140,17 @@ def _read_archive(path):
     order = archive.read(f'{root}byteorder')
     if order != b'little':
       raise errors.UserError(f'{path} has byte order {order!r}; allowed: little')
+  for entry in archive.infolist():
+    # As torch.save writes them; a small file could hold any amount of others.
+    if entry.compress_type != zipfile.ZIP_STORED:
+      raise errors.UserError(
+        f'{path} has compressed entries; allowed: a file as torch.save writes it'
+      )
+  if archive.getinfo(pickles[0]).file_size > MAX_PICKLE_BYTES:
+    raise errors.UserError(
+      f'{path} has a pickle of more than {MAX_PICKLE_BYTES} bytes; allowed: a state '
+      'dict as torch.save writes it'
+    )
   with archive.open(pickles[0]) as file:
     content = _interpret(file, path)
   # Reading checks the CRC-32 that the archive has of every file.
@@ -160,6 +181,8 @@ def _to_numpy(tensor: _Tensor, load) -> np.ndarray:
     isinstance(x, int) and x >= 0 for x in (offset, *shape, *strides)
   ):
     raise ValueError(f'a storage of {len(values)} values, not {storage.num_values}')
+  if math.prod(shape) > len(values):  # The same values again and again.
+    raise ValueError(f'a tensor of {math.prod(shape)} values, {len(values)} stored')
   if math.prod(shape) == 0:
     return np.zeros(shape, storage.dtype)
   if last >= len(values):  # Beyond it `as_strided` would read foreign memory.
@@ -229,10 +252,11 @@ def _interpret(
         stack.append({})
       case 'SETITEM':
         value, key = stack.pop(), stack.pop()
-        stack[-1][key] = value
+        stack[-1][_checked_key(key)] = value
       case 'SETITEMS':
         items = pop_mark()
-        stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        keys = map(_checked_key, items[::2])
+        stack[-1].update(zip(keys, items[1::2], strict=True))
       case 'PUT' | 'BINPUT' | 'LONG_BINPUT':
         memo[arg] = stack[-1]
       case 'MEMOIZE':
@@ -251,10 +275,11 @@ def _interpret(
         stack.append(storage)
       case 'REDUCE':
         args, function = stack.pop(), stack.pop()
-        name = getattr(function, 'name', repr(function))
+        name = function.name if isinstance(function, _Global) else None
         if name not in _CALLS:
+          what = f'{name!r}' if name else f'a {type(function).__name__}'
           raise errors.UserError(
-            f'{path} calls {name}; allowed: a pickle that builds tensors and nothing '
+            f'{path} calls {what}; allowed: a pickle that builds tensors and nothing '
             'else. Nothing of it was executed'
           )
         stack.append(_CALLS[name](*args))
@@ -278,5 +303,5 @@ def _storage(reference) -> _Storage:
 
 def _describe(content) -> str:
   if isinstance(content, Mapping):
-    return f'a dict with {", ".join(map(repr, list(content)[:5]))}'
+    return f'a dict with {", ".join(f"{x!r:.60}" for x in list(content)[:5])}'
   return f'a {type(content).__name__}'

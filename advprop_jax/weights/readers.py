@@ -37,7 +37,6 @@ _MISTAKEN = (
   (b'{', 'a JSON file', _KNOWN),
 )
 
-
 PACKAGE = 'package:'  # Beginning of a source that is an installed Python package.
 _WEIGHT_FILES = ('*.pth', '*.safetensors', '*.npz')
 
@@ -45,10 +44,8 @@ _WEIGHT_FILES = ('*.pth', '*.safetensors', '*.npz')
 class Source(NamedTuple):
   """Weights as they lie somewhere."""
 
-  path: (
-    pathlib.Path
-  )  # Of the file, or of the TensorFlow checkpoint without its endings.
-  kind: str  # 'tensorflow', 'safetensors', 'pth' or 'npz'.
+  # Of the file, or of the TensorFlow checkpoint without the endings of its files.
+  path: pathlib.Path
   arrays: dict[str, np.ndarray]  # By the source's names.
   facts: dict[str, Any]  # What timm says beside the weights: mean, std, crop_pct ...
   files: tuple[pathlib.Path, ...]  # Those that were read.
@@ -74,26 +71,31 @@ def read(source: str) -> Source:
     path = _file_of_package(source.removeprefix(PACKAGE))
   else:
     path = pathlib.Path(source).expanduser()
-  facts = {}
+  folder = path if path.is_dir() else path.parent
+  facts = _timm_facts(folder / 'config.json')
   if path.is_dir():
-    facts = _timm_facts(path / 'config.json')
     if (path / 'model.safetensors').is_file():
       path = path / 'model.safetensors'
     else:
       path = _tensorflow_checkpoint(path)
   if path.with_name(f'{path.name}.index').is_file():
     files = tuple(sorted(path.parent.glob(f'{path.name}.[di]*')))
-    return Source(path, 'tensorflow', _read_tensorflow(path), facts, files)
+    return Source(path, _read_tensorflow(path), facts, files)
   if not path.is_file():
     raise errors.UserError(f'there is no {path}; allowed: {_KNOWN}')
   _check_hash(path)
-  kind = _kind_of_file(path)
   readers = {
     'safetensors': _read_safetensors,
     'pth': pth.read_pth,
     'npz': _read_npz,
   }
-  return Source(path, kind, readers[kind](path), facts, (path,))
+  try:
+    arrays = readers[_kind_of_file(path)](path)
+  except errors.UserError:
+    raise
+  except Exception as e:  # Damaged data can fail anywhere in a parser.
+    raise _damaged(path, e) from e
+  return Source(path, arrays, facts, (path,))
 
 
 def _file_of_package(name: str) -> pathlib.Path:
@@ -208,16 +210,8 @@ def _read_tensorflow(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  try:
-    with safetensors.safe_open(path, 'numpy') as file:
-      types = {x: file.get_slice(x).get_dtype() for x in file.keys()}
-      # NumPy has no bfloat16: of such a tensor only the type is told.
-      return {
-        x: np.zeros((), 'V2') if types[x] == 'BF16' else file.get_tensor(x)
-        for x in types
-      }
-  except (safetensors.SafetensorError, OSError, ValueError, TypeError) as e:
-    raise _damaged(path, e) from e
+  with safetensors.safe_open(path, 'numpy') as file:
+    return {name: file.get_tensor(name) for name in file.keys()}
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -225,19 +219,19 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
   That one has the arrays as '0', '1', ... and their names, in this order, as 'names'.
   """
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {x: file[x] for x in file.files}
-    if 'names' not in arrays:
-      return arrays
-    names = [str(x) for x in arrays['names']]
-    return {name: arrays[str(i)] for i, name in enumerate(names)}
-  except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as e:
-    raise _damaged(path, e) from e
+  with np.load(path, allow_pickle=False) as file:
+    arrays = {x: file[x] for x in file.files}
+  if 'names' not in arrays:
+    return arrays
+  names = [str(x) for x in arrays['names']]
+  numbered = arrays.keys() - {'names', 'types'}
+  if len(set(names)) != len(names) or numbered != set(map(str, range(len(names)))):
+    raise ValueError(f'{len(names)} names of {len(numbered)} arrays')
+  return {name: arrays[str(i)] for i, name in enumerate(names)}
 
 
 def _damaged(path, e: Exception) -> errors.UserError:
-  reason = ' '.join(str(e).split())
+  reason = repr(str(e))[1:-1]  # One line, whatever the file has put into it.
   return errors.UserError(
     f'{path} is damaged ({type(e).__name__}: {reason}); allowed: a whole file as it '
     'was published'

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -58,30 +59,39 @@ def new_directory(path: str, *, flag: str) -> Iterator[pathlib.Path]:
   Raises:
     UserError: there is something, or it cannot be written.
   """
-  final = pathlib.Path(path).expanduser().absolute()
   if '://' in path:
     raise errors.UserError(
       f'{flag} {path} is no local directory; allowed: a local one, to be copied then'
     )
-  if final.exists() and (not final.is_dir() or any(final.iterdir())):
-    raise errors.UserError(
-      f'{flag} {path} exists; allowed: a directory that does not exist or is empty'
+  final = pathlib.Path(path).expanduser().absolute()
+  with _said_of(path, flag):
+    if final.exists() and (not final.is_dir() or any(final.iterdir())):
+      raise errors.UserError(
+        f'{flag} {path} exists; allowed: a directory that does not exist or is empty'
+      )
+    final.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = pathlib.Path(
+      tempfile.mkdtemp(prefix=f'{final.name}.unfinished_', dir=final.parent)
     )
-  unfinished = final.with_name(f'{final.name}.unfinished')
   try:
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     yield unfinished
-    if final.exists():
-      final.rmdir()
-    unfinished.rename(final)
+    with _said_of(path, flag):
+      unfinished.chmod(0o755)  # Made for its owner alone.
+      unfinished.replace(final)  # An empty directory is replaced, no other.
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _said_of(path: str, flag: str):
+  """Turns the errors of a file system into one that names the user's flag."""
+  try:
+    yield
   except OSError as e:
     raise errors.UserError(
       f'cannot write to {flag} {path}: {e.strerror or e}; allowed: a directory that '
       'you may create files in'
     ) from e
-  finally:
-    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def sha256(path: pathlib.Path) -> str:

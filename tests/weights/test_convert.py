@@ -305,7 +305,7 @@ def bad_source(kind, folder):
     ('tar', 'a gzip archive; allowed: .*tar xzf'),
     ('empty', 'is empty'),
     ('noise', 'unknown kind: it begins with'),
-    ('calling archive', r'calls (builtins|__builtin__)\.print; .*Nothing .*executed'),
+    ('calling archive', r"calls '(builtins|__builtin__)\.print'; .*Nothing .*executed"),
     ('pickle', 'is a pickle, which may execute'),
     ('no tensors', 'holds no dict of tensors; found: a dict'),
     ('cut pth', 'is damaged'),
@@ -472,3 +472,25 @@ def test_lite0_recognises_photographs_as_in_pytorch():
   np.testing.assert_allclose(logits[:, ::50], GOLDEN['lite0'], atol=2e-5)
   rank = (logits > logits[np.arange(20), label][:, None]).sum(axis=1)
   assert (rank < 1).sum() == 17 and (rank < 5).sum() == 20
+
+
+def test_only_what_a_conversion_made_is_removed(tmp_path, class_file):
+  mine = tmp_path / 'x.unfinished' / 'notes.txt'
+  mine.parent.mkdir()
+  mine.write_text('mine')
+  with pytest.raises(SystemExit, match='there is no .*nowhere'):
+    run(tmp_path / 'nowhere', tmp_path / 'x', class_file)
+  assert mine.read_text() == 'mine'
+  assert [x.name for x in tmp_path.iterdir()] == ['x.unfinished']
+
+
+@pytest.mark.parametrize(
+  'workdir, message',
+  [
+    ('x' * 300, 'cannot write to --workdir x+: File name too long'),
+    ('gs://bucket/x', '--workdir gs://bucket/x is no local directory'),
+  ],
+)
+def test_a_workdir_that_cannot_be_is_one_line(workdir, message, class_file):
+  with pytest.raises(SystemExit, match=message):
+    run('somewhere', workdir, class_file)

@@ -15,6 +15,7 @@ torch.save(state, 'torch_legacy.pth', _use_new_zipfile_serialization=False)
 """
 
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
@@ -72,6 +73,57 @@ def test_no_tensor_reaches_beyond_its_storage(tmp_path):
   changed = data.replace(b'K\x02K\x03', b'K\x02K\x7f')
   path.write_bytes(changed)
   with pytest.raises(errors.UserError, match='damaged'):
+    pth.read_pth(path)
+
+
+def write_pickle(path, pickle_bytes, compression=zipfile.ZIP_STORED):
+  with zipfile.ZipFile(path, 'w', compression) as archive:
+    archive.writestr('archive/data.pkl', pickle_bytes)
+
+
+@pytest.mark.parametrize(
+  'pickle_bytes, message',
+  [
+    # A key of nested tuples, whose hash would overflow the stack.
+    (b'}N' + b'\x85' * 300_000 + b'Ns.', 'a key that is a tuple'),
+    # A key whose parts are shared: its hash would take 2 ** 60 steps.
+    (b'}N' + b'2\x86' * 60 + b'Ns.', 'has the pickle instruction DUP'),
+    (b'}Nq\x00' + b'h\x00\x86q\x00' * 60 + b'Ns.', 'a key that is a tuple'),
+    # A call of something shared, whose text would be as long.
+    (b'Nq\x00' + b'h\x00\x86q\x00' * 60 + b')R.', 'calls a tuple'),
+    (b'cos\nsys\x1b[31mtem\n)R.', r"calls 'os.sys\\x1b\[31mtem'"),
+    (b'.', 'damaged'),
+    (b'N' * (pth.MAX_PICKLE_BYTES + 1), 'pickle of more than'),
+  ],
+  ids=['nested', 'dup', 'shared key', 'shared call', 'escape', 'nothing', 'long'],
+)
+def test_a_crafted_pickle_is_one_line(pickle_bytes, message, tmp_path):
+  write_pickle(tmp_path / 'x.pth', pickle_bytes)
+  with pytest.raises(errors.UserError, match=message) as e:
+    pth.read_pth(tmp_path / 'x.pth')
+  assert str(e.value).isprintable()
+
+
+def test_nothing_is_inflated(tmp_path):
+  write_pickle(tmp_path / 'x.pth', b'}.', zipfile.ZIP_DEFLATED)
+  with pytest.raises(errors.UserError, match='has compressed entries'):
+    pth.read_pth(tmp_path / 'x.pth')
+
+
+def test_no_tensor_has_more_values_than_its_storage(tmp_path):
+  """With strides of 0 one value would be any number of them."""
+  path = tmp_path / 'x.pth'
+  write_pth(path, {'x': np.zeros((2, 3), np.float32)})
+  with zipfile.ZipFile(path) as archive:
+    entries = {name: archive.read(name) for name in archive.namelist()}
+  content = entries['archive/data.pkl']
+  shape, strides = b'K\x02K\x03', b'K\x03K\x01'
+  assert content.count(shape) == content.count(strides) == 1
+  content = content.replace(strides, b'K\x00K\x00').replace(shape, b'K\xffK\xff')
+  with zipfile.ZipFile(path, 'w') as archive:
+    for name, x in (entries | {'archive/data.pkl': content}).items():
+      archive.writestr(name, x)
+  with pytest.raises(errors.UserError, match='a tensor of 65025 values, 6 stored'):
     pth.read_pth(path)
 
 

@@ -159,7 +159,8 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Datas
   def spans_fn(split):
     try:
       files = info.splits[split].file_instructions
-    except (ValueError, KeyError, NotImplementedError) as e:  # The last: 'all[:5]'.
+    # tensorflow-datasets raises the last for a part of all splits, 'all[:5]'.
+    except (ValueError, KeyError, NotImplementedError) as e:
       raise dataset.unknown_split(name, split, info.splits) from e
     return [
       dataset.Span(
