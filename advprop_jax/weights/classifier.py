@@ -67,6 +67,8 @@ class Classifier:
     averaged: whether the weights are averages over the training.
     branch: whose norms these are.
     branch_names: of the checkpoint.
+    precision: makes the context that `module` is to be traced in, JAX's precision of
+      products; `apply` has it already.
   """
 
   def __init__(
@@ -102,7 +104,7 @@ class Classifier:
     self._device = device
     self._turned = exif_orientation != 'none'  # Files are the user's own, as folders.
     # A setting of JAX while it traces, here of this network alone.
-    self._precision = functools.partial(jax.default_matmul_precision, precision)
+    self.precision = functools.partial(jax.default_matmul_precision, precision)
     self._preprocess = jax.jit(
       functools.partial(
         preprocess.preprocess,
@@ -135,7 +137,7 @@ class Classifier:
       variables: as `self.variables`.
       image: float32 [B, H, W, 3] in [0, 1].
     """
-    with self._precision():
+    with self.precision():
       logits: Any = self.module.apply(variables, image, train=False)
     return logits
 
@@ -256,7 +258,7 @@ class Classifier:
     label = (
       self._run(image).argmax(-1) if label is None else self._check_label(label, image)
     )
-    with self._precision():
+    with self.precision():
       return self._attacked(
         self.variables,
         image,
@@ -275,7 +277,7 @@ class Classifier:
   def _run(self, image) -> jax.Array:
     """Returns the logits of what goes to the network, crops of bytes or floats."""
     image = pixels.to_unit(image)  # Before: one program for both.
-    with self._precision():
+    with self.precision():
       return self._logits(self.variables, image)
 
   def _crop(self, images) -> jax.Array:

@@ -8,6 +8,7 @@ model card with the SHA-256 of every file.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import sys
@@ -77,7 +78,13 @@ def export(
     )
   with directory.new_directory(output, flag='--output') as path:
     model = load.load(
-      workdir, step=step, branch=branch, averaged=averaged, dtype=None, device=None
+      # Elsewhere nobody knows of bfloat16: what is measured in float32 stays so.
+      workdir,
+      step=step,
+      branch=branch,
+      averaged=averaged,
+      dtype='float32',
+      device=None,
     )
     run = pathlib.Path(directory.last_run(workdir)).expanduser()
     about = {
@@ -165,12 +172,13 @@ def create_function(
     params, biases = fold.fold_norms(
       model.variables, bn_epsilon=model.config.model.bn_epsilon
     )
-    apply = fold.apply_folded(model.module, params, biases)
-  else:
-    variables = jax.tree.map(np.asarray, model.variables)
+    apply_plain = fold.apply_folded(model.module, params, biases)
 
     def apply(image):
-      return model.module.apply(variables, image, train=False)
+      with model.precision():
+        return apply_plain(image)
+  else:
+    apply = functools.partial(model.apply, jax.tree.map(np.asarray, model.variables))
 
   if not with_preprocessing:
     return apply

@@ -2,14 +2,17 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import golden_published
+import jax
 import numpy as np
 import published
 import pytest
 import safetensors.numpy
+from jax import export as jax_export
 from published import write_pth
 
 import advprop_jax
@@ -93,6 +96,19 @@ def test_a_function_gives_the_same_logits_elsewhere(
   assert ('nothing else is to be done' in card) == inside
   assert ('to be done before: crop and resize.' in card) != inside
   subprocess.run(['sha256sum', '--check', '--quiet', 'README.md'], cwd=path, check=True)
+
+
+@pytest.mark.parametrize('folded', [False, True])
+def test_products_are_float32_on_every_device(folded, workdir):
+  """Left to their defaults, GPUs and TPUs multiply float32 in less."""
+  model = advprop_jax.load(workdir)
+  function = export.create_function(model, fold_norms=folded, with_preprocessing=False)
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  with jax.default_matmul_precision(None):  # Whatever the conversion has set.
+    text = jax_export.export(jax.jit(function), platforms=['tpu'])(image).mlir_module()
+  products = re.findall(r'stablehlo\.(?:convolution|dot_general)\(.*', text)
+  assert len(products) > 20
+  assert all(x.count('HIGHEST') == 2 for x in products), products
 
 
 def test_safetensors_are_timms_own_tensors(workdir, tmp_path):
