@@ -94,6 +94,8 @@ def _convert(config: schema.Section, source: str):
       f'{e}'
     ) from e
   logging.info('starting from published weights: %s', convert.describe(network))
+  for warning in convert.warnings(network):
+    logging.warning('%s', warning)
   variables = {
     'params': network.variables['params'],
     'norms': {branches.CLEAN: network.variables['norm']},

@@ -143,6 +143,7 @@ VALUES: dict[str, Range | Kind] = {
   'model.name': TEXT,
   'model.drop_connect_rate': SHARE,
   'model.activation': TEXT,
+  'model.even_pool_padding': FLAG,
   'model.smooth_backward': TEXT,
   'model.mean': Range(-math.inf, length=3),
   'model.std': Range(_TINY, length=3),

@@ -103,6 +103,7 @@ EFFICIENTNET = dict(
 RESNET = dict(
   EFFICIENTNET,
   name='resnet_50',
+  even_pool_padding=False,  # As SAT; True: as PyTorch, for timm's weights.
   activation='relu',
   bn_momentum=0.9,  # Source: tensorpack's default, which SAT uses.
   bn_epsilon=1e-5,  # Source: the same.

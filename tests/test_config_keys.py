@@ -51,6 +51,7 @@ MILESTONES = {
   'optim.schedule': dict(default.MILESTONES, milestones_epochs=(2.0, 4.0)),
 }
 COLOR_JITTER = {'data.augmentation': default.COLOR_JITTER}
+RESNET = {'model': dict(default.RESNET, name='resnet_tiny')}
 FAST = {'method': default.FAST_ADVPROP}
 GD = {'attack': default.GD}
 PGD_L2 = {'attack': default.PGD_L2}
@@ -107,6 +108,7 @@ CHANGES = {
   'model.name': Change('efficientnet_b0', 'parameters'),
   'model.drop_connect_rate': Change(0.5, 'network'),
   'model.activation': Change('relu', 'network'),
+  'model.even_pool_padding': Change(True, 'network', RESNET),
   'model.smooth_backward': Change('both', 'streams'),  # Of ReLU alone.
   'model.mean': Change((0.4, 0.5, 0.5), 'network'),
   'model.std': Change((0.4, 0.5, 0.5), 'network'),
@@ -203,7 +205,7 @@ def all_keys():
   """Returns every key, whichever kind the sections are of."""
   config = default.get_config()
   keys = set(keys_of(config))
-  kinds = (RANDAUGMENT, COLOR_JITTER, SGD, COSINE, MILESTONES, FAST, GD, PGD_L2)
+  kinds = (RANDAUGMENT, COLOR_JITTER, SGD, COSINE, MILESTONES, FAST, GD, PGD_L2, RESNET)
   for place, section in (item for kind in kinds for item in kind.items()):
     keys |= set(keys_of(section, f'{place}.'))
   return keys

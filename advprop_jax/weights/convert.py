@@ -11,6 +11,7 @@ exported and started from as a run of one's own.
 import argparse
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -74,11 +75,12 @@ def read_network(
   where = str(found.path)
   bare_model = models.create_model(name)
   naming, prefix = names.find_naming(bare_model, found.arrays, where=where)
+  if naming.title == 'timm':
+    recipes.check_architecture(found.facts.get('architecture', ''), where)
   recipe, reason = recipes.choose(
     recipe_name, path=where, model=name, naming=naming.title
   )
-  stated_size = found.facts.get('input_size', (3, 0, 0))[1]
-  size = image_size or stated_size or _native_size(name)
+  size = image_size or _stated_size(found.facts, where) or _native_size(name)
   recipe = recipes.with_facts(recipe, found.facts, size)
   if 'mean' in found.facts:
     reason += "; preprocessing by timm's config.json"
@@ -160,7 +162,7 @@ def convert(source: str, name: str, workdir: str, **options) -> Network:
     directory.write_config(path, network.config)
     (path / card.ORIGIN).write_text(json.dumps(network.about, indent=2) + '\n')
     card.write_card(path, workdir=path)
-  for warning in _warnings(network):
+  for warning in warnings(network):
     logging.warning('%s', warning)
   return network
 
@@ -176,7 +178,7 @@ def describe(network: Network) -> str:
   )
 
 
-def _warnings(network: Network):
+def warnings(network: Network):
   """Yields what the user should know of the weights, a line each."""
   if without := network.about['without_average']:
     yield f'no average of {", ".join(without)}: their plain values are taken'
@@ -186,6 +188,17 @@ def _warnings(network: Network):
       'AdvProp. Weights of clean images predict badly with it: convert those again, '
       'with --recipe=imagenet'
     )
+
+
+def _stated_size(facts: Mapping[str, Any], where: str) -> int | None:
+  """Returns the size in pixels that timm's config.json or the path states, if any."""
+  if 'input_size' in facts:
+    return int(facts['input_size'][-1])
+  # SAT's ResNets for larger images, Noisy Student's L2 for smaller ones.
+  found = re.findall(
+    r'[-_](299|380|475)(?![0-9])', '/'.join(pathlib.PurePath(where).parts[-2:])
+  )
+  return int(found[-1]) if found else None
 
 
 def _native_size(name: str) -> int:
@@ -254,6 +267,8 @@ def _model_section(name: str, recipe: recipes.Recipe, activation: str) -> dict:
   section: dict[str, Any] = {'name': name}
   if name in efficientnet.VARIANTS:
     section['drop_connect_rate'] = 0.2  # Source: the official code, for every size.
+  else:
+    section['even_pool_padding'] = False
   return section | {
     'activation': activation,
     'smooth_backward': 'none',

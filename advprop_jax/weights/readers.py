@@ -172,8 +172,10 @@ def _timm_facts(path: pathlib.Path) -> dict[str, Any]:
     return {}
   except (OSError, ValueError) as e:
     raise errors.UserError(f"{path} cannot be read as JSON; allowed: timm's") from e
-  facts = config.get('pretrained_cfg', {}) if isinstance(config, dict) else {}
-  return facts if isinstance(facts, dict) else {}
+  facts = config.get('pretrained_cfg') if isinstance(config, dict) else None
+  if not isinstance(facts, dict):
+    return {}
+  return {'architecture': str(config.get('architecture', '')), **facts}
 
 
 def _tensorflow_checkpoint(folder: pathlib.Path) -> pathlib.Path:

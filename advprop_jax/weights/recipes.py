@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from advprop_jax import errors
+from advprop_jax import errors, schema
 
 
 class Recipe(NamedTuple):
@@ -30,6 +30,8 @@ class Recipe(NamedTuple):
 
 # Reason of a choice without a reason, see `choose`.
 BY_DEFAULT = 'by default'
+_STD = schema.VALUES['model.std']
+_CROP_PCT = schema.Range(0.01, 1)
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Sources: `preprocessing.py` and README of the official code (tensorflow/tpu), README
@@ -80,15 +82,42 @@ RECIPES = {
     attributes={'even_pool_padding': True},
   ),
 }
-# In the end of a path -> the recipe. Names: the official folders, lukemelas' files and
-# timm's models; of the latter two those without a word for it are of clean images.
+# In the name of a file or folder -> the recipe; the name nearest to the file counts.
+# Names: the official folders, lukemelas' files and timm's models; of the latter two
+# those without a word for it are of clean images.
 _HINTS = (
-  (r'(^|/)(adv-efficientnet|advprop/)|[._]ap[._-]', 'advprop'),
-  (r'(^|/)(ckpts|ckptsaug|randaug|noisystudent|noisy_student[\w-]*)/', 'imagenet'),
-  (r'[._](ns|aa|ra)[._-]|\.in1k', 'imagenet'),
-  (r'(^|/)(tf_)?efficientnet[-_]b\d-[0-9a-f]{8}\.', 'imagenet'),
+  (r'^adv-efficientnet|^advprop$|[._]ap([._-]|$)', 'advprop'),
+  (r'^(ckpts|ckptsaug|randaug|noisystudent)$|^noisy_student|-randaug', 'imagenet'),
+  (r'[._](ns|aa|ra)([._-]|$)|\.in1k', 'imagenet'),
+  (r'^(tf_)?efficientnet[-_]b\d-[0-9a-f]{8}\.', 'imagenet'),
 )
 _NUM_PARTS = 3  # Of a path: what lies above says nothing of the weights.
+_HUB_CACHE = 'models--'  # But the folders of Hugging Face's cache do.
+# Of timm's models those that are ours; others have the same names and shapes and
+# another padding, epsilon or pooling.
+_TIMM = (
+  r'(tf_efficientnet_(b\d|l2|lite\d)|resnet(50|101|152|200)|resnext\d+_32x\dd)(_\w+)?'
+)
+_TIMM_OTHERS = (
+  r'(^|/)(efficientnet_b\d\w*[-.](\w+_in1k|[0-9a-f]{8})|resnet(aa|blur|rs|v2)\w*)'
+)
+
+
+def check_architecture(name: str, path: str):
+  """Raises UserError for a model of timm that is none of ours.
+
+  Args:
+    name: as timm's config.json states it; '': it does not, and the path decides.
+    path: of the weights.
+  """
+  if not name:
+    other = re.search(_TIMM_OTHERS, path)
+    name = other[0].strip('/') if other else ''
+  if name and not re.fullmatch(_TIMM, name):
+    raise errors.UserError(
+      f"{path} is timm's {name}, which computes otherwise; allowed: "
+      'tf_efficientnet_*, resnet50 and the like, resnext50_32x4d'
+    )
 
 
 def choose(name: str, *, path: str, model: str, naming: str) -> tuple[Recipe, str]:
@@ -98,23 +127,31 @@ def choose(name: str, *, path: str, model: str, naming: str) -> tuple[Recipe, st
     name: a key of RECIPES, or 'auto'.
     path: of the source.
     model: a key of `models.MODELS`.
-    naming: title of the source's naming, see `names.py`.
+    naming: title of the source's naming, see `namings.py`.
 
   Raises:
-    UserError: the name is unknown.
+    UserError: the name is unknown, or is of other models.
   """
   errors.check_choice('--recipe', name, ['auto', *RECIPES])
+  is_resnet = model.startswith('resne')
   if name != 'auto':
+    if is_resnet != name.endswith('_resnet'):
+      raise errors.UserError(
+        f'--recipe={name} is not for {model}; allowed: '
+        f'{", ".join(x for x in RECIPES if is_resnet == x.endswith("_resnet"))}'
+      )
     return RECIPES[name], 'as asked for'
-  if model.startswith('resne'):
+  if is_resnet:
     name = 'timm_resnet' if naming == 'timm' else 'sat_resnet'
     return RECIPES[name], f'{naming} names'
   if 'lite' in model:
     return RECIPES['lite'], 'the name of the model'
-  end = '/'.join(pathlib.PurePath(path).parts[-_NUM_PARTS:])
-  for pattern, name in _HINTS:
-    if match := re.search(pattern, end):
-      return RECIPES[name], f'{match[0]!r} in the path'
+  parts = pathlib.PurePath(path).parts
+  cached = [x for x in parts if x.startswith(_HUB_CACHE)]
+  for part in reversed([*cached, *parts[-_NUM_PARTS:]]):
+    for pattern, name in _HINTS:
+      if re.search(pattern, part):
+        return RECIPES[name], f'{part!r} in the path'
   return RECIPES['advprop'], BY_DEFAULT
 
 
@@ -125,14 +162,20 @@ def with_facts(recipe: Recipe, facts: Mapping[str, Any], image_size: int) -> Rec
     recipe: what holds where it states nothing.
     facts: its section 'pretrained_cfg'.
     image_size: S, in pixels.
+
+  Raises:
+    UserError: a value is of another type, or out of its range.
   """
   values: dict[str, Any] = {}
-  for key in ('mean', 'std'):
+  for key, allowed in (('mean', schema.VALUES['model.mean']), ('std', _STD)):
     if key in facts:
-      values[key] = tuple(float(x) for x in facts[key])
-  if facts.get('crop_pct'):
+      stated = facts[key]
+      values[key] = tuple(stated) if isinstance(stated, list) else stated
+      _check(key, values[key], allowed)
+  if 'crop_pct' in facts:
+    _check('crop_pct', facts['crop_pct'], _CROP_PCT)
     # The same part of the shorter side: S / (S + padding).
-    values['crop_padding'] = round(image_size * (1 / float(facts['crop_pct']) - 1))
+    values['crop_padding'] = round(image_size * (1 / facts['crop_pct'] - 1))
   method = facts.get('interpolation')
   # The official networks' bicubic is TensorFlow 1's, which timm has not.
   if recipe.resize_method != 'bicubic_tf1' and method in ('bicubic', 'bilinear'):
@@ -140,3 +183,10 @@ def with_facts(recipe: Recipe, facts: Mapping[str, Any], image_size: int) -> Rec
   if facts.get('license'):
     values['licence'] = str(facts['license'])
   return recipe._replace(**values)
+
+
+def _check(key: str, value, allowed: schema.Range | schema.Kind):
+  if not allowed.allows(value):
+    raise errors.UserError(
+      f"timm's config.json has {value!r} for {key}; allowed: {allowed}"
+    )

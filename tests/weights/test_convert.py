@@ -1,5 +1,6 @@
 """Tests that published weights give the logits that they have where they come from."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -436,6 +437,19 @@ def test_a_workdir_has_its_preprocessing_and_a_card_whose_sums_are_right(
     ('noisy_student_efficientnet-b0/model.ckpt', 'efficientnet_b0', 'x', 'imagenet'),
     ('ckptsaug/efficientnet-b0/model.ckpt', 'efficientnet_b0', 'x', 'imagenet'),
     ('efficientnet-b0/x/model.ckpt', 'efficientnet_b0', 'x', 'advprop'),
+    (
+      'advprop/noisystudent/efficientnet-b0/model.ckpt',
+      'efficientnet_b0',
+      'x',
+      'imagenet',
+    ),
+    ('tf_efficientnet_b0_ns/model.safetensors', 'efficientnet_b0', 'timm', 'imagenet'),
+    (
+      'models--timm--tf_efficientnet_b0.ap_in1k/snapshots/x/y/model.safetensors',
+      'efficientnet_b0',
+      'timm',
+      'advprop',
+    ),
     ('advprop/ckpts/me/efficientnet-b0/model.ckpt', 'efficientnet_b0', 'x', 'advprop'),
     ('x.pth', 'efficientnet_lite0', 'lukemelas', 'lite'),
     ('x.safetensors', 'resnet_50', 'timm', 'timm_resnet'),
@@ -447,6 +461,45 @@ def test_the_recipe_is_that_of_the_published_path(path, model, naming, recipe):
   assert found == recipes.RECIPES[recipe]
   says_nothing = path.endswith(('me/efficientnet-b0/model.ckpt', 'x/model.ckpt'))
   assert (reason == recipes.BY_DEFAULT) == says_nothing
+
+
+@pytest.mark.parametrize(
+  'architecture, path, is_ours',
+  [
+    ('tf_efficientnet_b0', 'x', True),
+    ('resnet50', 'x', True),
+    ('efficientnet_b0', 'x', False),
+    ('resnetaa50', 'x', False),
+    ('resnet50d', 'x', False),
+    ('', 'x/efficientnet_b0.ra_in1k/model.safetensors', False),
+    ('', 'x/efficientnet_b0_ra-3dd342df.pth', False),
+    ('', 'resnetblur50-84f4748f.pth', False),
+    ('', 'exports/efficientnet_b0/model.safetensors', True),
+    ('', 'tf_efficientnet_b0_ap-f262efe1.pth', True),
+  ],
+)
+def test_models_of_timm_that_compute_otherwise_are_refused(architecture, path, is_ours):
+  """They have the names and shapes of ours; see timm's `models/efficientnet.py`."""
+  with (
+    contextlib.nullcontext()
+    if is_ours
+    else pytest.raises(errors.UserError, match='computes otherwise')
+  ):
+    recipes.check_architecture(architecture, path)
+
+
+def test_a_recipe_is_of_the_models_family():
+  for name, model in [('sat_resnet', 'efficientnet_b0'), ('advprop', 'resnet_50')]:
+    with pytest.raises(errors.UserError, match=f'{name} is not for {model}; allowed: '):
+      recipes.choose(name, path='x', model=model, naming='timm')
+
+
+@pytest.mark.parametrize(
+  'facts', [{'mean': None}, {'std': [0.1, 0, 1]}, {'mean': [0.5]}, {'crop_pct': 1.3}]
+)
+def test_what_timm_cannot_mean_is_refused(facts):
+  with pytest.raises(errors.UserError, match="timm's config.json has .*; allowed: "):
+    recipes.with_facts(recipes.RECIPES['advprop'], facts, 224)
 
 
 def test_what_timm_states_beside_the_weights_counts():
