@@ -63,7 +63,7 @@ def test_a_table_names_classes_and_probabilities():
 @pytest.mark.parametrize(
   'words, message',
   [
-    (['no/such/run', 'a.png'], 'no/such/run has no checkpoint; allowed'),
+    (['no/such/run', 'a.png'], 'there is no no/such/run; allowed'),
     (['{run}', '{images}', '--step=5'], "no checkpoint '5' in .*; allowed: newest, 3"),
     (['{run}', '{images}', '--output={run}'], 'to --output .*: Is a directory; allow'),
     (['{run}', '{run}'], 'folder .* has no images; allowed'),

@@ -31,7 +31,7 @@ BORDERS = {
   'ml_collections': set(),
   'orbax': {'workdir'},
   'sklearn': {'input'},
-  'tensorflow': {'input', 'weights/readers.py', 'weights/export.py'},
+  'tensorflow': {'input', 'weights/readers.py', 'weights/formats.py'},
   'tensorflow_datasets': {'input'},
 }
 ROOT = pathlib.Path(__file__).parent.parent

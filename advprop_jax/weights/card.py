@@ -8,6 +8,7 @@ writes that of a workdir, anew with the results that are there by now.
 import argparse
 import json
 import pathlib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,13 +23,21 @@ ORIGIN = 'origin.json'  # What a conversion knows of the source; see `convert.py
 NETWORK_FILES = ('checkpoints', 'config.json', ORIGIN)
 
 
-def write_card(path: pathlib.Path, *, workdir: pathlib.Path, export: str = ''):
+def write_card(
+  path: pathlib.Path,
+  *,
+  workdir: pathlib.Path,
+  export: str = '',
+  source: Mapping[str, Any] | None = None,
+):
   """Writes README.md into a workdir, or into an export of it.
 
   Args:
     path: what the card describes, whose files are listed.
     workdir: of the network, local.
     export: what the export is, a paragraph; '': `path` is the workdir itself.
+    source: of an export, {'step', 'branch', 'averaged'}: only results of these weights
+      are shown; None: the newest step's config and all results.
 
   Raises:
     UserError: the workdir has no checkpoint.
@@ -40,7 +49,8 @@ def write_card(path: pathlib.Path, *, workdir: pathlib.Path, export: str = ''):
       'converted to'
     )
   with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as checkpointer:
-    config, branch_names = checkpointer.describe(steps[-1])
+    step = steps[-1] if source is None else source['step']
+    config, branch_names = checkpointer.describe(step)
   origin_file = workdir / ORIGIN
   origin = json.loads(origin_file.read_text()) if origin_file.exists() else None
   parts = [
@@ -53,7 +63,7 @@ def write_card(path: pathlib.Path, *, workdir: pathlib.Path, export: str = ''):
     ('The first paragraph says which of this is inside. ' if export else '')
     + _preprocessing(config),
     '## Results',
-    _results(workdir, config),
+    _results(workdir, config, source),
     '## Files',
     f'SHA-256; `sha256sum --check {CARD}` compares them.',
     '```\n' + '\n'.join(_sums(path, () if export else NETWORK_FILES)) + '\n```',
@@ -86,6 +96,9 @@ def _origin(origin: Mapping[str, Any]):
 
 def _recipe(config: Mapping[str, Any]):
   """Yields rows on how a network was trained here."""
+  if 'streams' not in config:  # Converted weights.
+    yield 'Trained elsewhere', f'unknown where: {ORIGIN} is not there'
+    return
   streams = [
     f'{x["name"]}: {"attacked" if x["attack"] is not None else "clean"} images through '
     f"norm '{x['branch']}', weight {x['weight']}"
@@ -121,19 +134,26 @@ def _preprocessing(config: Mapping[str, Any]) -> str:
   )
 
 
-def _results(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
+def _results(
+  workdir: pathlib.Path, config: Mapping[str, Any], source: Mapping[str, Any] | None
+) -> str:
   """Returns a table of the evaluations in results.jsonl, the last of a kind.
 
   Args:
     workdir: of the network.
     config: of its training, which has the attack of evaluations within it.
+    source: see `write_card`.
   """
   in_training = config.get('eval', {}).get('attack', {})
   rows = {}
   for line in _lines(workdir / 'results.jsonl'):
     for key, value in line.items():
       place, _, score = key.rpartition('/')
-      if score.endswith('_top1') and not place.startswith('train'):
+      if (
+        score.endswith('_top1')
+        and not place.startswith('train')
+        and (source is None or _is_of(line, score, source, config))
+      ):
         attack = line.get('attack', in_training) if '_pgd_' in score else None
         number = 'not finite' if value is None else f'{100 * value:.2f} %'
         row = (place, score, number, line['step'], _values(attack or {}))
@@ -141,6 +161,18 @@ def _results(workdir: pathlib.Path, config: Mapping[str, Any]) -> str:
   if not rows:
     return 'None was measured yet: `python main.py --mode=evaluate --workdir=...`.'
   return _table(('images', 'score', 'measured', 'step', 'attack'), rows.values())
+
+
+def _is_of(line, score: str, source: Mapping[str, Any], config) -> bool:
+  """Returns whether a result is one of the weights that were exported."""
+  # Evaluations within a training are of the averages, where they are kept.
+  keeps_averages = config.get('optim', {}).get('ema_decay', 0) > 0
+  branch = re.sub('_(pgd_)?top1$', '', score)
+  return (line['step'], branch, line.get('averaged', keeps_averages)) == (
+    source['step'],
+    source['branch'],
+    source['averaged'],
+  )
 
 
 def _lines(path: pathlib.Path) -> Iterable[dict[str, Any]]:

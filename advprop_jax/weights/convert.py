@@ -24,7 +24,7 @@ from absl import logging
 from advprop_jax import branches, errors, model_config, models, schema
 from advprop_jax.evaluation import labels
 from advprop_jax.models import activations, efficientnet
-from advprop_jax.weights import card, names, readers, recipes
+from advprop_jax.weights import card, names, namings, readers, recipes
 from advprop_jax.workdir import checkpoint, directory
 
 RESNET_IMAGE_SIZE = 224  # Pixels. Source: timm, SmoothAdversarialTraining.
@@ -110,7 +110,9 @@ def read_network(
     config, model, branch_names=(branches.CLEAN,)
   )
   template = branches.variables(**shapes, branch=branches.CLEAN)
-  variables = names.fill(model, template, arrays, where=where, model_name=name)
+  variables = names.fill(
+    model, template, arrays, (naming, prefix), where=where, model_name=name
+  )
   for path, x in jax.tree_util.tree_leaves_with_path(variables):
     _check_values(jax.tree_util.keystr(path), x, cast=cast, where=where)
   variables = jax.tree.map(lambda x: x.astype(np.float32), variables)
@@ -209,7 +211,7 @@ def _native_size(name: str) -> int:
 
 def _select_averages(
   arrays: Mapping[str, np.ndarray],
-  naming: names.Naming,
+  naming: namings.Naming,
   *,
   wanted: bool | None,
   default: bool,
@@ -240,7 +242,7 @@ def _check_classes(arrays, naming, prefix, class_names, *, where: str):
     )
 
 
-def _find_activation(model, arrays, naming: names.Naming, where: str) -> str:
+def _find_activation(model, arrays, naming: namings.Naming, where: str) -> str:
   """Returns the name of the activation that a source was trained with.
 
   Raises:

@@ -8,35 +8,26 @@ model card with the SHA-256 of every file.
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import safetensors.numpy
-from flax import traverse_util
-from jax import export as jax_export
 
-from advprop_jax import errors, pixels
+from advprop_jax import errors
 from advprop_jax.evaluation import labels
-from advprop_jax.weights import card, classifier, fold, load, names, preprocess
+from advprop_jax.weights import card, classifier, formats, load, namings
 from advprop_jax.workdir import directory
 
-PLATFORMS = ('cpu', 'cuda', 'tpu')
 METADATA = 'metadata.json'
 LOADING = {  # How each format is read.
   'stablehlo': '`jax.export.deserialize(bytearray(file.read())).call(images)`',
   'savedmodel': (
     "`tf.saved_model.load(path).signatures['serving_default'](image=images)['logits']`"
   ),
-  'safetensors': '`safetensors.numpy.load_file(path)`, with norms `timm` as well',
+  'safetensors': '`safetensors.numpy.load_file(path)`',
 }
-_MIN_SIZE = 32  # Pixels, of all models.
 
 
 def export(
@@ -55,7 +46,7 @@ def export(
   Args:
     workdir: local directory that was trained in, or converted to.
     output: local directory that does not exist or is empty.
-    format_name: a key of FORMATS.
+    format_name: a key of formats.FORMATS.
     step: 'newest', 'best' or a step.
     branch: of norms.
     averaged: see `load`.
@@ -70,7 +61,7 @@ def export(
     UserError: there is no such checkpoint, the output exists, or the format cannot do
       what is asked for.
   """
-  errors.check_choice('--format', format_name, FORMATS)
+  errors.check_choice('--format', format_name, formats.FORMATS)
   if format_name == 'safetensors' and with_preprocessing:
     raise errors.UserError(
       '--with_preprocessing is for functions, and safetensors hold weights alone; '
@@ -92,12 +83,15 @@ def export(
       **metadata(model, fold_norms=fold_norms, with_preprocessing=with_preprocessing),
     }
     about['normalisation']['inside'] = format_name != 'safetensors'
+    if format_name == 'safetensors':
+      is_timms = not fold_norms and namings.timm_computes(model.module)
+      about['names'] = 'timm' if is_timms else 'advprop_jax'
     about['source']['checkpoint_sha256'] = directory.sha256(
       run / 'checkpoints' / str(model.step)
     )
-    FORMATS[format_name](path, model, about)
+    formats.FORMATS[format_name](path, model, about)
     (path / METADATA).write_text(json.dumps(about, indent=2) + '\n')
-    card.write_card(path, workdir=run, export=_describe(about))
+    card.write_card(path, workdir=run, export=_describe(about), source=about['source'])
   return about
 
 
@@ -109,7 +103,7 @@ def metadata(
   size, padding = config.data.image_size, config.data.crop_padding
   return {
     'model': config.model.name,
-    'activation': config.model.activation,
+    'network': {key: x for key, x in config.model.items() if key != 'name'},
     'class_names': list(model.class_names),
     'display_names': [labels.display_name(x) for x in model.class_names],
     'input': {
@@ -161,140 +155,10 @@ def _describe(about: dict[str, Any]) -> str:
       'It takes float32 [batch, height, width, 3] in [0, 1], RGB; inside is '
       f'{normalise}, to be done before: {crop}.'
     )
-  return text + f'To be done before: {crop}, and {normalise} on RGB in [0, 1].'
-
-
-def create_function(
-  model: classifier.Classifier, *, fold_norms: bool, with_preprocessing: bool
-) -> Callable[[jax.Array], jax.Array]:
-  """Returns the function of images that is exported; its weights are constants."""
-  if fold_norms:
-    params, biases = fold.fold_norms(
-      model.variables, bn_epsilon=model.config.model.bn_epsilon
-    )
-    apply_plain = fold.apply_folded(model.module, params, biases)
-
-    def apply(image):
-      with model.precision():
-        return apply_plain(image)
-  else:
-    apply = functools.partial(model.apply, jax.tree.map(np.asarray, model.variables))
-
-  if not with_preprocessing:
-    return apply
-  data = model.config.data
-
-  def apply_to_bytes(image):
-    image = preprocess.preprocess(
-      image,
-      image_size=data.image_size,
-      crop_padding=data.crop_padding,
-      resize_method=data.resize_method,
-    )
-    return apply(pixels.to_unit(image))
-
-  return apply_to_bytes
-
-
-def _function(model, about):
-  return create_function(
-    model,
-    fold_norms=about['norms']['folded'],
-    with_preprocessing=about['preprocessing']['inside'],
+  return text + (
+    f'Names: of {about["names"]}. To be done before: {crop}, and {normalise} on RGB in '
+    '[0, 1].'
   )
-
-
-def write_stablehlo(
-  path: pathlib.Path, model: classifier.Classifier, about: dict[str, Any]
-):
-  """Writes model.stablehlo, one file for PLATFORMS, as `jax.export` reads it.
-
-  Chosen for being in JAX, with promises of compatibility. Older versions of JAX read
-  what newer ones wrote not always: export with the oldest that is to read it.
-  """
-  dtype = jnp.dtype(about['input']['dtype'])
-  low = 1 if about['preprocessing']['inside'] else _MIN_SIZE
-  shape = jax_export.symbolic_shape(
-    'batch, height, width, 3', constraints=[f'height >= {low}', f'width >= {low}']
-  )
-  function = jax.jit(_function(model, about))
-  exported = jax_export.export(function, platforms=PLATFORMS)(
-    jax.ShapeDtypeStruct(shape, dtype)
-  )
-  (path / 'model.stablehlo').write_bytes(exported.serialize())
-
-
-def write_savedmodel(
-  path: pathlib.Path, model: classifier.Classifier, about: dict[str, Any]
-):
-  """Writes saved_model.pb and the like, whose signature maps 'image' to 'logits'.
-
-  Through jax2tf, which is in JAX, and TensorFlow, which reads the training images.
-  """
-  try:
-    import tensorflow as tf
-  except ImportError as e:
-    raise errors.UserError(
-      'a SavedModel is written by TensorFlow, which is not installed; allowed: pip '
-      "install '.[export]', or --format=stablehlo"
-    ) from e
-  from jax.experimental import jax2tf
-
-  low = 1 if about['preprocessing']['inside'] else _MIN_SIZE
-  convert = jax2tf.convert(
-    _function(model, about),
-    polymorphic_shapes=['(batch, height, width, 3)'],
-    polymorphic_constraints=[f'height >= {low}', f'width >= {low}'],
-    native_serialization_platforms=PLATFORMS,
-    with_gradient=False,
-  )
-  spec = tf.TensorSpec((None, None, None, 3), about['input']['dtype'], name='image')
-  module = tf.Module()
-  module.__call__ = tf.function(convert, input_signature=[spec], autograph=False)
-  logits = tf.function(
-    lambda image: {'logits': module.__call__(image)}, input_signature=[spec]
-  )
-  tf.saved_model.save(module, str(path), signatures=logits)
-
-
-def write_safetensors(
-  path: pathlib.Path, model: classifier.Classifier, about: dict[str, Any]
-):
-  """Writes model.safetensors, with the metadata in its header.
-
-  With norms the names and layouts are timm's, which reads them as 'tf_<model>'. Without
-  norms, which timm has no model for, they are ours: 'blocks_0/expand_conv/kernel' and
-  '.../bias', in Flax's layout. Chosen for being what weights are shared in.
-  """
-  if about['norms']['folded']:
-    params, biases = fold.fold_norms(
-      model.variables, bn_epsilon=model.config.model.bn_epsilon
-    )
-    tensors = {'/'.join(x): y for x, y in traverse_util.flatten_dict(params).items()}
-    for layer, bias in biases.items():
-      tensors['/'.join(layer).replace('bn', 'conv') + '/bias'] = bias
-  else:
-    naming = names.TIMM[type(model.module)]
-    found = names.source_names(model.module, model.variables, naming)
-    values = traverse_util.flatten_dict(model.variables)
-    tensors = {
-      name: names.to_source(np.asarray(values[x]), x, naming)
-      for x, name in found.items()
-    }
-  tensors = {name: np.asarray(x, order='C') for name, x in tensors.items()}
-  file = path / 'model.safetensors'
-  safetensors.numpy.save_file(tensors, file, {'advprop_jax': json.dumps(about)})
-  file.chmod(0o644)  # It is written for its owner alone.
-
-
-# Name of --format -> function (directory, model, metadata) that writes into it.
-FORMATS: dict[
-  str, Callable[[pathlib.Path, classifier.Classifier, dict[str, Any]], None]
-] = {
-  'stablehlo': write_stablehlo,
-  'savedmodel': write_savedmodel,
-  'safetensors': write_safetensors,
-}
 
 
 def _parse(argv) -> argparse.Namespace:
@@ -305,7 +169,7 @@ def _parse(argv) -> argparse.Namespace:
   parser.add_argument('--workdir', required=True)
   parser.add_argument('--output', required=True, help='Made; must not exist.')
   parser.add_argument(
-    '--format', required=True, dest='format_name', help=', '.join(FORMATS)
+    '--format', required=True, dest='format_name', help=', '.join(formats.FORMATS)
   )
   parser.add_argument('--step', default='newest', help='newest, best, or a step.')
   parser.add_argument('--branch', default='clean', help='Of norms; default: clean.')

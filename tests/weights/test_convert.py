@@ -146,7 +146,8 @@ def test_logits_of_a_resnet_are_timms():
   image = golden_published.image()[:, :-1, :-1]
   template = jax.eval_shape(lambda: model.init(jax.random.key(0), image, train=False))
   arrays = golden_arrays('timm/resnet')
-  variables = names.fill(model, template, arrays, where='x', model_name='y')
+  found = names.find_naming(model, arrays, where='x')
+  variables = names.fill(model, template, arrays, found, where='x', model_name='y')
   expected = golden_logits('timm/resnet')
   np.testing.assert_allclose(apply(model, variables, image), expected, atol=1e-5)
   other = apply(model.clone(even_pool_padding=False), variables, image)
@@ -162,7 +163,8 @@ def test_names_and_shapes_are_those_of_timm(name):
     lambda x: model.init(jax.random.key(0), x, train=False), image
   )
   arrays = {x: np.empty(shape, np.float32) for x, shape in published.items()}
-  names.fill(model, template, arrays, where='x', model_name=name)
+  found = names.find_naming(model, arrays, where='x')
+  names.fill(model, template, arrays, found, where='x', model_name=name)
 
 
 def test_weights_of_sat_expect_bgr_and_become_rgb(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,11 +13,12 @@ import numpy as np
 import published
 import pytest
 import safetensors.numpy
+from flax import traverse_util
 from jax import export as jax_export
 from published import write_pth
 
 import advprop_jax
-from advprop_jax.weights import convert, export
+from advprop_jax.weights import card, convert, export, formats
 
 CLASSES = tuple('abcdefghij')
 GOLDEN = json.loads(
@@ -102,7 +104,7 @@ def test_a_function_gives_the_same_logits_elsewhere(
 def test_products_are_float32_on_every_device(folded, workdir):
   """Left to their defaults, GPUs and TPUs multiply float32 in less."""
   model = advprop_jax.load(workdir)
-  function = export.create_function(model, fold_norms=folded, with_preprocessing=False)
+  function = formats.create_function(model, fold_norms=folded, with_preprocessing=False)
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
   with jax.default_matmul_precision(None):  # Whatever the conversion has set.
     text = jax_export.export(jax.jit(function), platforms=['tpu'])(image).mlir_module()
@@ -128,6 +130,38 @@ def test_safetensors_are_timms_own_tensors(workdir, tmp_path):
   assert not about['normalisation']['inside']
   card = (tmp_path / 'x' / 'README.md').read_text()
   assert 'To be done before: crop and resize, and (x - mean) / std' in card
+
+
+def test_what_timm_cannot_compute_has_our_names(saved_run_dir, tmp_path):
+  """SAT's ResNets pool with another padding than PyTorch's."""
+  output = f'--output={tmp_path}/x'
+  flags = [f'--workdir={saved_run_dir}', output, '--format=safetensors', '--branch=adv']
+  export.main(flags)
+  found = safetensors.numpy.load_file(tmp_path / 'x' / 'model.safetensors')
+  variables = advprop_jax.load(saved_run_dir, branch='adv').variables
+  expected = traverse_util.flatten_dict(variables, sep='/')
+  assert found.keys() == expected.keys()
+  for name, x in expected.items():
+    np.testing.assert_array_equal(found[name], x)
+  assert 'Names: of advprop_jax.' in (tmp_path / 'x' / 'README.md').read_text()
+
+
+def test_a_card_shows_results_of_the_exported_weights_alone(workdir, tmp_path):
+  lines = [
+    {'step': 0, 'averaged': False, 'x:test/clean_top1': 0.111},
+    {'step': 0, 'averaged': True, 'x:test/clean_top1': 0.222},
+    {'step': 5, 'averaged': False, 'x:test/clean_top1': 0.333},
+    {'step': 0, 'averaged': False, 'x:test/adv_top1': 0.444},
+    {'step': 0, 'averaged': False, 'x:test/clean_pgd_top1': 0.555},
+  ]
+  run = tmp_path / 'run'
+  shutil.copytree(workdir, run)
+  (run / 'results.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+  source = {'step': 0, 'branch': 'clean', 'averaged': False}
+  card.write_card(tmp_path, workdir=run, export='An export.', source=source)
+  text = (tmp_path / 'README.md').read_text()
+  shown = re.findall(r'(\d\d)\.\d\d %', text)
+  assert shown == ['11', '55']
 
 
 def test_folded_safetensors_are_convolutions_with_biases(workdir, tmp_path):
