@@ -6,6 +6,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 import typing
@@ -111,21 +112,32 @@ def predict_files(args) -> int:
 
 @contextlib.contextmanager
 def _open(path: str):
-  """Opens a file to write, or stdout; a path that is no UTF-8 can be written, too."""
+  """Opens a file to write, or stdout; a path that is no UTF-8 can be written, too.
+
+  A file that is there is replaced when all is written, and kept after an error.
+  """
   encoding_errors = 'backslashreplace'
   if path == '-':
     sys.stdout.reconfigure(errors=encoding_errors)  # type: ignore[union-attr]
     yield sys.stdout
     return
+  final = os.path.realpath(path)  # Of a link, what it points at.
+  is_special = os.path.exists(final) and not os.path.isfile(final)  # /dev/null, a pipe.
+  written = final if is_special else f'{final}.new'
   try:
-    file = open(path, 'w', encoding='utf-8', errors=encoding_errors)
+    with open(written, 'w', encoding='utf-8', errors=encoding_errors) as file:
+      yield file
+    if not is_special:
+      os.replace(written, final)
   except OSError as e:
     raise errors.UserError(
       f'cannot write to --output {path}: {e.strerror}; allowed: a file in a directory '
       'that you may write to'
     ) from e
-  with file:
-    yield file
+  finally:
+    if not is_special:
+      with contextlib.suppress(OSError):  # Mostly it is not there any more.
+        os.remove(written)
 
 
 def _with_progress(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from advprop_jax import branches, errors, model_config, schema
-from advprop_jax.weights import convert
+from advprop_jax.weights import published
 from advprop_jax.workdir import checkpoint, directory
 
 # The layer of a network that belongs to its classes, see `models/network.py`.
@@ -87,14 +87,15 @@ def _restore(config: schema.Section, workdir: str):
 def _convert(config: schema.Section, source: str):
   """Returns the variables and the config of published weights."""
   try:
-    network = convert.read_network(source, config.model.name)
+    network = published.read_network(source, config.model.name)
   except errors.UserError as e:
     raise errors.UserError(
       f'init_from is {source!r}, no --workdir with a checkpoint; as published weights: '
-      f'{e}'
+      f'{e}; its options are those of `python -m advprop_jax.weights.convert`, whose '
+      '--workdir init_from takes, too'
     ) from e
-  logging.info('starting from published weights: %s', convert.describe(network))
-  for warning in convert.warnings(network):
+  logging.info('starting from published weights: %s', published.describe(network))
+  for warning in published.warnings(network):
     logging.warning('%s', warning)
   variables = {
     'params': network.variables['params'],

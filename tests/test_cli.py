@@ -1,5 +1,6 @@
 """Tests the command `advprop` in this process: output, messages and exit status."""
 
+import errno
 import json
 import re
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advprop_jax import cli
+from advprop_jax import cli, errors
 from advprop_jax.weights import load
 from advprop_jax.weights.classifier import FileResult, Prediction
 
@@ -34,6 +35,7 @@ def test_a_bad_file_ends_nothing_but_the_status_0(
 
   monkeypatch.setattr(load, 'load', load_and_keep)
   output = tmp_path / 'predictions.json'
+  output.write_text('of yesterday')
   command = ['predict', str(saved_run_dir), str(images), 'none.png', '--format=json']
   options = [f'--output={output}', '--top=2', '--batch_size=2']
   options += ['--branch=adv', '--step=3']
@@ -74,6 +76,28 @@ def test_a_mistake_is_one_line(words, message, saved_run_dir, images, capsys):
   assert cli.main(['predict', *words]) == 1
   (line,) = capsys.readouterr().err.splitlines()
   assert line.startswith('error: ') and re.search(message, line)
+
+
+@pytest.mark.parametrize('options', [['--top=0'], ['--batch_size=0']])
+def test_what_was_written_before_is_kept(options, saved_run_dir, images, tmp_path):
+  output = tmp_path / 'predictions.txt'
+  output.write_text('of yesterday')
+  words = ['predict', str(saved_run_dir), str(images), f'--output={output}']
+  assert cli.main(words + options) == 1
+  assert output.read_text() == 'of yesterday' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing(tmp_path):
+  output = tmp_path / 'predictions.txt'
+  output.write_text('of yesterday')
+  with pytest.raises(errors.UserError, match='--output .*: No space left on device'):
+    with cli._open(str(output)) as file:
+      file.write('x')
+      raise OSError(errno.ENOSPC, 'No space left on device')
+  assert output.read_text() == 'of yesterday' and len(list(tmp_path.iterdir())) == 1
+  with pytest.raises(errors.UserError, match='/dev/full: No space left on device'):
+    with cli._open('/dev/full') as file:
+      file.write('x')
 
 
 def test_a_long_run_tells_when_it_will_end(monkeypatch, capsys):

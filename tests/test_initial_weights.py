@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +26,7 @@ from advprop_jax import (
   train,
 )
 from advprop_jax.evaluation import runner
+from advprop_jax.input.datasets import photographs
 from advprop_jax.workdir import checkpoint, directory
 from configs import default, digits_pilot
 
@@ -255,3 +260,36 @@ def test_with_phases_the_first_begins_so_and_no_other_is_said_to_lack_it(caplog)
   config.init_from = 'runs/other'
   command_line.check_effects(['--config.init_from=runs/other'], config)
   assert 'no effect' not in caplog.text
+
+
+@pytest.mark.large
+@pytest.mark.parametrize('name', ['photographs', 'lite0_finetune'])
+def test_a_network_trained_on_imagenet_is_fine_tuned(name, tmp_path):
+  """In a process with one device, with weights and photographs that packages hold."""
+  run = tmp_path / 'run'
+  words = [f'--config=configs/{name}.py', f'--workdir={run}', '--config.num_epochs=1']
+  if name == 'photographs':
+    words += [f'--config.data.data_dir={tmp_path}/data', '--config.eval.every_epochs=1']
+  else:
+    images = tmp_path / 'images'
+    for split, (file, label) in itertools.product(
+      ('train', 'test'), photographs.find_files('train')
+    ):
+      folder = images / split / ('low' if label < 500 else 'high')
+      folder.mkdir(parents=True, exist_ok=True)
+      shutil.copy(file, folder)
+    words += [f'--config.data.name=folder:{images}', '--config.data.batch_size=10']
+    words += ['--config.data.eval_batch_size=10']
+  env = {k: x for k, x in os.environ.items() if k != 'XLA_FLAGS'}
+  subprocess.run(
+    [sys.executable, 'main.py', *words],
+    check=True,
+    cwd=pathlib.Path(__file__).parent.parent,
+    env=env,
+  )
+  text = (run / 'results.jsonl').read_text()
+  lines = [x for x in map(json.loads, text.splitlines()) if 'val/clean_top1' in x]
+  if name == 'photographs':  # The classifier is kept; 9 of 10 are right at the start.
+    assert [x['step'] for x in lines] == [0, 1]
+    assert lines[0]['val/clean_top1'] == pytest.approx(0.9)
+  assert lines[-1]['step'] == 1 and 0 <= lines[-1]['val/clean_pgd_top1'] <= 1

@@ -86,6 +86,8 @@ def _origin(origin: Mapping[str, Any]):
   """Yields rows on where converted weights come from."""
   sums = '; '.join(f'{name}: {value}' for name, value in origin['files'].items())
   yield 'Trained elsewhere', f'{origin["recipe"]} ({origin["recipe_reason"]})'
+  if origin['remark']:
+    yield 'Remark', origin['remark']
   yield 'Converted from', f'{origin["names"]} names; SHA-256 of {sums}'
   yield 'Licence of the weights', origin['licence']
   if origin['channel_order'] == 'bgr':
@@ -221,8 +223,9 @@ def main(argv=None):
     description='Writes the model card of a workdir, with the results so far.',
   )
   parser.add_argument('--workdir', required=True)
-  workdir = pathlib.Path(parser.parse_args(argv).workdir).expanduser()
+  options = parser.parse_args(argv)
   try:
+    workdir = directory.local(options.workdir, flag='--workdir')
     write_card(workdir, workdir=workdir)
   except errors.UserError as e:
     sys.exit(f'error: {e}')

@@ -17,9 +17,8 @@ from advprop_jax.evaluation import labels
 from advprop_jax.input import cores
 from advprop_jax.weights import files, preprocess
 
-BATCH_SIZE = (
-  16  # More are no faster on a CPU (B0, 224 px, two cores, 4 to 64 at a time).
-)
+# Images at a time. More are no faster on a CPU: B0, 224 px, two cores, 4 to 64.
+BATCH_SIZE = 16
 MIN_SIDE = 256  # In pixels, see `Classifier._preprocess_one`.
 EXIF_ORIENTATIONS = ('folders', 'all', 'none')  # As `images.create_recipe` has them.
 
@@ -205,11 +204,13 @@ class Classifier:
     Args: see `predict`; a folder among the paths stands for the images in it.
 
     Raises:
-      UserError: a folder has no images.
+      UserError: a folder has no images. It is raised before the first is asked for.
     """
     _check_count('top', top)
     _check_count('batch_size', batch_size)
-    found = files.find(paths)
+    return self._predict_files(files.find(paths), top, batch_size)
+
+  def _predict_files(self, found: list[str], top: int, batch_size: int):
     size = min(batch_size, len(found))
     with concurrent.futures.ThreadPoolExecutor(cores.count()) as pool:
       for start in range(0, len(found), size or 1):
@@ -248,12 +249,12 @@ class Classifier:
       UserError: an unknown attack or argument, or a value outside of its range.
     """
     errors.check_choice('attack', name, attacks.ATTACKS)
-    defaults = {**ATTACK_ARGUMENTS, **arguments}
+    given = {key: _as_number(key, x) for key, x in arguments.items()}
+    schema.check_section('attack', given)
+    defaults = {**ATTACK_ARGUMENTS, **given}
     defaults.setdefault('step_size', defaults['epsilon'] / 4)
     takes = inspect.signature(attacks.ATTACKS[name]).parameters
-    section = {
-      key: x for key, x in defaults.items() if key in takes or key in arguments
-    }
+    section = {key: x for key, x in defaults.items() if key in takes or key in given}
     image = pixels.to_unit(self._crop(images))
     label = (
       self._run(image).argmax(-1) if label is None else self._check_label(label, image)
@@ -372,6 +373,15 @@ def _as_array(images) -> np.ndarray | jax.Array:
     raise errors.UserError(
       'images of different sizes make no array; allowed: [B, H, W, 3], or paths'
     ) from e
+
+
+def _as_number(name: str, x):
+  """Returns an array's number as Python's, which has the hash that `jit` needs."""
+  if not isinstance(x, np.ndarray | np.generic | jax.Array):
+    return x
+  if x.size != 1:
+    raise errors.UserError(f'{name} is an array {list(x.shape)}; allowed: one number')
+  return x.item()
 
 
 def _check_count(name: str, value: int):

@@ -67,6 +67,8 @@ def export(
       '--with_preprocessing is for functions, and safetensors hold weights alone; '
       f'allowed: {METADATA} says what images need; or --format=stablehlo or savedmodel'
     )
+  local = directory.local(workdir, flag='--workdir')
+  run = pathlib.Path(directory.last_run(str(local)))
   with directory.new_directory(output, flag='--output') as path:
     model = load.load(
       # Elsewhere nobody knows of bfloat16: what is measured in float32 stays so.
@@ -77,7 +79,6 @@ def export(
       dtype='float32',
       device=None,
     )
-    run = pathlib.Path(directory.last_run(workdir)).expanduser()
     about = {
       'format': format_name,
       **metadata(model, fold_norms=fold_norms, with_preprocessing=with_preprocessing),

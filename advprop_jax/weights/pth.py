@@ -34,8 +34,8 @@ _DTYPES = {
   'BoolStorage': np.dtype('?'),
 }
 MAX_PICKLE_BYTES = 2**24  # B8's has 0.3 MB; each instruction takes time.
-# Where a training's checkpoint has the network; averages first, as timm evaluates them.
-_NESTED = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+# Where a training's checkpoint has the network, and its averages.
+_PLAIN, _AVERAGES = ('state_dict', 'model'), ('state_dict_ema', 'model_ema')
 
 
 class _Storage(NamedTuple):
@@ -84,26 +84,32 @@ _CALLS: dict[str, Callable] = {
 }
 
 
-def read_pth(path) -> dict[str, np.ndarray]:
-  """Returns the tensors of a state dict by name, in their own types.
+def read_pth(
+  path, *, averaged: bool | None = None
+) -> tuple[dict[str, np.ndarray], bool]:
+  """Returns the tensors of a state dict by name, and whether they are averages.
 
-  Of the checkpoint of a training those of its network.
+  Of the checkpoint of a training those of its network. They keep their own types.
 
   Args:
     path: of a file that begins as a zip archive or with LEGACY_START.
+    averaged: which to take where both are there; None: averages, as timm evaluates
+      them. A file that has only the others is read all the same.
 
   Raises:
     UserError: the file is damaged, holds something else, or its pickle calls anything
       that a dict of tensors does not need.
   """
+  first, then = (_PLAIN, _AVERAGES) if averaged is False else (_AVERAGES, _PLAIN)
+  are_averages = False
   try:
     if zipfile.is_zipfile(path):
       content, load = _read_archive(path)
     else:
       content, load = _read_legacy(path)
-    for key in _NESTED:
+    for key in (*first, *then):
       if isinstance(content, dict) and isinstance(content.get(key), dict):
-        content = content[key]
+        content, are_averages = content[key], are_averages or key in _AVERAGES
     if not isinstance(content, dict) or not any(
       isinstance(x, _Tensor) for x in content.values()
     ):
@@ -111,11 +117,15 @@ def read_pth(path) -> dict[str, np.ndarray]:
         f'{path} holds no dict of tensors; found: {_describe(content)}; allowed: a '
         'state dict as torch.save writes it'
       )
-    return {
-      str(name): _to_numpy(x, load)
-      for name, x in content.items()
-      if isinstance(x, _Tensor)
-    }
+    others = {k: x for k, x in content.items() if not isinstance(x, _Tensor)}
+    if others:
+      raise errors.UserError(
+        f'{path} holds more than tensors; found: {_describe(others)}; allowed: a state '
+        'dict as torch.save writes it, alone or as the value of '
+        f'{", ".join((*_PLAIN, *_AVERAGES))}'
+      )
+    tensors = {str(name): _to_numpy(x, load) for name, x in content.items()}
+    return tensors, are_averages
   except errors.UserError:
     raise
   except Exception as e:  # Damaged data can fail anywhere in the two parsers.

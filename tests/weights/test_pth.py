@@ -19,7 +19,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from published import write_pth
+from sources import write_pth
 
 from advprop_jax import errors
 from advprop_jax.weights import pth
@@ -30,7 +30,8 @@ BASE = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 @pytest.mark.parametrize('kind', ['archive', 'legacy'])
 def test_tensors_are_those_that_torch_saved(kind):
-  found = pth.read_pth(FOLDER / f'torch_{kind}.pth')
+  found, are_averages = pth.read_pth(FOLDER / f'torch_{kind}.pth')
+  assert not are_averages
   expected = {
     'whole.weight': BASE,
     'turned.weight': BASE.T,
@@ -127,9 +128,27 @@ def test_no_tensor_has_more_values_than_its_storage(tmp_path):
     pth.read_pth(path)
 
 
-@pytest.mark.parametrize('key', ['state_dict', 'model', 'state_dict_ema'])
-def test_the_network_of_a_training_is_found(key, tmp_path):
-  write_pth(tmp_path / 'x.pth', {'x': BASE}, inside=key)
-  found = pth.read_pth(tmp_path / 'x.pth')
-  assert found.keys() == {'x'}
-  np.testing.assert_array_equal(found['x'], BASE)
+@pytest.mark.parametrize(
+  'keys, averaged, expected',
+  [
+    (['state_dict'], None, 'state_dict'),
+    (['model'], None, 'model'),
+    (['state_dict', 'state_dict_ema'], None, 'state_dict_ema'),
+    (['model', 'model_ema'], True, 'model_ema'),
+    (['state_dict', 'state_dict_ema'], False, 'state_dict'),
+    (['state_dict'], True, 'state_dict'),
+    (['model_ema'], False, 'model_ema'),
+  ],
+)
+def test_the_network_of_a_training_is_found(keys, averaged, expected, tmp_path):
+  arrays = {key: BASE + i for i, key in enumerate(keys)}
+  write_pth(tmp_path / 'x.pth', arrays, inside={key: [key] for key in keys})
+  found, are_averages = pth.read_pth(tmp_path / 'x.pth', averaged=averaged)
+  assert list(found) == [expected] and are_averages == expected.endswith('ema')
+  np.testing.assert_array_equal(found[expected], arrays[expected])
+
+
+def test_what_is_no_tensor_is_not_dropped(tmp_path):
+  write_pth(tmp_path / 'x.pth', {'x.weight': BASE, 'x.bias': [0.5, 2]})
+  with pytest.raises(errors.UserError, match="more than tensors; found: .*'x.bias'"):
+    pth.read_pth(tmp_path / 'x.pth')

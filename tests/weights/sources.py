@@ -25,9 +25,10 @@ def write_pth(path, arrays, root='archive', inside=None):
 
   Args:
     path: of the file.
-    arrays: by name.
+    arrays: by name; a list is written as one.
     root: folder in the archive.
-    inside: key of the state dict in a dict that a training keeps; None: the dict alone.
+    inside: {key: names of arrays} of the dict that a training keeps; None: one state
+      dict of them all, alone.
   """
   with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
     archive.writestr(f'{root}/data.pkl', dump(arrays, inside))
@@ -52,7 +53,10 @@ def dump(arrays, inside=None) -> bytes:
     'float16': stub('torch', 'HalfStorage'),
     'int64': stub('torch', 'LongStorage'),
   }
-  tensors = {name: Tensor(np.asarray(x)) for name, x in arrays.items()}
+  tensors = {
+    name: x if isinstance(x, list) else Tensor(np.asarray(x))
+    for name, x in arrays.items()
+  }
   keys = {id(x): str(i) for i, x in enumerate(tensors.values())}
 
   class Pickler(pickle.Pickler):
@@ -76,7 +80,8 @@ def dump(arrays, inside=None) -> bytes:
   try:
     content = collections.OrderedDict(tensors)
     if inside is not None:
-      content = {'epoch': 3, inside: content}
+      parts = {k: {x: tensors[x] for x in names} for k, names in inside.items()}
+      content = {'epoch': 3, **parts}
     Pickler(buffer, protocol=2).dump(content)
   finally:
     for name, module in before.items():
