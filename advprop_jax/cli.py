@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -121,23 +122,32 @@ def _open(path: str):
     sys.stdout.reconfigure(errors=encoding_errors)  # type: ignore[union-attr]
     yield sys.stdout
     return
-  final = os.path.realpath(path)  # Of a link, what it points at.
-  is_special = os.path.exists(final) and not os.path.isfile(final)  # /dev/null, a pipe.
-  written = final if is_special else f'{final}.new'
+  from advprop_jax.workdir import directory
+
+  # /dev/null and pipes are written to as they are; nothing can take their place.
+  is_special = os.path.exists(path) and not os.path.isfile(path)
+  final = path if is_special else os.path.realpath(path)  # Of a link, what it means.
+  new = None
   try:
-    with open(written, 'w', encoding='utf-8', errors=encoding_errors) as file:
-      yield file
     if not is_special:
-      os.replace(written, final)
+      folder, name = os.path.split(final)
+      handle, new = tempfile.mkstemp(prefix=f'{name}.', dir=folder)
+      os.close(handle)
+      exists = os.path.exists(final)
+      os.chmod(new, os.stat(final).st_mode if exists else directory.usual_mode(0o666))
+    with open(new or final, 'w', encoding='utf-8', errors=encoding_errors) as file:
+      yield file
+    if new:
+      os.replace(new, final)
+      new = None
   except OSError as e:
     raise errors.UserError(
       f'cannot write to --output {path}: {e.strerror}; allowed: a file in a directory '
       'that you may write to'
     ) from e
   finally:
-    if not is_special:
-      with contextlib.suppress(OSError):  # Mostly it is not there any more.
-        os.remove(written)
+    if new:
+      os.remove(new)
 
 
 def _with_progress(

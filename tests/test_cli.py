@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 
 import numpy as np
@@ -95,9 +96,23 @@ def test_a_full_disk_is_one_line_and_costs_nothing(tmp_path):
       file.write('x')
       raise OSError(errno.ENOSPC, 'No space left on device')
   assert output.read_text() == 'of yesterday' and len(list(tmp_path.iterdir())) == 1
+  (tmp_path / 'predictions.txt.new').write_text('mine')
+  with cli._open(str(output)) as file:
+    file.write('x')
+  assert output.read_text() == 'x'
+  assert (tmp_path / 'predictions.txt.new').read_text() == 'mine'
   with pytest.raises(errors.UserError, match='/dev/full: No space left on device'):
     with cli._open('/dev/full') as file:
       file.write('x')
+
+
+def test_a_pipe_is_written_to():
+  read, write = os.pipe()
+  with cli._open(f'/dev/fd/{write}') as file:
+    file.write('x')
+  os.close(write)
+  with open(read) as file:
+    assert file.read() == 'x'
 
 
 def test_a_long_run_tells_when_it_will_end(monkeypatch, capsys):

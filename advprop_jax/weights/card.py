@@ -52,7 +52,13 @@ def write_card(
     step = steps[-1] if source is None else source['step']
     config, branch_names = checkpointer.describe(step)
   origin_file = workdir / ORIGIN
-  origin = json.loads(origin_file.read_text()) if origin_file.exists() else None
+  try:
+    origin = json.loads(origin_file.read_text()) if origin_file.exists() else None
+  except (OSError, ValueError, RecursionError) as e:
+    raise errors.UserError(
+      f'{origin_file} cannot be read as JSON; allowed: what a conversion has written, '
+      'or no such file'
+    ) from e
   parts = [
     f'# {config["model"]["name"]}',
     export or f'A checkpoint of advprop_jax; branches: {", ".join(branch_names)}.',
@@ -68,7 +74,14 @@ def write_card(
     f'SHA-256; `sha256sum --check {CARD}` compares them.',
     '```\n' + '\n'.join(_sums(path, () if export else NETWORK_FILES)) + '\n```',
   ]
-  (path / CARD).write_text('\n\n'.join(parts) + '\n')
+  text = '\n\n'.join(parts) + '\n'
+  try:
+    (path / CARD).write_text(text)
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write {path / CARD}: {e.strerror or e}; allowed: a directory that you '
+      'may create files in'
+    ) from e
 
 
 def _network(config: Mapping[str, Any]):
@@ -86,8 +99,8 @@ def _origin(origin: Mapping[str, Any]):
   """Yields rows on where converted weights come from."""
   sums = '; '.join(f'{name}: {value}' for name, value in origin['files'].items())
   yield 'Trained elsewhere', f'{origin["recipe"]} ({origin["recipe_reason"]})'
-  if origin['remark']:
-    yield 'Remark', origin['remark']
+  if remark := origin.get('remark'):
+    yield 'Remark', remark
   yield 'Converted from', f'{origin["names"]} names; SHA-256 of {sums}'
   yield 'Licence of the weights', origin['licence']
   if origin['channel_order'] == 'bgr':
@@ -205,7 +218,12 @@ def _numbers(values) -> str:
 
 def _table(titles, rows) -> str:
   lines = [titles, ['---'] * len(titles), *rows]
-  return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in lines)
+  return '\n'.join(f'| {" | ".join(map(_cell, row))} |' for row in lines)
+
+
+def _cell(x) -> str:
+  """Returns a text that ends neither the cell nor the line that it stands in."""
+  return ' '.join(str(x).split()).replace('|', '\\|')
 
 
 def _sums(path: pathlib.Path, names: Iterable[str]) -> Iterable[str]:
@@ -225,7 +243,8 @@ def main(argv=None):
   parser.add_argument('--workdir', required=True)
   options = parser.parse_args(argv)
   try:
-    workdir = directory.local(options.workdir, flag='--workdir')
+    local = directory.local(options.workdir, flag='--workdir')
+    workdir = pathlib.Path(directory.last_run(str(local)))
     write_card(workdir, workdir=workdir)
   except errors.UserError as e:
     sys.exit(f'error: {e}')

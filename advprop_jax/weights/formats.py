@@ -18,6 +18,7 @@ from jax import export as jax_export
 
 from advprop_jax import errors, pixels
 from advprop_jax.weights import classifier, fold, names, namings, preprocess
+from advprop_jax.workdir import directory
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 _MIN_SIZE = 32  # Pixels, of all models.
@@ -121,10 +122,11 @@ def write_safetensors(
 ):
   """Writes model.safetensors, with the metadata in its header.
 
-  Names and layouts are timm's, which reads them as 'tf_<model>', if it can compute the
-  network. Else they are ours: 'params/blocks_0/expand_conv/kernel' in Flax's layout;
-  without norms 'blocks_0/expand_conv/kernel' and '.../bias'. Chosen for being what
-  weights are shared in.
+  Names and layouts are timm's, which reads them as 'tf_efficientnet_b0' or 'resnet50',
+  if it can compute the network. Else they are ours,
+  'params/blocks_0/expand_conv/kernel', in Flax's layout; without norms
+  'blocks_0/expand_conv/kernel' and '.../bias'. Chosen for being what weights are shared
+  in.
   """
   if about['norms']['folded']:
     params, biases = fold.fold_norms(
@@ -147,7 +149,7 @@ def write_safetensors(
   tensors = {name: np.asarray(x, order='C') for name, x in tensors.items()}
   file = path / 'model.safetensors'
   safetensors.numpy.save_file(tensors, file, {'advprop_jax': json.dumps(about)})
-  file.chmod(0o644)  # It is written for its owner alone.
+  file.chmod(directory.usual_mode(0o666))  # It is written for its owner alone.
 
 
 # Name of --format -> function (directory, model, metadata) that writes into it.

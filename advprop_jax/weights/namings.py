@@ -258,7 +258,7 @@ TIMM: dict[Any, Naming] = {
 
 
 def timm_computes(model: Any) -> bool:
-  """Returns whether timm's network of these names is the same function."""
+  """Returns whether timm's networks with these names compute as this one does."""
   if isinstance(model, efficientnet.EfficientNet):
     own = 'relu6' if model.se_ratio == 0 else 'swish'
     is_activated = model.activation == own or {model.activation, own} == {

@@ -3,7 +3,6 @@
 import collections
 import pathlib
 import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -66,15 +65,22 @@ def read_network(
   where = str(found.path)
   bare_model = models.create_model(name)
   naming, prefix = names.find_naming(bare_model, found.arrays, where=where)
-  if naming.title == 'timm':
+  if naming.title in ('timm', 'efficientnet-jax'):  # Which has some of timm's.
     recipes.check_architecture(found.facts.get('architecture', ''), where)
   recipe, reason = recipes.choose(
     recipe_name, path=where, model=name, naming=naming.title
   )
-  size = image_size or _stated_size(found.facts, where) or _native_size(name)
-  recipe = recipes.with_facts(recipe, found.facts, size)
-  if 'mean' in found.facts:
-    reason += "; preprocessing by timm's config.json"
+  stated = recipes.stated_size(found.facts) or _size_in_path(name, where)
+  size = image_size or stated or _native_size(name)
+  if recipe_name == 'auto':
+    before, recipe = recipe, recipes.with_facts(recipe, found.facts, size)
+    values = zip(recipe._fields, before, recipe, strict=True)
+    if changed := [name for name, old, new in values if old != new]:
+      reason += f"; {', '.join(changed)} by timm's config.json"
+  if stated and not image_size and stated != _native_size(name):
+    reason += f'; {stated} px by ' + (
+      "timm's config.json" if 'input_size' in found.facts else 'the path'
+    )
   if channel_order is not None:
     errors.check_choice('--channel_order', channel_order, ['rgb', 'bgr'])
     recipe = recipe._replace(channel_order=channel_order)
@@ -100,7 +106,8 @@ def read_network(
     'eval_batch_size': _BATCH_SIZE,
   }
   config = schema.Section(model=schema.Section(section), data=schema.Section(data))
-  model = model_config.create_model(config, num_classes=len(class_names))
+  # Not `create_model`, which sets JAX's precision: the caller may be about to train.
+  model = model_config.create_module(config, num_classes=len(class_names))
   shapes = model_config.abstract_variables(
     config, model, branch_names=(branches.CLEAN,)
   )
@@ -150,14 +157,15 @@ def warnings(network: Network):
     )
 
 
-def _stated_size(facts: Mapping[str, Any], where: str) -> int | None:
-  """Returns the size in pixels that timm's config.json or the path states, if any."""
-  if 'input_size' in facts:
-    return int(facts['input_size'][-1])
-  # SAT's ResNets for larger images, Noisy Student's L2 for smaller ones.
-  found = re.findall(
-    r'[-_](299|380|475)(?![0-9])', '/'.join(pathlib.PurePath(where).parts[-2:])
-  )
+def _size_in_path(name: str, where: str) -> int | None:
+  """Returns the size in pixels that the path states, if any.
+
+  SAT's ResNets for larger images and Noisy Student's L2 for smaller ones have it.
+  """
+  if name in efficientnet.VARIANTS and name != 'efficientnet_l2':
+    return None
+  end = '/'.join(pathlib.PurePath(where).parts[-2:])
+  found = re.findall(r'[-_](299|380|475)(?=[-_./]|$)', end)
   return int(found[-1]) if found else None
 
 

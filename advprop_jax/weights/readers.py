@@ -105,7 +105,10 @@ def read(source: str, *, averaged: bool | None = None) -> Source:
 
 def _file_of_package(name: str) -> pathlib.Path:
   """Returns the path of the one file of weights in a package, which is not imported."""
-  spec = importlib.util.find_spec(name) if name.isidentifier() else None
+  try:
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+  except ValueError:  # Of '__main__'.
+    spec = None
   if spec is None or not spec.submodule_search_locations:
     raise errors.UserError(
       f'the package {name!r} is not installed; allowed: pip install '
@@ -176,7 +179,7 @@ def _timm_facts(path: pathlib.Path) -> dict[str, Any]:
     config = json.loads(path.read_text())
   except FileNotFoundError:
     return {}
-  except (OSError, ValueError) as e:
+  except (OSError, ValueError, RecursionError) as e:
     raise errors.UserError(f"{path} cannot be read as JSON; allowed: timm's") from e
   facts = config.get('pretrained_cfg') if isinstance(config, dict) else None
   if not isinstance(facts, dict):
@@ -189,7 +192,8 @@ def _tensorflow_checkpoint(folder: pathlib.Path) -> pathlib.Path:
   found = sorted(folder.glob('*.index'))
   named = folder / 'checkpoint'
   if len(found) > 1 and named.is_file():
-    match = re.search(r'^model_checkpoint_path: "(.*)"', named.read_text(), re.M)
+    text = named.read_text(errors='replace')
+    match = re.search(r'^model_checkpoint_path: "(.*)"', text, re.M)
     newest = match and folder / f'{pathlib.PurePath(match[1]).name}.index'
     found = [x for x in found if x == newest] or found
   if len(found) != 1:

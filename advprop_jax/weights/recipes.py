@@ -33,6 +33,7 @@ class Recipe(NamedTuple):
 BY_DEFAULT = 'by default'
 _STD = schema.VALUES['model.std']
 _CROP_PCT = schema.Range(0.01, 1)
+_INPUT_SIZE = schema.Range(1, length=3, integer=True)  # Channels, height, width.
 _HALF = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Sources: `preprocessing.py` and README of the official code (tensorflow/tpu), README
@@ -50,7 +51,14 @@ RECIPES = {
     licence='Apache-2.0',
   ),
   'lite': Recipe(
-    'EfficientNet-Lite', _HALF, _HALF, 0.99, bn_epsilon=1e-3, licence='Apache-2.0'
+    'EfficientNet-Lite',
+    _HALF,
+    _HALF,
+    bn_momentum=0.99,
+    bn_epsilon=1e-3,
+    licence='Apache-2.0',
+    remark='evaluated as timm does; the official code has (x - 127) / 128, x in bytes, '
+    'and the bilinear interpolation of TensorFlow 1',
   ),
   'sat': Recipe(
     'smooth adversarial training, EfficientNet',
@@ -102,7 +110,8 @@ _TIMM = (
   r'(tf_efficientnet_(b\d|l2|lite\d)|resnet(50|101|152|200)|resnext\d+_32x\dd)(_\w+)?'
 )
 _TIMM_OTHERS = (
-  r'(^|/)(efficientnet_b\d\w*[-.](\w+_in1k|[0-9a-f]{8})|resnet(aa|blur|rs|v2)\w*)'
+  r'(^|/|--)((pt_)?efficientnet_(b|lite)\d\w*[-.](\w+_in1k|[0-9a-f]{8})'
+  r'|resnet(aa|blur|rs|v2)\w*)'
 )
 
 
@@ -115,7 +124,7 @@ def check_architecture(name: str, path: str):
   """
   if not name:
     other = re.search(_TIMM_OTHERS, path)
-    name = other[0].strip('/') if other else ''
+    name = other[2] if other else ''
   if name and not re.fullmatch(_TIMM, name):
     raise errors.UserError(
       f"{path} is timm's {name}, which computes otherwise; allowed: "
@@ -156,6 +165,27 @@ def choose(name: str, *, path: str, model: str, naming: str) -> tuple[Recipe, st
       if re.search(pattern, part):
         return RECIPES[name], f'{part!r} in the path'
   return RECIPES['advprop'], BY_DEFAULT
+
+
+def stated_size(facts: Mapping[str, Any]) -> int | None:
+  """Returns the side of images in pixels that timm's config.json states, if it does.
+
+  Args:
+    facts: its section 'pretrained_cfg'.
+
+  Raises:
+    UserError: it is none, or images are not square.
+  """
+  if 'input_size' not in facts:
+    return None
+  stated = facts['input_size']
+  size = tuple(stated) if isinstance(stated, list) else stated
+  _check('input_size', size, _INPUT_SIZE)
+  if size[1] != size[2]:
+    raise errors.UserError(
+      f"timm's config.json has {stated!r} for input_size; allowed: square images"
+    )
+  return size[2]
 
 
 def with_facts(recipe: Recipe, facts: Mapping[str, Any], image_size: int) -> Recipe:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -73,12 +74,13 @@ def new_directory(path: str, *, flag: str) -> Iterator[pathlib.Path]:
   Raises:
     UserError: there is something, or it cannot be written.
   """
-  final = local(path, flag=flag).absolute()
   with _said_of(path, flag):
+    final = local(path, flag=flag).resolve()
     if final.exists() and (not final.is_dir() or any(final.iterdir())):
       raise errors.UserError(
         f'{flag} {path} exists; allowed: a directory that does not exist or is empty'
       )
+    missing = [x for x in final.parents if not x.exists()]
     final.parent.mkdir(parents=True, exist_ok=True)
     unfinished = pathlib.Path(
       tempfile.mkdtemp(prefix=f'{final.name}.unfinished_', dir=final.parent)
@@ -86,10 +88,21 @@ def new_directory(path: str, *, flag: str) -> Iterator[pathlib.Path]:
   try:
     yield unfinished
     with _said_of(path, flag):
-      unfinished.chmod(0o755)  # Made for its owner alone.
+      unfinished.chmod(usual_mode(0o777))  # Made for its owner alone.
       unfinished.replace(final)  # An empty directory is replaced, no other.
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
+    if not final.exists():
+      for parent in missing:
+        with contextlib.suppress(OSError):  # Something else may be there by now.
+          parent.rmdir()
+
+
+def usual_mode(bits: int) -> int:
+  """Returns the mode of a new file, of 0o666, or directory, 0o777, by the umask."""
+  mask = os.umask(0)  # It can only be read by setting it.
+  os.umask(mask)
+  return bits & ~mask
 
 
 @contextlib.contextmanager

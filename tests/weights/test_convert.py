@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import pickle
 import subprocess
@@ -342,7 +343,7 @@ def test_a_bad_source_is_one_line_and_leaves_nothing(
   with pytest.raises(SystemExit, match=message) as e:
     run(path, tmp_path / 'runs' / 'x', class_file)
   assert str(e.value).startswith('error: ') and '\n' not in str(e.value)
-  assert not list((tmp_path / 'runs').iterdir())
+  assert not (tmp_path / 'runs').exists()
   assert 'executed' not in capsys.readouterr().out
 
 
@@ -476,6 +477,13 @@ def test_the_recipe_is_that_of_the_published_path(path, model, naming, recipe):
     ('', 'x/efficientnet_b0.ra_in1k/model.safetensors', False),
     ('', 'x/efficientnet_b0_ra-3dd342df.pth', False),
     ('', 'resnetblur50-84f4748f.pth', False),
+    ('', 'models--timm--efficientnet_b0.ra_in1k/snapshots/a/model.safetensors', False),
+    ('', 'models--timm--resnetaa50.a1h_in1k/snapshots/a/model.safetensors', False),
+    ('', 'pt_efficientnet_b0-d480c9de.npz', False),
+    ('', 'efficientnet_lite0_ra-37913777.pth', False),
+    ('', 'efficientnet_lite0.ra_in1k/model.safetensors', False),
+    ('', 'tf_efficientnet_lite0.in1k/model.safetensors', True),
+    ('', 'models--timm--tf_efficientnet_b0.ap_in1k/snapshots/a/x.safetensors', True),
     ('', 'exports/efficientnet_b0/model.safetensors', True),
     ('', 'tf_efficientnet_b0_ap-f262efe1.pth', True),
   ],
@@ -504,6 +512,52 @@ def test_what_timm_cannot_mean_is_refused(facts):
     recipes.with_facts(recipes.RECIPES['advprop'], facts, 224)
 
 
+@pytest.mark.parametrize(
+  'size', [[], None, {}, ['a'], '224', [3, 224.5, 224.5], [3, 0, 0], [3, 224, 240]]
+)
+def test_what_is_no_size_is_refused(size):
+  with pytest.raises(errors.UserError, match='has .* for input_size; allowed: '):
+    recipes.stated_size({'input_size': size})
+
+
+@pytest.mark.parametrize(
+  'name, path, size',
+  [
+    ('resnet_50', 'Res50-silu-380/model', 380),
+    ('efficientnet_l2', 'noisy_student_efficientnet-l2_475/model.ckpt', 475),
+    ('efficientnet_b4', 'runs_380/tf_efficientnet_b4_ns-380abcde.pth', None),
+    ('resnet_50', 'resnet50-380abcde.pth', None),
+  ],
+)
+def test_only_paths_that_state_a_size_do(name, path, size):
+  assert published._size_in_path(name, path) == size
+
+
+def test_a_recipe_that_is_asked_for_counts_more_than_what_timm_states(tmp_path):
+  write_pth(tmp_path / 'x.pth', golden_arrays('timm/efficientnet'))
+  facts = {'mean': [0.485, 0.456, 0.406], 'license': 'a | b\n# c'}
+  (tmp_path / 'config.json').write_text(json.dumps({'pretrained_cfg': facts}))
+  read = functools.partial(
+    published.read_network, str(tmp_path / 'x.pth'), TINY, class_names=CLASSES
+  )
+  network = read(recipe_name='advprop')
+  assert network.config.model.mean == (0.5, 0.5, 0.5)
+  assert network.about['recipe_reason'] == 'as asked for'
+  network = read()
+  assert network.config.model.mean == (0.485, 0.456, 0.406)
+  assert "mean, licence by timm's config.json" in network.about['recipe_reason']
+  assert card._table(('a', 'b'), [('x', facts['license'])]).splitlines()[-1] == (
+    '| x | a \\| b # c |'
+  )
+
+
+def test_reading_weights_leaves_the_precision_of_products_alone(tmp_path):
+  before = jax.config.jax_default_matmul_precision
+  write_pth(tmp_path / 'x.pth', golden_arrays('timm/efficientnet'))
+  published.read_network(str(tmp_path / 'x.pth'), TINY, class_names=CLASSES)
+  assert jax.config.jax_default_matmul_precision == before
+
+
 def test_what_timm_states_beside_the_weights_counts():
   facts = {'interpolation': 'bicubic', 'crop_pct': 0.95, 'std': [0.5, 0.5, 0.5]}
   recipe = recipes.with_facts(recipes.RECIPES['timm_resnet'], facts, 224)
@@ -527,6 +581,29 @@ def test_lite0_recognises_photographs_as_in_pytorch():
   np.testing.assert_allclose(logits[:, ::50], GOLDEN['lite0'], atol=2e-5)
   rank = (logits > logits[np.arange(20), label][:, None]).sum(axis=1)
   assert (rank < 1).sum() == 17 and (rank < 5).sum() == 20
+
+
+def test_parents_that_were_made_are_removed_again(tmp_path, class_file):
+  with pytest.raises(SystemExit, match='there is no .*nowhere'):
+    run(tmp_path / 'nowhere', tmp_path / 'a' / 'b' / 'c', class_file)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_an_empty_directory_is_filled(tmp_path, class_file):
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'link').symlink_to(tmp_path / 'empty')
+  write_pth(tmp_path / 'x.pth', golden_arrays('timm/efficientnet'))
+  run(tmp_path / 'x.pth', tmp_path / 'link', class_file)
+  assert (tmp_path / 'empty' / 'config.json').exists()
+  assert (tmp_path / 'link').is_symlink()
+  mask = os.umask(0)
+  os.umask(mask)
+  assert (tmp_path / 'empty').stat().st_mode & 0o777 == 0o777 & ~mask
+  # A card without a conversion's notes, and with damaged ones.
+  card.main([f'--workdir={tmp_path}/link'])
+  (tmp_path / 'empty' / 'origin.json').write_text('{')
+  with pytest.raises(SystemExit, match='origin.json cannot be read as JSON; allowed'):
+    card.main([f'--workdir={tmp_path}/link'])
 
 
 def test_only_what_a_conversion_made_is_removed(tmp_path, class_file):
