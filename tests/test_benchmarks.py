@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import pytest
 
 from advprop_jax import errors, models
-from advprop_jax.input import augment_ops, batches
+from advprop_jax.input import augment_ops, batches, corruptions
 from advprop_jax.input.datasets import prepared
 from advprop_jax.models import arithmetic, efficientnet
 from benchmarks import attack_gradients, input_pipeline, step_time, training
+from benchmarks import corruptions as corruptions_benchmark
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -255,3 +256,11 @@ def test_resuming_is_timed_on_a_data_set_of_imagenets_size(measure, monkeypatch)
   lines = measure('resume', step=7777)
   assert [x['step'] for x in lines] == [0, 7777]
   assert sizes == [(1001, 0), (1001, 2 * 7777)]
+
+
+def test_every_corruption_is_timed(monkeypatch, capsys):
+  monkeypatch.setattr(corruptions_benchmark, 'imagecorruptions', None)
+  corruptions_benchmark.main(['--size', '8', '--repeats', '1'])
+  lines = [x.strip('| ').split(' | ') for x in capsys.readouterr().out.splitlines()[2:]]
+  assert [x[1] for x in lines] == [*corruptions.CORRUPTIONS, 'mean']
+  assert all(float(x[2]) > 0 for x in lines)
