@@ -38,6 +38,11 @@ flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'What to do.')
 flags.DEFINE_string(
   'checkpoint', 'newest', 'Which one to evaluate: newest, best, or its step.'
 )
+flags.DEFINE_list(
+  'suites',
+  [],
+  'What to evaluate on: names of evaluation/suites.py, or all. Default: eval.suites.',
+)
 flags.DEFINE_boolean(
   'multi_host', False, 'Join the other hosts first, as on a TPU pod or under Slurm.'
 )
@@ -96,11 +101,14 @@ def main(argv):
         logging.info(
           'of the phases in %s, %s is the last with a checkpoint', workdir, run
         )
-      evaluate.evaluate_checkpoint(FLAGS.config, run, which=FLAGS.checkpoint)
-    elif FLAGS['checkpoint'].present:
+      evaluate.evaluate_checkpoint(
+        FLAGS.config, run, which=FLAGS.checkpoint, suite_names=tuple(FLAGS.suites)
+      )
+    elif given := [x for x in ('checkpoint', 'suites') if FLAGS[x].present]:
       raise errors.UserError(
-        f'--checkpoint={FLAGS.checkpoint} is for --mode=evaluate; training goes on '
-        'from the newest; allowed: one of the two'
+        f'{FLAGS[given[0]].serialize()} is for --mode=evaluate; training goes '
+        'on from the newest checkpoint, and evaluates on config.eval.suites; allowed: '
+        'one of the two'
       )
     else:
       command_line.check_effects(sys.argv[2:], FLAGS.config)

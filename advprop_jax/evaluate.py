@@ -1,11 +1,25 @@
 """Evaluates a checkpoint: from a workdir to numbers that say what they are of."""
 
+import hashlib
+import time
+from collections.abc import Iterable
+
+import jax
+import numpy as np
 from absl import logging
 
-from advprop_jax import errors, evaluations, images, model_config, schema
-from advprop_jax.evaluation import pictures
+from advprop_jax import (
+  branches,
+  errors,
+  evaluations,
+  images,
+  model_config,
+  schema,
+  suite_run,
+)
+from advprop_jax.evaluation import labels, runner, suites
 from advprop_jax.input import datasets
-from advprop_jax.workdir import checkpoint, directory, logs
+from advprop_jax.workdir import checkpoint, directory, logs, results
 
 # Beginnings of keys that have no part in an evaluation.
 _UNUSED = (
@@ -14,28 +28,36 @@ _UNUSED = (
   *('data.train_split', 'data.batch_size', 'data.shuffle_window'),
   *('data.crop_area', 'data.flip', 'data.augmentation'),
 )
+ALL = 'all'  # Instead of names of suites: those that fit the network.
 
 
 def evaluate_checkpoint(
-  config, workdir: str, *, which: str = 'newest'
+  config,
+  workdir: str,
+  *,
+  which: str = 'newest',
+  suite_names: tuple[str, ...] = (),
 ) -> dict[str, float]:
   """Evaluates a checkpoint of a workdir, without changing it.
 
   Of the config only data, model and evaluation count. The classes and the branches are
-  the checkpoint's.
+  the checkpoint's. What is in eval/<suite>.json of the same weights and the same images
+  is not evaluated again.
 
   Args:
     config: whose model is the checkpoint's; see `directory.read_config`.
-    workdir: directory that has been trained in. It receives a line of results.jsonl
-      for every suite, that says what was evaluated, and pictures.
+    workdir: directory that has been trained in. It receives eval/<suite>.json, a line
+      of results.jsonl for every suite, that says what was evaluated, and pictures.
     which: 'newest', 'best' or a step.
+    suite_names: keys of `suites.SUITES`, or ('all',); none: `config.eval.suites`.
 
   Returns:
-    The metrics, named '<data set>:<split>/<branch>_<score>'.
+    The metrics, named '<data set>:<split>/<branch>_<score>', or '<suite>/...' where a
+    suite has several sets of images.
 
   Raises:
     UserError: no such checkpoint, one of another model, or a config that cannot be
-      used.
+      used; or, when all others are evaluated, that a suite could not be.
   """
   config = schema.read(config)
   if not directory.saved_steps(workdir):
@@ -49,53 +71,120 @@ def evaluate_checkpoint(
     config = _with_held_out(saved, config)
     config = model_config.with_class_names(config, _class_names(saved, config))
     model = model_config.create_model(config, num_classes=len(config.data.class_names))
-    evaluation = evaluations.create_evaluation(config, model)
+    evaluators = evaluations.Evaluators(config, model)
+    names = _chosen(suite_names or config.eval.suites, config)
+    work, problems = suite_run.open_work(names, config)
     variables, averaged = model_config.restore_variables(
       checkpointer, step, config, model
     )
   checkpoint.warn_of_changes(saved, config, unused=_UNUSED)
   _warn_of_seen_images(saved, config)
+  weights = {'step': step, 'averaged': averaged, 'sha256': _digest(variables)}
+  branch_names = sorted(variables['norms'], key=lambda x: (x != branches.CLEAN, x))
+  files = {
+    name: results.SuiteFile(
+      path, name, suite_run.identify(name, config, weights, branch_names)
+    )
+    for name in names
+  }
+  todo = [x for x in work if files[x.suite].find(x.name, x.about) is None]
+  _log_plan(todo, len(work), path, weights, branch_names, config)
+  report = logs.create_progress(max(1, sum(x.cost for x in todo)), every_secs=10.0)
+  num_done = 0
+  found: dict[int, tuple[runner.Result, float]] = {}
+
+  def run(item: suite_run.Work) -> tuple[runner.Result, float]:
+    nonlocal num_done
+    same = [x for x in todo if x.cell is item.cell]  # Clean and attacked: in one pass.
+    if id(item.cell) not in found:
+      kinds = {suites.SUITES[x.suite].attacked for x in same}
+      evaluator = evaluators.get(
+        item.cell, clean=False in kinds, attacked=True in kinds
+      )
+      start, num_batches = time.monotonic(), len(item.cell.batches)
+      cost = sum(x.cost for x in same)
+      result = evaluator(
+        **variables,
+        batches=item.cell.batches,
+        progress=lambda n: report(num_done + cost * n // num_batches),
+      )
+      num_done += cost
+      found[id(item.cell)] = result, time.monotonic() - start
+    if item is same[-1]:
+      return found.pop(id(item.cell))
+    return found[id(item.cell)]
+
   metrics: dict[str, float] = {}
   with logs.MetricWriter(path) as writer:
-    about = {
-      'checkpoint': str(path / 'checkpoints' / str(step)),
-      'averaged': averaged,
-      'attack': config.eval.attack,
-    }
-    for suite in evaluation.suites.values():
-      logging.info(
-        'evaluating step %d (%s weights) of %s on %s, split %r: %d images; branches '
-        '%s; attack %s; the first batch is compiled: a minute or more on a CPU',
-        step,
-        'averaged' if averaged else 'plain',
-        path,
-        suite.dataset.name,
-        suite.split,
-        suite.dataset.num_examples(suite.split),
-        ', '.join(variables['norms']),
-        config.eval.attack,
+    for name in names:
+      items = [x for x in work if x.suite == name]
+      metrics |= suite_run.evaluate_suite(
+        files[name], items, branch_names, run, problems, writer
       )
-      for note in suite.dataset.notes:
-        logging.warning('%s', note)
-    for name, result in evaluation.run(variables).items():
-      suite = evaluation.suites[name]
-      title = f'{suite.dataset.name}:{suite.split}'
-      values = {f'{title}/{key}': x for key, x in result.metrics.items()}
-      writer.write_scalars(
-        step,
-        values,
-        about={**about, 'dataset': suite.dataset.name, 'split': suite.split},
-      )
-      if result.pictures is not None:
-        writer.write_image(
-          step,
-          f'{title}/clean_pgd',
-          pictures.adversarial_grid(
-            **result.pictures._asdict(), class_names=suite.dataset.class_names
-          ),
-        )
-      metrics |= values
+  for problem in problems:
+    logging.error('%s', problem)
+  if problems:
+    raise errors.UserError(
+      f'{len(problems)} of {len(work) + len(problems)} sets of images have no result: '
+      f'{problems[0]}' + (' (the log has the others)' if len(problems) > 1 else '')
+    )
   return metrics
+
+
+def _chosen(names: Iterable[str], config: schema.Section) -> list[str]:
+  """Returns names of suites without doubles; for 'all' those that fit the network."""
+  names = list(dict.fromkeys(names))
+  if names != [ALL]:
+    for name in names:
+      errors.check_choice('suite', name, [*suites.SUITES, ALL])
+    if ALL in names:
+      raise errors.UserError(
+        f'suites are {", ".join(names)}; allowed: {ALL} alone, or names without it'
+      )
+    return names
+  if set(labels.imagenet_synsets()) <= set(config.data.class_names):
+    return list(suites.SUITES)
+  logging.info(
+    "the network does not know ImageNet's classes: of all suites %s fit it",
+    ', '.join(suites.OWN),
+  )
+  return list(suites.OWN)
+
+
+def _log_plan(
+  todo: list[suite_run.Work], num_cells: int, path, weights, branch_names, config
+):
+  """Logs what will be evaluated, and what is known of the images."""
+  if not todo:
+    return
+  logging.info(
+    'evaluating step %d (%s weights) of %s; branches %s; attack %s; %d of %d sets of '
+    'images; the first batch is compiled: a minute or more on a CPU',
+    weights['step'],
+    'averaged' if weights['averaged'] else 'plain',
+    path,
+    ', '.join(branch_names),
+    config.eval.attack,
+    len(todo),
+    num_cells,
+  )
+  for title, item in {suite_run.title(item): item for item in todo}.items():
+    logging.info(
+      '%s: %d images', title, item.cell.dataset.num_examples(item.cell.split)
+    )
+    evaluations.log_masked(item.cell, config)
+    for note in item.cell.notes:
+      logging.warning('%s', note)
+
+
+def _digest(variables) -> str:
+  """Returns the SHA-256 of all weights and statistics, in the order of their names."""
+  found = hashlib.sha256()
+  for path, x in jax.tree_util.tree_leaves_with_path(variables):
+    x = np.asarray(x)
+    found.update(f'{jax.tree_util.keystr(path)} {x.dtype} {x.shape}'.encode())
+    found.update(x.tobytes())
+  return found.hexdigest()
 
 
 def _with_held_out(saved: dict, config: schema.Section) -> schema.Section:

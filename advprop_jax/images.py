@@ -6,16 +6,19 @@ from advprop_jax import errors, registry, schema
 from advprop_jax.input import augment, datasets, order, preprocess
 
 
-def open_dataset(config) -> datasets.Dataset:
-  """Opens the data set of a config."""
+def open_dataset(config, *, label_key: str = 'label') -> datasets.Dataset:
+  """Opens the data set of a config; `label_key` as in `datasets.open_dataset`."""
   return datasets.open_dataset(
     config.data.name,
     data_dir=config.data.data_dir or None,
     holdout_share=config.data.holdout_share,
+    label_key=label_key,
   )
 
 
-def open_to_evaluate(config, split: str, name: str | None = None) -> datasets.Dataset:
+def open_to_evaluate(
+  config, split: str, name: str | None = None, *, label_key: str = 'label'
+) -> datasets.Dataset:
   """Opens the data set of a config, or another one from the same place, for a split.
 
   What is held out of the training is asked of it only if the split depends on that:
@@ -27,11 +30,16 @@ def open_to_evaluate(config, split: str, name: str | None = None) -> datasets.Da
   data = schema.Section(
     config.data | {'name': name or config.data.name, 'holdout_share': share}
   )
-  return open_dataset(schema.Section(config | {'data': data}))
+  return open_dataset(schema.Section(config | {'data': data}), label_key=label_key)
 
 
 def create_recipe(
-  config, dataset: datasets.Dataset, *, image_keys: tuple[str, ...] = ('image',)
+  config,
+  dataset: datasets.Dataset,
+  *,
+  image_keys: tuple[str, ...] = ('image',),
+  border: int = 0,
+  resize: bool = True,
 ) -> preprocess.Recipe:
   """Returns what a config does to an image of a data set.
 
@@ -39,6 +47,8 @@ def create_recipe(
     config: see `schema.read`.
     dataset: whose images.
     image_keys: what a training batch is asked for.
+    border: see `preprocess.Recipe`.
+    resize: likewise.
   """
   turned = {'all': True, 'folders': datasets.is_folder(dataset.name), 'none': False}
   choice = config.data.exif_orientation
@@ -56,6 +66,8 @@ def create_recipe(
       'data.augmentation', augment.AUGMENTATIONS, config.data.augmentation
     ),
     plain_image=preprocess.PLAIN_IMAGE in image_keys,
+    border=border,
+    resize=resize,
   )
 
 

@@ -177,7 +177,7 @@ def _evaluate(exp, state, writer: logs.MetricWriter, *, step: int) -> dict[str, 
   writer.write_scalars(step, metrics)
   for name, result in found.items():
     if result.pictures is not None:
-      names = exp.evaluation.suites[name].dataset.class_names
+      names = exp.evaluation.cells[name].space.class_names
       grid = pictures.adversarial_grid(**result.pictures._asdict(), class_names=names)
       writer.write_image(step, f'{name}/clean_pgd', grid)
   return metrics

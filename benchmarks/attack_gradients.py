@@ -86,7 +86,7 @@ def compare_branches(argv):
       raise errors.UserError(f'{workdir} has no checkpoint; train in it first')
     parts, _, _ = checkpointer.restore(steps[-1], exp.abstract_state.parts)
   state = train_state.TrainState.from_parts(parts)
-  batch = next(iter(exp.evaluation.suites[config.eval.suites[0]].batches))
+  batch = next(iter(exp.evaluation.cells[config.eval.suites[0]].batches))
   image, label = (batch[key][batch['mask']] for key in ('image', 'label'))
   image = pixels.to_unit(image)
   attack = {

@@ -293,7 +293,7 @@ def get_config():
 
   config.eval = evaluation = ml_collections.ConfigDict()
   evaluation.every_epochs = 10.0
-  evaluation.suites = ('val',)  # Names of evaluation/suites.py.
+  evaluation.suites = ('val', 'pgd')  # Names of evaluation/suites.py.
   evaluation.attack = PGD_EVAL
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()

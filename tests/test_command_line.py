@@ -495,11 +495,11 @@ WRONG = [
   ),
   (
     "--config.eval.suites=('vall',)",
-    "unknown suite of eval.suites 'vall'; did you mean 'val'? ... val",
+    "unknown suite 'vall'; did you mean 'val'? ... val",
   ),
   (
     '--config.eval.suites=vall',
-    "unknown suite of eval.suites 'vall'; did you mean 'val'? ... val",
+    "unknown suite 'vall'; did you mean 'val'? ... val",
   ),
   (
     "--config.optim.freeze=('stem_*','block_0/*')",

@@ -358,7 +358,7 @@ def num_bad(config):
 
 def eval_batches(config):
   exp = experiment.create_experiment(config)
-  return {k: [digest(b) for b in x.batches] for k, x in exp.evaluation.suites.items()}
+  return {k: [digest(b) for b in x.batches] for k, x in exp.evaluation.cells.items()}
 
 
 def evaluation(config):

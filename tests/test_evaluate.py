@@ -1,5 +1,6 @@
 """Tests evaluation on its own: what it needs, and that its numbers say what of."""
 
+import functools
 import json
 import shutil
 
@@ -11,6 +12,8 @@ from PIL import Image
 from tiny_model import create_tiny_model
 
 from advprop_jax import errors, evaluate, images, model_config, schema, train
+from advprop_jax.evaluation import suites
+from advprop_jax.input import corrupted_batches
 from advprop_jax.workdir import checkpoint, directory
 from configs import default, digits_advprop, saved
 
@@ -83,15 +86,23 @@ def test_the_workdir_alone_says_what_to_evaluate(trained, workdir):
   values = evaluate.evaluate_checkpoint(load(workdir), str(workdir))
   title = f'folder:{trained[1]}:test'
   assert values[f'{title}/clean_top1'] == 1.0 and values[f'{title}/num_examples'] == 24
-  assert results(workdir)[-1] == {
-    'step': 60,
-    'checkpoint': str(workdir / 'checkpoints' / '60'),
-    'averaged': True,
-    'attack': load(workdir).eval.attack.to_dict(),
-    'dataset': f'folder:{trained[1]}',
-    'split': 'test',
-    **values,
-  }
+  counts = {k: x for k, x in values.items() if '/num_' in k}
+  for line, name, attack in (
+    (results(workdir)[-2], 'val', None),
+    (results(workdir)[-1], 'pgd', load(workdir).eval.attack.to_dict()),
+  ):
+    is_of_suite = lambda key: ('_pgd_' in key) == (name == 'pgd')  # noqa: B023, E731
+    assert line == {
+      'step': 60,
+      'suite': name,
+      'checkpoint': str(workdir / 'checkpoints' / '60'),
+      'averaged': True,
+      'attack': attack,
+      'dataset': f'folder:{trained[1]}',
+      'split': 'test',
+      **counts,
+      **{k: x for k, x in values.items() if is_of_suite(k) and k not in counts},
+    }
   results_file = workdir / 'results.jsonl'
   assert results_file.read_bytes().startswith(before.pop(results_file))
   assert all(p.read_bytes() == x for p, x in before.items())
@@ -115,7 +126,7 @@ def test_neither_a_training_split_nor_its_recipe_is_needed(workdir, tmp_path, ca
   config.streams, config.init_from = default.VANILLA, 'runs/other'
   values = evaluate.evaluate_checkpoint(config, str(workdir))
   assert values[f'folder:{tmp_path}/other:holiday/adv_pgd_top1'] > 0.5
-  assert len(values) == 14
+  assert len(values) == 2 + 2 * 2 * 5  # Counts; branches, clean and attacked, scores.
   assert 'config.init_from is changed, and has no effect here' in caplog.text
 
 
@@ -310,8 +321,8 @@ def test_labels_outside_of_the_classes_end_training_and_are_counted_in_evaluatio
 ):
   opened = images.open_dataset
 
-  def without_last(*args):  # Its label is as large as the number of classes.
-    dataset = opened(*args)
+  def without_last(*args, **options):  # Its label is the number of classes.
+    dataset = opened(*args, **options)
     return type(dataset)(**{**vars(dataset), 'class_names': dataset.class_names[:2]})
 
   monkeypatch.setattr(images, 'open_dataset', without_last)
@@ -323,3 +334,140 @@ def test_labels_outside_of_the_classes_end_training_and_are_counted_in_evaluatio
     errors.UserError, match="split 'train' has examples without a lab"
   ):
     train.train_and_evaluate(create_config(trained[1]), str(workdir / 'new'))
+
+
+def read_suite(workdir, name):
+  return json.loads((workdir / 'eval' / f'{name}.json').read_text())
+
+
+def test_a_result_says_what_it_is_of(trained, workdir):
+  """The scores of images whose predictions are known: all are right."""
+  values = evaluate.evaluate_checkpoint(load(workdir), str(workdir))
+  for name, kind in (('val', ''), ('pgd', '_pgd')):
+    found = read_suite(workdir, name)
+    assert found['complete'] and found['class_names'] == list(CLASSES)
+    assert found['checkpoint']['step'] == 60 and found['checkpoint']['averaged']
+    assert (found['attack'] is None) == (name == 'val')
+    (cell,) = found['cells'].values()
+    assert cell['data']['name'] == f'folder:{trained[1]}'
+    assert cell['input']['image_size'] == 32
+    assert (cell['num_examples'], cell['num_unlabelled'], cell['num_bad']) == (24, 0, 0)
+    for branch in ('clean', 'adv'):
+      scores = cell['branches'][branch]
+      for score in ('top1', 'loss', 'ece'):
+        assert (
+          scores[score] == values[f'folder:{trained[1]}:test/{branch}{kind}_{score}']
+        )
+      counts = scores['reliability']['count']
+      assert sum(counts) == 24 and np.sum(scores['confusion']) == 24
+      ece = sum(
+        n * abs(x - y)
+        for n, x, y in zip(*scores['reliability'].values(), strict=True)
+        if n
+      )
+      assert scores['ece'] == pytest.approx(ece / 24)
+      right = np.diagonal(scores['confusion'])
+      assert scores['class_top1'] == pytest.approx(list(right / 8))
+  assert (
+    read_suite(workdir, 'val')['cells']['all']['branches']['clean']['confusion']
+    == (8 * np.eye(3)).tolist()
+  )
+
+
+def test_an_evaluation_goes_on_with_what_is_missing(workdir, monkeypatch, caplog):
+  """Ended in the middle, it is repeated: each cell is evaluated once."""
+  names = [(x, n) for x in ('brightness', 'fog') for n in (1, 2)]
+  cells = {f'{x}_{n}': suites.Cell(corruption=(x, n)) for x, n in names}
+  suite = suites.SUITES['corruptions']._replace(cells=cells)
+  monkeypatch.setitem(suites.SUITES, 'corruptions', suite)
+  evaluated, corrupt = [], corrupted_batches.corrupt_batches
+
+  class Interrupted(Exception):
+    pass
+
+  def corrupt_batches(batches, name, severity, *, seed):
+    class Batches:
+      num_bad = 0
+
+      def __len__(self):
+        return len(batches)
+
+      def __iter__(self):
+        if len(evaluated) == interrupted_at:
+          raise Interrupted
+        evaluated.append((name, severity))
+        return iter(corrupt(batches, name, severity, seed=seed))
+
+    return Batches()
+
+  monkeypatch.setattr(corrupted_batches, 'corrupt_batches', corrupt_batches)
+  interrupted_at = 2
+  run = functools.partial(
+    evaluate.evaluate_checkpoint,
+    load(workdir),
+    str(workdir),
+    suite_names=('corruptions',),
+  )
+  with pytest.raises(Interrupted):
+    run()
+  half = read_suite(workdir, 'corruptions')
+  assert list(half['cells']) == ['brightness_1', 'brightness_2']
+  assert not half['complete']
+  interrupted_at = 9
+  first = run()
+  assert evaluated == names
+  whole = read_suite(workdir, 'corruptions')
+  assert whole['complete'] and whole['cells'].keys() == cells.keys()
+  assert whole['cells']['brightness_1'] == half['cells']['brightness_1']
+  lines = results(workdir)
+  assert run() == first and evaluated == names  # Nothing is left to do.
+  assert read_suite(workdir, 'corruptions') == whole and results(workdir) == lines
+
+
+def test_another_checkpoint_has_results_of_its_own(workdir, caplog):
+  config = load(workdir)
+  config.eval.suites = ('val',)
+  evaluate.evaluate_checkpoint(config, str(workdir))
+  new = (workdir / 'eval' / 'val.json').read_text()
+  absl_logging.set_verbosity('info')
+  evaluate.evaluate_checkpoint(config, str(workdir), which='30')
+  assert read_suite(workdir, 'val')['checkpoint']['step'] == 30
+  (kept,) = [x for x in (workdir / 'eval').iterdir() if x.name != 'val.json']
+  assert kept.read_text() == new and kept.suffix != '.json'
+  assert 'is of other weights (step 60)' in caplog.text
+
+
+def test_other_images_or_crops_are_evaluated_anew(trained, workdir, tmp_path):
+  config = load(workdir)
+  config.eval.suites = ('val',)
+  evaluate.evaluate_checkpoint(config, str(workdir))
+  date = read_suite(workdir, 'val')
+  config.data.crop_padding = 4
+  evaluate.evaluate_checkpoint(config, str(workdir))
+  changed = read_suite(workdir, 'val')
+  assert changed['cells']['all']['input']['crop_padding'] == 4
+  root = shutil.copytree(trained[1], tmp_path / 'fewer')
+  (root / 'test' / 'cat' / '0.png').unlink()
+  config.data.name = f'folder:{root}'
+  evaluate.evaluate_checkpoint(config, str(workdir))
+  assert read_suite(workdir, 'val')['cells']['all']['num_examples'] == 23
+  (workdir / 'eval' / 'val.json').write_text('{"cells": ')
+  evaluate.evaluate_checkpoint(config, str(workdir))
+  assert read_suite(workdir, 'val')['cells']['all']['num_examples'] == 23
+  assert date['cells']['all']['num_examples'] == 24
+
+
+def test_what_is_missing_is_said_and_the_rest_is_evaluated(workdir, caplog):
+  config = load(workdir)
+  config.data.data_dir = str(workdir)
+  with pytest.raises(
+    errors.UserError,
+    match=r"^1 of 2 sets of images have no result: suite sketch: data set '.*' is not "
+    r'prepared in .*download_and_prepare.*; or: cannot read folder .*/sketch',
+  ):
+    evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('sketch', 'val'))
+  assert read_suite(workdir, 'val')['complete']
+  with pytest.raises(errors.UserError, match="suite 'vall'; did you mean 'val'"):
+    evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('vall',))
+  with pytest.raises(errors.UserError, match='allowed: all alone'):
+    evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('all', 'val'))

@@ -18,7 +18,7 @@ LAYERS = [
   {'images', 'stream_config', 'model_config'},
   {'methods', 'weights'},
   {'evaluations', 'phases', 'initial_weights'},
-  {'experiment'},
+  {'experiment', 'suite_run'},
   {'train', 'evaluate', 'command_line', 'cli'},
 ]
 # `errors` alone is for everybody, whatever the layer.

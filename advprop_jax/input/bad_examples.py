@@ -194,6 +194,7 @@ class EvalBatches:
     """Keeps what a pass is made of; its graph is built when it is first asked for."""
     self._create, self._num_batches = functools.cache(create), num_batches
     self._create_bad = create_bad
+    self.num_bad = 0  # Of the last pass, on this host.
 
   def __len__(self) -> int:
     """Returns the number of batches, the same on every process."""
@@ -206,7 +207,9 @@ class EvalBatches:
       with _told_in_one_line():
         batch = next(batches)
       bad.add(batch, int(np.count_nonzero(batch['mask'])))
-      mask = batch['mask'] & (batch['problem'] == decode.GOOD) & (batch['label'] >= 0)
+      self.num_bad = bad.count
+      has_label = (batch['label'] >= 0).reshape([len(batch['label']), -1]).any(axis=1)
+      mask = batch['mask'] & (batch['problem'] == decode.GOOD) & has_label
       yield {**_without_problems(batch), 'mask': mask}
 
 

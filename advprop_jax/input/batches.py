@@ -5,7 +5,8 @@ A batch is a dict of numpy arrays, for this process; `batch_size` is always glob
   image  uint8 [b, S, S, 3], RGB; b = batch_size // hosts.count. Or a float type in
          [0, 1], see `pixels.py`: a quarter of the bytes to move, or no rounding
   plain_image  like `image`, if a recipe asks for it: the same without augmentation
-  label  int32 [b]; in evaluation -1 for an example without one, in training an error
+  label  int32 [b]; in evaluation -1 for an example without one, in training an error.
+         In evaluation also int32 [b, L]: several that are right, padded with -1
   mask   bool [b], False for padding, bad examples and those without a label (only ever
          in evaluation)
   position  int32 [b], in evaluation: the example's place in the whole split; -1 for
@@ -174,31 +175,46 @@ def eval_batches(
   num_examples = sum(span.take for span in spans)
 
   def box_fn(shape):
-    return preprocess.center_crop_box(shape, recipe.image_size, recipe.crop_padding)
+    if not recipe.resize:
+      return tf.concat([[0, 0], shape[:2]], axis=0)
+    border = tf.minimum(recipe.border, (shape[:2] - 1) // 2)  # Something is left.
+    box = preprocess.center_crop_box(
+      shape[:2] - 2 * border, recipe.image_size, recipe.crop_padding
+    )
+    return box + tf.concat([border, [0, 0]], axis=0)
+
+  size = recipe.image_size
 
   def finish(crop):
-    image = preprocess.resize(crop, recipe.image_size, recipe.resize_method)
-    return {'image': preprocess.to_dtype(image, recipe.image_dtype)}
+    image = preprocess.resize(crop, size, recipe.resize_method)
+    values = {'image': preprocess.to_dtype(image, recipe.image_dtype)}
+    if not recipe.resize:
+      has_size = tf.reduce_all(tf.shape(crop)[:2] == size)
+      values['problem'] = tf.where(has_size, decode.GOOD, decode.OTHER_SIZE)
+    return values
 
   @tf.autograph.experimental.do_not_convert
   def example(position, record):
     values = _example(dataset, record, recipe, box_fn, finish)
     return {**values, 'position': tf.cast(position, tf.int32)}
 
-  padding = {
-    'image': tf.zeros([recipe.image_size, recipe.image_size, 3], recipe.image_dtype),
-    'label': tf.constant(0),
-    'mask': tf.constant(False),
-    'position': tf.constant(-1),
-    'problem': tf.constant(decode.GOOD),
-    'name': tf.constant(''),
-  }
+  def padding(label_shape):
+    return {
+      'image': tf.zeros([size, size, 3], recipe.image_dtype),
+      'label': tf.zeros(label_shape, tf.int32),
+      'mask': tf.constant(False),
+      'position': tf.constant(-1),
+      'problem': tf.constant(decode.GOOD),
+      'name': tf.constant(''),
+    }
+
   missing = num_batches * local_batch_size - num_examples
 
   def create():
     examples = order.in_order(dataset, spans).enumerate(first)
     examples = examples.map(example, NUM_PARALLEL_EXAMPLES)
-    filled = tf.data.Dataset.from_tensors(padding).repeat(missing)
+    label_shape = examples.element_spec['label'].shape
+    filled = tf.data.Dataset.from_tensors(padding(label_shape)).repeat(missing)
     examples = examples.concatenate(filled)
     return _with_options(examples.batch(local_batch_size, drop_remainder=True))
 
@@ -226,8 +242,11 @@ def _example(dataset, record, recipe, box_fn, finish, guard=True):
     guard=guard,
   )
   is_label = (label >= 0) & (label < dataset.num_classes)
+  values = finish(crop)
+  # Of what cannot be decoded, that is the problem.
+  problem = tf.where(problem == decode.GOOD, values.pop('problem', problem), problem)
   return {
-    **finish(crop),
+    **values,
     'label': tf.cast(tf.where(is_label, label, -1), tf.int32),
     'mask': tf.constant(True),
     'problem': problem,

@@ -52,6 +52,11 @@ class _CorruptedBatches:
   def __len__(self) -> int:
     return len(self._batches)
 
+  @property
+  def num_bad(self) -> int:
+    """Returns how many examples of the last pass cannot be decoded, on this host."""
+    return self._batches.num_bad
+
   def __iter__(self) -> Iterator[dict]:
     num_threads = cores.count()
     ahead: collections.deque = collections.deque()

@@ -22,9 +22,10 @@ PROBLEMS = (
   '',
   'cannot be decoded',
   'has more pixels than data.max_megapixels allows',
+  'is not of the size that the images of this suite have',
   *(f'is {name}: convert it to PNG or JPEG' for name, *_ in formats.OTHERS),
 )
-GOOD, UNREADABLE, TOO_LARGE, OTHER = range(4)
+GOOD, UNREADABLE, TOO_LARGE, OTHER_SIZE, OTHER = range(5)
 
 
 def decode_crop(

@@ -60,6 +60,9 @@ class Recipe(NamedTuple):
   # (uint8 [S, S, 3], seed) -> uint8 [S, S, 3], after crop and flip; None: none.
   augment_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None
   plain_image: bool  # Keep the image before the augmentation as well.
+  # Of evaluation alone:
+  border: int = 0  # Pixels to cut off on each side, before the crop.
+  resize: bool = True  # False: a crop that is not S x S is a bad image.
 
 
 def random_crop_box(

@@ -165,12 +165,15 @@ def _results(
     for key, value in line.items():
       place, _, score = key.rpartition('/')
       if (
-        score.endswith('_top1')
+        score.endswith(('_top1', '_mce'))
         and not place.startswith('train')
         and (source is None or _is_of(line, score, source, config))
       ):
         attack = line.get('attack', in_training) if '_pgd_' in score else None
-        number = 'not finite' if value is None else f'{100 * value:.2f} %'
+        if value is None:
+          number = 'not finite'
+        else:  # An mCE is in percent already.
+          number = f'{value:.1f}' if score.endswith('_mce') else f'{100 * value:.2f} %'
         row = (place, score, number, line['step'], _values(attack or {}))
         rows[place, score] = row
   if not rows:
@@ -182,7 +185,7 @@ def _is_of(line, score: str, source: Mapping[str, Any], config) -> bool:
   """Returns whether a result is one of the weights that were exported."""
   # Evaluations within a training are of the averages, where they are kept.
   keeps_averages = config.get('optim', {}).get('ema_decay', 0) > 0
-  branch = re.sub('_(pgd_)?top1$', '', score)
+  branch = re.sub('_((pgd_)?top1|(relative_)?mce)$', '', score)
   return (line['step'], branch, line.get('averaged', keeps_averages)) == (
     source['step'],
     source['branch'],

@@ -83,4 +83,4 @@ def test_the_names_and_their_licence_are_parts_of_the_package():
   table = tomllib.loads((root / 'pyproject.toml').read_text())
   shipped = table['tool']['setuptools']['package-data']['advprop_jax.evaluation']
   files = (root / 'advprop_jax' / 'evaluation').iterdir()
-  assert set(shipped) == {x.name for x in files if x.suffix in ('.tsv', '.txt')}
+  assert set(shipped) == {x.name for x in files if x.suffix not in ('.py', '')}

@@ -72,7 +72,7 @@ def make_evaluator(**changes):
 @pytest.mark.parametrize('n', [1, 8, 13, 37])
 def test_equals_tensorflow_on_every_example_exactly_once(weights, n):
   image, label = examples(n)
-  values, _ = make_evaluator()(**weights, batches=batches(image, label, 8))
+  values, *_ = make_evaluator()(**weights, batches=batches(image, label, 8))
   assert values['num_examples'] == n
   for branch in ('clean', 'adv'):
     variables = branches.variables(**weights, branch=branch)
@@ -90,7 +90,7 @@ def test_equals_tensorflow_on_every_example_exactly_once(weights, n):
 
 def test_the_attack_lowers_what_it_attacks_through_either_branch(weights):
   image, label = examples(64)
-  values, _ = make_evaluator()(**weights, batches=batches(image, label, 16))
+  values, *_ = make_evaluator()(**weights, batches=batches(image, label, 16))
   for branch in ('clean', 'adv'):
     assert values[f'{branch}_pgd_top1'] <= values[f'{branch}_top1']
     assert values[f'{branch}_pgd_loss'] > values[f'{branch}_loss']
@@ -98,7 +98,7 @@ def test_the_attack_lowers_what_it_attacks_through_either_branch(weights):
 
 def test_epsilon_zero_equals_clean(weights):
   image, label = examples(16)
-  values, shown = make_evaluator(epsilon=0.0)(
+  values, shown, _ = make_evaluator(epsilon=0.0)(
     **weights, batches=batches(image, label, 8)
   )
   assert values['clean_pgd_loss'] == values['clean_loss']
@@ -139,7 +139,7 @@ def test_logits_are_picked_by_columns_and_the_others_do_not_count(weights):
   image, label = examples(13)
   columns = np.array([5, 0, 2], np.int32)
   evaluator = runner.Evaluator(TinyModel(NUM_CLASSES), pgd(), seed=0, columns=columns)
-  values, shown = evaluator(**weights, batches=batches(image, label % 3, 8))
+  values, shown, _ = evaluator(**weights, batches=batches(image, label % 3, 8))
   variables = branches.variables(**weights, branch='clean')
   logits = np.asarray(TinyModel(NUM_CLASSES).apply(variables, image, train=False))
   masked = np.full_like(logits, -np.inf)
@@ -157,10 +157,10 @@ def test_examples_without_a_label_are_counted_apart(weights):
   image, label = examples(13)
   (batch, last) = batches(image, label, 8)
   batch['label'][[1, 5]], batch['mask'][[1, 5]] = -1, False
-  values, _ = make_evaluator()(**weights, batches=[batch, last])
+  values, *_ = make_evaluator()(**weights, batches=[batch, last])
   assert (values['num_examples'], values['num_unlabelled']) == (11, 2)
   kept = np.delete(np.arange(13), [1, 5])
-  expected, _ = make_evaluator()(
+  expected, *_ = make_evaluator()(
     **weights, batches=batches(image[kept], label[kept], 8)
   )
   for name in ('clean_loss', 'adv_top1'):
@@ -189,11 +189,11 @@ def test_a_batch_is_transferred_once_and_one_step_is_compiled(weights, monkeypat
 
   evaluator = runner.Evaluator(TinyModel(NUM_CLASSES), counted, seed=0)
   image, label = examples(32)
-  first, _ = evaluator(**weights, batches=batches(image, label, 8))
+  first, *_ = evaluator(**weights, batches=batches(image, label, 8))
   assert len(transfers) == 4 and len(traces) == 1
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    again, _ = evaluator(**weights, batches=batches(image, label, 8))
+    again, *_ = evaluator(**weights, batches=batches(image, label, 8))
     assert again == first and not compilations
     jax.jit(lambda x: x + 2)(np.float32(1))
     assert compilations  # The listener does hear of compilations.
@@ -205,7 +205,7 @@ def test_pictures_are_of_examples_that_count(weights):
   image, label = examples(8)
   (batch,) = batches(image[:5], label[:5], 8)
   batch['mask'][1] = False  # As of a file that cannot be decoded.
-  _, shown = make_evaluator()(**weights, batches=[batch])
+  _, shown, _ = make_evaluator()(**weights, batches=[batch])
   np.testing.assert_array_equal(shown.image, image[[0, 2, 3, 4]])
   np.testing.assert_array_equal(shown.label, label[[0, 2, 3, 4]])
   assert len(shown.adversarial) == len(shown.logits) == 4
@@ -240,7 +240,7 @@ def test_pictures_are_of_the_clean_branch_attacked_through_running_statistics(we
   reverse = {**weights, 'norms': dict(reversed(weights['norms'].items()))}
   evaluator = make_evaluator(**settings)
   for each in (weights, reverse):  # Whichever branch comes last.
-    _, shown = evaluator(**each, batches=batches(image, label, 8))
+    _, shown, _ = evaluator(**each, batches=batches(image, label, 8))
     np.testing.assert_allclose(shown.adversarial, np.concatenate(alone), atol=1e-6)
     np.testing.assert_allclose(shown.logits, logits_fn(image), atol=1e-5)
     np.testing.assert_allclose(

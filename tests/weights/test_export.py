@@ -153,6 +153,7 @@ def test_a_card_shows_results_of_the_exported_weights_alone(workdir, tmp_path):
     {'step': 5, 'averaged': False, 'x:test/clean_top1': 0.333},
     {'step': 0, 'averaged': False, 'x:test/adv_top1': 0.444},
     {'step': 0, 'averaged': False, 'x:test/clean_pgd_top1': 0.555},
+    {'step': 0, 'averaged': False, 'c/clean_mce': 66.2, 'c/adv_mce': 77.7},
   ]
   run = tmp_path / 'run'
   shutil.copytree(workdir, run)
@@ -162,6 +163,7 @@ def test_a_card_shows_results_of_the_exported_weights_alone(workdir, tmp_path):
   text = (tmp_path / 'README.md').read_text()
   shown = re.findall(r'(\d\d)\.\d\d %', text)
   assert shown == ['11', '55']
+  assert '| 66.2 |' in text and '77.7' not in text
 
 
 def test_folded_safetensors_are_convolutions_with_biases(workdir, tmp_path):

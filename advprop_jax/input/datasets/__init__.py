@@ -3,6 +3,8 @@
 The beginning of a name says of which kind a data set is; KINDS has them all:
 
   folder:<path>    the user's own <path>/<split>/<class>/*.jpg, *.png and the like
+  classes:<path>   the same of a folder without splits, <path>/<class>/*.jpg, as suites
+                   of evaluation are distributed; its only split is 'images'
   anything else    a tensorflow-datasets builder with `image` and `label` features,
                    prepared beforehand: nothing is downloaded here. 'digits', embedded
                    in scikit-learn, and 'photographs', in foolbox, are prepared on
@@ -23,12 +25,14 @@ from advprop_jax.input.datasets.dataset import (
   split_names,
 )
 from advprop_jax.input.datasets.folder import HOLDOUT, HOLDOUT_SPLITS
+from advprop_jax.input.datasets.prepared import default_data_dir
 
 __all__ = [
   'HOLDOUT',
   'HOLDOUT_SPLITS',
   'Dataset',
   'Span',
+  'default_data_dir',
   'describe_change',
   'holds_out_seen_images',
   'is_folder',
@@ -37,10 +41,11 @@ __all__ = [
   'split_names',
 ]
 
-# The beginning of a name -> fn(name, data_dir, holdout_share) -> Dataset. The first one
-# that fits counts.
+# The beginning of a name -> fn(name, data_dir, holdout_share, label_key) -> Dataset.
+# The first one that fits counts.
 KINDS = {
   folder.PREFIX: folder.open_folder,
+  folder.CLASSES_PREFIX: folder.open_classes,
   '': prepared.open_prepared,
 }
 
@@ -69,18 +74,24 @@ def holds_out_seen_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> 
 
 
 def open_dataset(
-  name: str, *, data_dir: str | None = None, holdout_share: float = 0.0
+  name: str,
+  *,
+  data_dir: str | None = None,
+  holdout_share: float = 0.0,
+  label_key: str = 'label',
 ) -> Dataset:
   """Opens a data set by name.
 
   Args:
-    name: 'digits', 'photographs', 'folder:<path>' or the name of a tensorflow-datasets
-      builder, with configuration and version if wanted ('imagenet2012',
-      'cifar10_1/v6:1.1.0').
+    name: 'digits', 'photographs', 'folder:<path>', 'classes:<path>' or the name of a
+      tensorflow-datasets builder, with configuration and version if wanted
+      ('imagenet2012', 'cifar10_1/v6:1.1.0').
     data_dir: where tensorflow-datasets keeps prepared data; None is its own default,
       ~/tensorflow_datasets. A folder ignores it.
     holdout_share: of a folder, the share of its split 'train' that becomes the split
       'holdout'.
+    label_key: feature of a builder that has the label, or a sequence of labels of which
+      each is right. A folder ignores it.
 
   Returns:
     The opened data set.
@@ -90,5 +101,5 @@ def open_dataset(
       something else than images with one label each.
   """
   return next(fn for start, fn in KINDS.items() if name.startswith(start))(
-    name, data_dir, holdout_share
+    name, data_dir, holdout_share, label_key
   )

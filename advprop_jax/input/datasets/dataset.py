@@ -32,7 +32,8 @@ class Dataset:
     read_fn: tf.data.Dataset of Span -> tf.data.Dataset of records, each a scalar
       string; the records of one span follow those of the span before.
     parse_fn: record -> encoded image (scalar string), label (int64; outside of [0, K):
-      the example has none) and name (scalar string, empty if it has none), as tf ops.
+      the example has none; int64 [L]: several) and name (scalar string, empty if it has
+      none), as tf ops.
     sizes_fn: split -> {name of a file, or of all: its size in bytes}, for fingerprints.
     notes: what the user should know of the data, a line each.
     load_fn: what `parse_fn` returns as encoded image, if that is the path of a file ->

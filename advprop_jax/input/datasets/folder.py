@@ -13,13 +13,15 @@ from advprop_jax.input import suffixes
 from advprop_jax.input.datasets import dataset
 
 PREFIX = 'folder:'  # The path follows.
+CLASSES_PREFIX = 'classes:'
 # What ImageMagick turns into one of them.
 CONVERTIBLE = ('.gif', '.tif', '.tiff', '.heic', '.heif', '.avif', '.jp2', '.ppm')
 TRAIN, HOLDOUT = HOLDOUT_SPLITS = 'train', 'holdout'
+IMAGES = 'images'  # The split of a folder without splits; 'all' means it, too.
 
 
 def open_folder(
-  name: str, data_dir: str | None, holdout_share: float
+  name: str, data_dir: str | None, holdout_share: float, label_key: str
 ) -> dataset.Dataset:
   """Returns the handle of a folder of image files, read by tfds.ImageFolder's rules.
 
@@ -27,6 +29,7 @@ def open_folder(
     name: 'folder:<path>', of the folder of the splits.
     data_dir: for other kinds of data sets; not used.
     holdout_share: of the images of the split 'train' that are the split 'holdout'.
+    label_key: as `data_dir`.
 
   Raises:
     UserError: it cannot be read, has no images, or none to hold out.
@@ -53,13 +56,47 @@ def open_folder(
   files = {s: [p for p in paths if suffixes.is_image(p)] for s, paths in files.items()}
   if holdout_share:
     files |= _hold_out(name, files, holdout_share)
+  lack = 'images in its class folders' if folders else 'class folders'
+  return _create(name, root, files, others, lack=f'{lack}: {expected}')
+
+
+def open_classes(
+  name: str, data_dir: str | None, holdout_share: float, label_key: str
+) -> dataset.Dataset:
+  """Returns the handle of a folder with a folder of images for each class.
+
+  Args:
+    name: 'classes:<path>'; the only split is 'images', or 'all'.
+    data_dir: for other kinds of data sets; not used.
+    holdout_share: likewise.
+    label_key: likewise.
+
+  Raises:
+    UserError: it cannot be read, or has no images.
+  """
+  root = os.path.expanduser(name.removeprefix(CLASSES_PREFIX)).rstrip('/')
+  expected = f'expected {root}/<class>/*.jpg, *.png or the like'
+  parent, _, last = root.rpartition('/')
+  try:
+    folders = sorted(x.rstrip('/') for x in tf.io.gfile.listdir(root))
+    paths = _list_files(parent, last, [x for x in folders if not suffixes.is_hidden(x)])
+  except (OSError, tf.errors.OpError, UnicodeDecodeError) as e:
+    raise errors.UserError(f'cannot read folder {root!r}: {expected}') from e
+  others = [path for path in paths if not suffixes.is_image(path)]
+  files = {IMAGES: [path for path in paths if suffixes.is_image(path)]}
+  return _create(name, root, files, others, lack=f'images: {expected}')
+
+
+def _create(
+  name: str, root: str, files: dict[str, list[str]], others: list[str], *, lack: str
+) -> dataset.Dataset:
+  """Returns the handle of the image files of each split."""
   files = {split: paths for split, paths in files.items() if paths}
   for split, paths in files.items():
     # Hosts share the list in contiguous runs: each gets every class.
     random.Random(split).shuffle(paths)
   if not files:
-    lack = 'images in its class folders' if folders else 'class folders'
-    raise errors.UserError(f'folder {root!r} has no {lack}: {expected}')
+    raise errors.UserError(f'folder {root!r} has no {lack}')
   classes = {s: {path.split('/')[-2] for path in p} for s, p in files.items()}
   class_names = sorted(set().union(*classes.values()))
   notes = _describe_others(root, others)

@@ -23,14 +23,21 @@ READ_BYTES = 8 << 20
 # slower. The later ones are kept in memory until it is their turn, so that larger files
 # are read one by one. ImageNet's 1,024 have 0.14 GB each.
 FILES_AT_A_TIME, MAX_FILE_BYTES = min(8, cores.count()), 256 << 20
+# Of an image that has several. ImageNet-ReaL's have nine at most.
+MAX_LABELS = 10
 # What must be fetched by hand, after registration at image-net.org.
 MANUAL_ARCHIVES = {
   'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
 }
 
 
+def default_data_dir() -> str:
+  """Returns where tensorflow-datasets keeps prepared data if nothing is said."""
+  return os.path.expanduser(tfds.core.constants.DATA_DIR)
+
+
 def open_prepared(
-  name: str, data_dir: str | None, holdout_share: float
+  name: str, data_dir: str | None, holdout_share: float, label_key: str
 ) -> dataset.Dataset:
   """Opens what a tensorflow-datasets builder has prepared; see `open_dataset`."""
   if holdout_share:
@@ -54,7 +61,7 @@ def open_prepared(
       _prepare(builder, lambda: fashion_mnist.prepare(builder))
   if not builder.info.splits:
     raise _not_prepared(name, builder)
-  return _open_builder(name, builder)
+  return _open_builder(name, builder, label_key)
 
 
 def _find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -121,18 +128,24 @@ def _prepare(builder: tfds.core.DatasetBuilder, prepare: Callable[[], Any]) -> N
     builder.info.read_from_directory(builder.data_dir)
 
 
-def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Dataset:
+def _open_builder(
+  name: str, builder: tfds.core.DatasetBuilder, label_key: str
+) -> dataset.Dataset:
   """Returns the handle of a prepared tensorflow-datasets builder."""
   info = builder.info
   features = dict(info.features.items()) if hasattr(info.features, 'items') else {}
-  image, label = features.get('image'), features.get('label')
+  image, label = features.get('image'), features.get(label_key)
+  # Several labels of an image are a sequence, which only evaluation can take.
+  has_several = False
+  if label_key != 'label' and isinstance(label, tfds.features.Sequence):
+    has_several, label = True, label.feature
   if (
     not isinstance(image, tfds.features.Image)
     or image.np_dtype != np.uint8
     or not isinstance(label, tfds.features.ClassLabel)
   ):
     raise errors.UserError(
-      f'data set {name!r} needs the features image: Image(uint8) and label: '
+      f'data set {name!r} needs the features image: Image(uint8) and {label_key}: '
       f'ClassLabel, but has {" ".join(str(features or info.features).split())}'
     )
   if info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -188,7 +201,12 @@ def _open_builder(name: str, builder: tfds.core.DatasetBuilder) -> dataset.Datas
   def parse_fn(record):
     undecoded = {'image': tfds.decode.SkipDecoding()}
     example = info.features.deserialize_example(record, decoders=undecoded)
-    return example['image'], example['label'], example['file_name'] if named else ''
+    label = example[label_key]
+    if has_several:
+      label = label[:MAX_LABELS]
+      label = tf.pad(label, [[0, MAX_LABELS - tf.size(label)]], constant_values=-1)
+      label = tf.ensure_shape(label, [MAX_LABELS])
+    return example['image'], label, example['file_name'] if named else ''
 
   def sizes_fn(split):
     # Of whole splits: asking a bucket for a thousand files takes a minute.

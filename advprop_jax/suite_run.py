@@ -1,0 +1,190 @@
+"""From suites to eval/<suite>.json: what is to be evaluated, and what was found."""
+
+import datetime
+import json
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import numpy as np
+from absl import logging
+
+from advprop_jax import errors, evaluations, parallel, schema
+from advprop_jax.evaluation import pictures, records, runner, suites
+from advprop_jax.workdir import logs, results
+
+_VERSIONS = {x.__name__: x.__version__ for x in (jax, flax, np)}
+
+
+class Work(NamedTuple):
+  """A cell that is to be evaluated."""
+
+  suite: str
+  name: str
+  cell: evaluations.Cell
+  about: dict[str, Any]  # Of its images, as eval/<suite>.json has it.
+  cost: int  # In forward passes of a batch.
+
+
+def open_work(
+  names: Iterable[str], config: schema.Section
+) -> tuple[list[Work], list[str]]:
+  """Opens all images before any is evaluated; returns what is missing as well."""
+  work: list[Work] = []
+  problems: list[str] = []
+  opened: dict[suites.Cell, evaluations.Cell] = {}
+  prints: dict[int, dict] = {}  # Of each data set, which is opened for one split.
+  for name in names:
+    suite = suites.SUITES[name]
+    for cell_name, entry in suite.cells.items():
+      title = name if len(suite.cells) == 1 else f'{name}/{cell_name}'
+      try:
+        cell = evaluations.open_once(config, entry, opened)
+        if id(cell.dataset) not in prints:
+          prints[id(cell.dataset)] = cell.dataset.fingerprint(cell.split)
+        about = {
+          'data': {
+            'name': cell.dataset.name,
+            'split': cell.split,
+            'fingerprint': prints[id(cell.dataset)],
+          },
+          'input': cell.input,
+        }
+      except errors.UserError as e:
+        problems.append(f'suite {title}: {e}')
+        continue
+      num_steps = config.eval.attack.get('num_steps', 1)
+      cost = len(cell.batches) * (1 + 3 * num_steps if suite.attacked else 1)
+      work.append(Work(name, cell_name, cell, about, cost))
+  if not work:
+    raise errors.UserError(problems[0])
+  return work, problems
+
+
+def identify(
+  name: str, config: schema.Section, weights: dict, branch_names: list[str]
+) -> dict[str, Any]:
+  """Returns what the results of a suite depend on, beside the images; JSON values."""
+  suite = suites.SUITES[name]
+  identity = {
+    'title': suite.title,
+    'model': config.model.name,
+    'checkpoint': weights,
+    'branch_names': branch_names,
+    'attack': dict(config.eval.attack) if suite.attacked else None,
+    'seed': config.seed,
+  }
+  return json.loads(
+    json.dumps(identity)
+  )  # Lists in the place of tuples, as in the file.
+
+
+def evaluate_suite(
+  file: results.SuiteFile,
+  items: list[Work],
+  branch_names: list[str],
+  run: Callable[[Work], tuple[runner.Result, float]],
+  problems: list[str],
+  writer: logs.MetricWriter,
+) -> dict[str, float]:
+  """Evaluates what is missing of a suite, writes it down, and returns its metrics.
+
+  Args:
+    file: of the suite; it is written after every cell.
+    items: the cells.
+    branch_names: those that are evaluated.
+    run: evaluates a cell; returns the seconds that it took, too.
+    problems: receives a line for a cell that cannot be evaluated.
+    writer: of the workdir.
+  """
+  content, name = file.content, file.content['suite']
+  suite, step = suites.SUITES[name], content['checkpoint']['step']
+  content['notes'] = list(suite.notes)
+  is_new = False
+  for item in items:
+    content['class_names'] = list(item.cell.space.class_names)
+    content['notes'] += [x for x in item.cell.notes if x not in content['notes']]
+    record = file.find(item.name, item.about)
+    if record is None:
+      try:
+        record, grid = _evaluate_cell(item, branch_names, run)
+      except errors.UserError as e:
+        problems.append(f'suite {name}, {item.name}: {e}')
+        continue
+      is_new = True
+      if grid is not None:
+        writer.write_image(step, f'{title(item)}/clean_pgd', grid)
+    content['cells'][item.name] = record
+    content['summary'] = records.summarize(suite, content['cells'], branch_names)
+    content['complete'] = content['cells'].keys() == suite.cells.keys()
+    content['seconds'] = sum(x['seconds'] for x in content['cells'].values())
+    content['date'] = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+    content['versions'] = _VERSIONS
+    if is_new:
+      file.save()
+  metrics = _metrics(content, items)
+  if is_new:
+    first = items[0]
+    writer.write_scalars(
+      step,
+      metrics,
+      about={
+        'suite': name,
+        'checkpoint': str(file.path.parent.parent / 'checkpoints' / str(step)),
+        'averaged': content['checkpoint']['averaged'],
+        'attack': content['attack'],
+        'dataset': first.cell.dataset.name,
+        'split': first.cell.split,
+      },
+    )
+  elif metrics:
+    logging.info('%s has been evaluated before: %s', name, file.path)
+  return metrics
+
+
+def _evaluate_cell(item: Work, branch_names, run):
+  """Returns the record of a cell, and a picture of the attack or None."""
+  result, seconds = run(item)
+  attacked = suites.SUITES[item.suite].attacked
+  record = {
+    **item.about,
+    'num_examples': int(result.metrics['num_examples']),
+    'num_unlabelled': int(result.metrics['num_unlabelled']),
+    'num_bad': parallel.sum_over_hosts(item.cell.batches.num_bad),
+    'seconds': round(seconds, 3),  # Of 'val' and 'pgd', if at once, both together.
+    'branches': records.of_branches(result, branch_names, attacked=attacked),
+  }
+  grid = None
+  if result.pictures is not None:
+    grid = pictures.adversarial_grid(
+      **result.pictures._asdict(), class_names=item.cell.space.class_names
+    )
+  return record, grid
+
+
+def _metrics(content: dict[str, Any], items: list[Work]) -> dict[str, float]:
+  """Returns the numbers of a suite for results.jsonl and TensorBoard."""
+  if len(suites.SUITES[content['suite']].cells) > 1:
+    return {
+      f'{content["suite"]}/{branch}_{key}': x
+      for branch, scores in content.get('summary', {}).items()
+      for key, x in scores.items()
+      if isinstance(x, float)
+    }
+  if not content['cells']:
+    return {}
+  (item,) = items
+  (record,) = content['cells'].values()
+  start, kind = title(item), '_pgd' if content['attack'] else ''
+  counts = {f'{start}/{x}': record[x] for x in ('num_examples', 'num_unlabelled')}
+  return counts | {
+    f'{start}/{branch}{kind}_{key}': x
+    for branch, scores in content['summary'].items()
+    for key, x in scores.items()
+    if isinstance(x, float)
+  }
+
+
+def title(item: Work) -> str:
+  return f'{item.cell.dataset.name}:{item.cell.split}'
