@@ -17,7 +17,7 @@ from advprop_jax import (
   schema,
   suite_run,
 )
-from advprop_jax.evaluation import labels, runner, suites
+from advprop_jax.evaluation import labels, run_files, runner, suites, tables
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs, results
 
@@ -121,6 +121,13 @@ def evaluate_checkpoint(
       metrics |= suite_run.evaluate_suite(
         files[name], items, branch_names, run, problems, writer
       )
+  contents = {name: x.content for name, x in files.items() if x.content['cells']}
+  run_of_table = run_files.Run(path.name, path, config, [], contents, [])
+  logging.info(
+    'results of step %d:\n%s',
+    step,
+    tables.to_markdown(tables.create_table([run_of_table])),
+  )
   for problem in problems:
     logging.error('%s', problem)
   if problems:

@@ -381,7 +381,7 @@ def loop(config):
       lambda config: create(config)._replace(
         train_step=lambda state, _: (state.replace(step=state.step + 1), metrics),
         evaluation=evaluations.Evaluation(
-          {}, lambda _: {'val': runner.Result({'clean_top1': 0.0}, None)}
+          {}, lambda _: {'val': runner.Result({'clean_top1': 0.0}, None, {})}
         ),
       ),
     )

@@ -215,7 +215,7 @@ def run(config, workdir, monkeypatch, *, dies=False):
 
   def evaluate(variables):
     top1 = float(variables['params']['classifier']['bias'][0])
-    return {'val': runner.Result({'clean_top1': top1}, None)}
+    return {'val': runner.Result({'clean_top1': top1}, None, {})}
 
   with monkeypatch.context() as patch:
     patch.setattr(experiment, 'create_train_batches', lambda *_, **__: Batches())

@@ -220,15 +220,22 @@ def test_evaluate_repeats_the_numbers_of_training(
   found = evaluate.evaluate_checkpoint(config, str(tmp_path))
   assert found == {k.replace('val/', 'digits:test[:12]/'): values[k] for k in values}
   assert sorted((tmp_path / 'checkpoints').rglob('*')) == saved
-  assert results(tmp_path)[-1] == {
-    'step': 6,
-    'checkpoint': str(tmp_path / 'checkpoints' / '6'),
-    'averaged': True,
-    'attack': config.eval.attack.to_dict(),
-    'dataset': 'digits',
-    'split': 'test[:12]',
-    **found,
-  }
+  clean, attacked = results(tmp_path)[-2:]
+  attack = config.eval.attack.to_dict()
+  for line, about in (
+    (clean, {'suite': 'val', 'attack': None}),
+    (attacked, {'suite': 'pgd', 'attack': attack}),
+  ):
+    about |= {
+      'step': 6,
+      'checkpoint': str(tmp_path / 'checkpoints' / '6'),
+      'averaged': True,
+      'dataset': 'digits',
+      'split': 'test[:12]',
+    }
+    assert line | about == line
+    assert found | {k: x for k, x in line.items() if k not in about} == found
+  assert clean | attacked | found == clean | attacked
   assert pictures == {p: p.read_bytes() for p in pictures}
   new = {p.name for p in (tmp_path / 'pictures').iterdir()} - {p.name for p in pictures}
   assert new == {'digits_test_12_step_0000006.png'}
@@ -248,7 +255,7 @@ def test_evaluating_an_older_checkpoint_keeps_every_line(
   workdir = copy(runs['killed'], tmp_path)  # One step after the last save.
   before = results(tmp_path)
   evaluate.evaluate_checkpoint(small_config(digits_dir), workdir)
-  assert results(tmp_path)[:-1] == before and before[-1]['step'] == 3
+  assert results(tmp_path)[:-2] == before and before[-1]['step'] == 3
 
 
 def test_tensorboard_has_scalars_hparams_and_pictures(runs):
