@@ -50,9 +50,9 @@ def lines(title: str, series: Series, *, is_share: bool) -> str:
       axes.plot(x, y, color=colour, marker='o' if len(x) < 30 else '', markersize=3)
       ends.append((float(y[-1]), float(x[-1]), name, colour))
     low, high = axes.get_ylim()
-    place = -np.inf
-    for end, last, name, colour in sorted(ends):
-      place = max(end, place + 0.09 * (high - low))  # So that names can be read.
+    ends.sort()
+    places = _apart([x[0] for x in ends], least=0.09 * (high - low), most=high)
+    for place, (_, last, name, colour) in zip(places, ends, strict=True):
       axes.annotate(
         _plain(name),
         (last, place),
@@ -67,7 +67,8 @@ def lines(title: str, series: Series, *, is_share: bool) -> str:
       axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
     axes.grid(axis='y', alpha=0.25)
 
-  return _svg(title, draw, width=5.6, height=2.6, right=0.68)
+  longest = max(map(len, series))  # Its name stands on the right.
+  return _svg(title, draw, width=5.6, height=2.6, right=0.93 - 0.0125 * longest)
 
 
 def bars(title: str, groups: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -196,6 +197,17 @@ def stacked(title: str, runs: Mapping[str, Mapping[str, float]]) -> str:
 
   height = 1.4 + 0.3 * len(runs)
   return _svg(title, draw, width=5.6, height=height, left=0.26, top=0.6)
+
+
+def _apart(places: list[float], *, least: float, most: float) -> list[float]:
+  """Returns ascending places moved so far apart that names there can be read."""
+  places = list(places)
+  for i in range(1, len(places)):
+    places[i] = max(places[i], places[i - 1] + least)
+  for i in reversed(range(len(places))):
+    places[i] = min(places[i], most)
+    most = places[i] - least
+  return places
 
 
 def _plain(name: str) -> str:

@@ -88,12 +88,12 @@ def to_markdown(table: Table) -> str:
 
 
 def attacks(runs: Iterable[run_files.Run]) -> list[str]:
-  """Returns what attacked the images of each run, for a line below the table."""
-  found = []
+  """Returns what attacked the images of which runs, for a line below the table."""
+  found: dict[str, list[str]] = {}
   for run in runs:
     if attack := run.suites.get('pgd', {}).get('attack'):
-      found.append(f'{run.name}: {describe_attack(attack)}')
-  return found
+      found.setdefault(describe_attack(attack), []).append(run.name)
+  return [f'{", ".join(names)}: {attack}' for attack, names in found.items()]
 
 
 def describe_attack(attack: dict[str, Any]) -> str:

