@@ -76,7 +76,9 @@ def test_values_and_derivatives_are_those_of_others(name):
     expected_slope = tape.gradient(backward(variable), variable)
   y, slope = value_and_derivative(name, jnp.asarray(GRID, jnp.float32))
   np.testing.assert_allclose(y, expected, rtol=2e-5, atol=1e-6)
-  np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=5e-6)
+  # Far left, where gelu's is 0, XLA's tanh leaves 9e-6 with the emitters of conftest.py
+  # and 3e-6 with the others. Whether the formula is right, float64 shows below.
+  np.testing.assert_allclose(slope, expected_slope, rtol=1e-4, atol=1e-5)
 
   with jax.enable_x64(True):
     x, h = jnp.asarray(GRID), 1e-6

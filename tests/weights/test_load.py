@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import compilation
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +28,8 @@ BLOCKED = ('tensorflow', 'tensorflow_datasets', 'clu', 'ml_collections', 'sklear
 @pytest.fixture(scope='module', autouse=True)
 def fast_compilation():
   """As that of conftest.py, for all tests together: they share programs."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+  with compilation.without_optimizations():
+    yield
 
 
 @pytest.fixture(scope='module')
