@@ -17,7 +17,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from advprop_jax import command_line, errors, evaluate, parallel, train
+from advprop_jax import command_line, dry_run, errors, evaluate, parallel, train
 from advprop_jax.workdir import directory, logs
 from configs import default
 
@@ -42,6 +42,9 @@ flags.DEFINE_list(
   'suites',
   [],
   'What to evaluate on: names of evaluation/suites.py, or all. Default: eval.suites.',
+)
+flags.DEFINE_boolean(
+  'dry_run', False, 'Say what would be trained: shapes, cost, memory, first images.'
 )
 flags.DEFINE_boolean(
   'multi_host', False, 'Join the other hosts first, as on a TPU pod or under Slurm.'
@@ -95,6 +98,8 @@ def main(argv):
       parallel.join_hosts()
     logging.info('%s, workdir %s', config_file, workdir)
     startup.end_on_ctrl_c(lambda: directory.describe_interruption(workdir))
+    if FLAGS.dry_run and FLAGS.mode == 'evaluate':
+      raise errors.UserError('--dry_run is of a training; allowed: --mode=train')
     if FLAGS.mode == 'evaluate':
       run = directory.last_run(workdir)
       if run != workdir:
@@ -112,7 +117,8 @@ def main(argv):
       )
     else:
       command_line.check_effects(sys.argv[2:], FLAGS.config)
-      train.train_and_evaluate(FLAGS.config, workdir)
+      start = dry_run.dry_run if FLAGS.dry_run else train.train_and_evaluate
+      start(FLAGS.config, workdir)
   except errors.UserError as e:
     parallel.exit_with(f'error: {e}')
   except jax.errors.JaxRuntimeError as e:

@@ -23,7 +23,16 @@ from advprop_jax.workdir import checkpoint, directory, logs, results
 
 # Beginnings of keys that have no part in an evaluation.
 _UNUSED = (
-  *('init_from', 'num_epochs', 'log_', 'streams', 'attack.', 'optim.', 'checkpoint.'),
+  *(
+    'init_from',
+    'num_epochs',
+    'log_',
+    'profile_steps',
+    'streams',
+    'attack.',
+    'optim.',
+    'checkpoint.',
+  ),
   *('method.', 'phases', 'model.smooth_backward'),
   *('data.train_split', 'data.batch_size', 'data.shuffle_window'),
   *('data.crop_area', 'data.flip', 'data.augmentation'),

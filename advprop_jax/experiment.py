@@ -99,6 +99,7 @@ def create_experiment(config) -> Experiment:
     label_smoothing=config.optim.label_smoothing,
     ema_decay=config.optim.ema_decay,
     accumulate_steps=config.optim.accumulate_steps,
+    frozen=config.optim.freeze,
   )
   return Experiment(
     config=config,

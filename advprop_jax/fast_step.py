@@ -61,6 +61,7 @@ def make_fast_step(
   label_smoothing: float,
   ema_decay: float,
   accumulate_steps: int = 1,
+  frozen: tuple[str, ...] = (),
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
@@ -74,6 +75,7 @@ def make_fast_step(
     label_smoothing: see `losses.cross_entropy`; the reused gradient has it, too.
     ema_decay: see `optim.ema_update`.
     accumulate_steps: parts that the batch is computed in, see `update.accumulate`.
+    frozen: patterns of what `tx` does not train, see `layer_rates.freeze`.
   """
   c = components
 
@@ -160,7 +162,11 @@ def make_fast_step(
     return grads, stats, result
 
   return update.make_step(
-    gradients, tx, ema_decay=ema_decay, accumulate_steps=accumulate_steps
+    gradients,
+    tx,
+    ema_decay=ema_decay,
+    accumulate_steps=accumulate_steps,
+    frozen=frozen,
   )
 
 

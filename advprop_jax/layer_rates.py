@@ -41,6 +41,17 @@ def freeze(
   )
 
 
+def leave_out(trained, patterns: tuple[str, ...]) -> list[jax.Array]:
+  """Returns the arrays of a tree like what is trained, without the frozen ones.
+
+  Args:
+    trained: the values, or their gradients.
+    patterns: see `freeze`.
+  """
+  named = zip(jax.tree.leaves(_names(trained)), jax.tree.leaves(trained), strict=True)
+  return [x for name, x in named if not _matches(name, patterns)]
+
+
 def decay(
   tx: optax.GradientTransformation, layer_decay: float
 ) -> optax.GradientTransformation:

@@ -34,7 +34,8 @@ class Method(NamedTuple):
   names: tuple[str, ...]  # Of its streams, as in metrics.
   branch_names: tuple[str, ...]
   image_keys: tuple[str, ...]  # What its batches hold.
-  # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=) -> step, per device.
+  # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=, frozen=) -> step, per
+  # device.
   make_step: Callable[..., Any]
   notes: tuple[str, ...] = ()  # What a user should know of it, a line each.
   unused: tuple[str, ...] = ()  # Sections and keys of the config that have no effect.

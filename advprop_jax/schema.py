@@ -116,6 +116,7 @@ VALUES: dict[str, Range | Kind] = {
   'init_from': TEXT,
   'num_epochs': POSITIVE,
   'log_every_steps': COUNT,
+  'profile_steps': Range(0, integer=True),
   'data.name': TEXT,
   'data.data_dir': TEXT,
   'data.holdout_share': SHARE,

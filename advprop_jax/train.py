@@ -15,6 +15,7 @@ from advprop_jax import (
   parallel,
   phases,
   schema,
+  step_cost,
   train_state,
 )
 from advprop_jax.evaluation import pictures
@@ -77,7 +78,10 @@ def _train(
         )
       )
       fingerprint = exp.dataset.fingerprint(config.data.train_split)
-      state, examples_seen = _restore_or_create(exp, checkpointer, fingerprint, start)
+      state, examples_seen, spent = _restore_or_create(
+        exp, checkpointer, fingerprint, start
+      )
+      timer.add(spent)
       knows_classes = start is not None and start.has_classifier
       del start  # The state has copies: the whole run would keep these in memory.
       first_step = int(state.step)
@@ -111,7 +115,19 @@ def _train(
     report_progress = logs.create_progress(exp.total_steps, every_steps=log_steps)
     eval_steps = _steps_before_end(config.eval.every_epochs, exp)
     save_steps = _steps_before_end(config.checkpoint.every_epochs, exp)
-    recent, timed_images, train_secs = [], 0, 0.0
+    recent, timed_images, train_secs = [], 0, timer.secs.get('train', 0.0)
+    utilisation = step_cost.create_meter(
+      config,
+      exp.model,
+      device_kind=jax.devices()[0].device_kind,
+      num_devices=jax.device_count(),
+    )
+    profile = logs.create_profiler(
+      path,
+      num_steps=config.profile_steps,
+      first_step=first_step + 1,
+      last_step=exp.total_steps,
+    )
 
     for step in range(first_step + 1, exp.total_steps + 1):
       is_first, is_last = step == first_step + 1, step == exp.total_steps
@@ -126,6 +142,7 @@ def _train(
       else:
         timed_images += config.data.batch_size
       report_progress(step)
+      profile(step)
 
       if step % log_steps == 0 or is_last:
         with timer('train'):
@@ -137,8 +154,10 @@ def _train(
           scalars['train/learning_rate'] = float(exp.schedule(step - 1))
         scalars['data/bad_examples'] = parallel.sum_over_hosts(batches.num_bad)
         if timed_images:
-          secs = timer.secs['train'] - train_secs
-          scalars['train/images_per_sec'] = timed_images / secs
+          images_per_sec = timed_images / (timer.secs['train'] - train_secs)
+          scalars['train/images_per_sec'] = images_per_sec
+          if utilisation is not None:
+            scalars['train/mfu'] = utilisation(images_per_sec)
         writer.write_scalars(step, scalars)
         recent, timed_images, train_secs = [], 0, timer.secs['train']
 
@@ -158,12 +177,14 @@ def _train(
             examples_seen=examples_seen,
             fingerprint=fingerprint,
             metrics=val_metrics,
+            spent=timer.spent,
           )
 
     with timer('save'):
       checkpointer.wait_until_finished()
-    writer.write_scalars(step, {f'secs/{name}': x for name, x in timer.secs.items()})
-  logging.info('finished %s: %s', path, timer)
+    spent = {f'secs/{name}': x for name, x in timer.secs.items()}
+    writer.write_scalars(step, {**spent, logs.DEVICE_HOURS: timer.device_hours})
+  logging.info('finished %s: %s; all starts together', path, timer)
   return val_metrics
 
 
@@ -236,13 +257,16 @@ def _read_start(
 def _restore_or_create(
   exp, checkpointer, fingerprint: dict, start: initial_weights.InitialWeights | None
 ):
-  """Returns the state to go on from, on all devices, and the examples it has seen."""
+  """Returns the state to go on from, on all devices, and what it has seen and spent.
+
+  The latter are the number of examples, and `logs.PhaseTimer.spent`.
+  """
   steps = checkpointer.steps()
   if not steps:
     state = exp.create_state()
     if start is not None:
       state = state.start_from(start.variables)
-    return parallel.replicate(state), 0
+    return parallel.replicate(state), 0, {}
   parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
   checkpoint.warn_of_changes(saved, exp.config, unused=('init_from',))
   if datasets.holds_out_seen_images(saved['data'], exp.config.data):
@@ -267,7 +291,9 @@ def _restore_or_create(
       saved_by,
       num_hosts,
     )
-  return train_state.TrainState.from_parts(parts), position['examples_seen']
+  state = train_state.TrainState.from_parts(parts)
+  # Older checkpoints do not say what was spent.
+  return state, position['examples_seen'], position.get('spent', {})
 
 
 def _diverged(step: int, checkpointer) -> errors.UserError:

@@ -57,8 +57,10 @@ class TrainState(flax.struct.PyTreeNode):
     """Returns what `model.apply` expects, for one branch."""
     return branches.variables(self.params, self.norms, self.batch_stats, branch)
 
-  def update(self, tx, grads, batch_stats, *, ema_decay: float) -> 'TrainState':
-    """Returns the state after one update.
+  def update(
+    self, tx, grads, batch_stats, *, ema_decay: float
+  ) -> tuple['TrainState', Any]:
+    """Returns the state after one update, and what was added to the trained values.
 
     Args:
       tx: optimizer of {'params': ..., 'norms': {branch: ...}}.
@@ -71,7 +73,7 @@ class TrainState(flax.struct.PyTreeNode):
     step, ema = self.step + 1, self.ema
     if ema is not None:
       ema = optim.ema_update(ema, new, step=step, decay=ema_decay)
-    return self.replace(step=step, opt_state=opt_state, ema=ema, **new)
+    return self.replace(step=step, opt_state=opt_state, ema=ema, **new), updates
 
   def start_from(self, variables: dict[str, Any]) -> 'TrainState':
     """Returns this state with the weights of another network.

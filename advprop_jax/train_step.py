@@ -31,12 +31,13 @@ def make_train_step(
   label_smoothing: float,
   ema_decay: float,
   accumulate_steps: int = 1,
+  frozen: tuple[str, ...] = (),
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
   A batch holds the streams' images, [B, H, W, 3] as in `pixels.py`, and their labels,
   int32 [B], of one device. Metrics are float32 scalars, means over all devices, and
-  'all_finite', bool: whether loss and new state are; the loss alone is no proof.
+  those of `update.make_step`.
 
   Args:
     model: maps images to logits, float32 [B, K]; see `models.create_model`.
@@ -46,6 +47,7 @@ def make_train_step(
     label_smoothing: see `losses.cross_entropy`; the attacks' own losses have none.
     ema_decay: see `optim.ema_update`.
     accumulate_steps: parts that the batch is computed in, see `update.accumulate`.
+    frozen: patterns of what `tx` does not train, see `layer_rates.freeze`.
   """
   attacked = model if attacked_model is None else attacked_model
   groups = {x.branch: [y for y in streams if y.branch == x.branch] for x in streams}
@@ -97,5 +99,9 @@ def make_train_step(
 
   # 3. Update the shared weights and all norms together.
   return update.make_step(
-    gradients, tx, ema_decay=ema_decay, accumulate_steps=accumulate_steps
+    gradients,
+    tx,
+    ema_decay=ema_decay,
+    accumulate_steps=accumulate_steps,
+    frozen=frozen,
   )

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import parallel, train_state
+from advprop_jax import layer_rates, parallel, train_state
 
 # (trained, batch_stats, batch, {'device': key, 'shared': key})
 #   -> (gradients, new batch_stats, metrics).
 GradientsFn = Callable[[Any, Any, dict, dict], tuple[Any, Any, dict]]
+
+_SMALL = 4096  # Values of an array.
 
 
 def make_step(
@@ -21,8 +23,13 @@ def make_step(
   *,
   ema_decay: float,
   accumulate_steps: int,
+  frozen: tuple[str, ...] = (),
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
+
+  To the metrics of the method it adds 'grad_norm' and 'update_norm', float32: the
+  length of the mean gradient, and of what the optimizer made of it and was added, over
+  all that is trained; and 'all_finite', bool: whether loss and new state are.
 
   Args:
     gradients_fn: what a method does with the images of one device. It gets what is
@@ -32,6 +39,7 @@ def make_step(
     tx: optimizer of what is trained.
     ema_decay: see `optim.ema_update`.
     accumulate_steps: parts that the batch is computed in, see `accumulate`.
+    frozen: patterns of what `tx` does not train, see `layer_rates.freeze`.
   """
 
   def step(state: train_state.TrainState, batch):
@@ -47,12 +55,25 @@ def make_step(
     )
     # Not inside a loss: under pmap a collective there would be differentiated, too.
     grads, batch_stats, metrics = parallel.mean(results)
-    state = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
+    state, updates = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
+    metrics['grad_norm'] = norm(layer_rates.leave_out(grads, frozen))
+    metrics['update_norm'] = norm(updates)
     # The loss alone is no proof that the new state is finite.
-    all_finite = jnp.isfinite(metrics['loss']) & state.all_finite()
-    return state, {**metrics, 'all_finite': all_finite}
+    metrics['all_finite'] = jnp.isfinite(metrics['loss']) & state.all_finite()
+    return state, metrics
 
   return step
+
+
+def norm(tree) -> jax.Array:
+  """Returns the L2 norm over all values of a tree of float32 arrays, float32 []."""
+  vectors = [x.reshape(-1) for x in jax.tree.leaves(tree)]
+  # The many small ones as one. And products: XLA compiles them ten times as fast as it
+  # does reductions.
+  small = [x for x in vectors if x.size < _SMALL]
+  large = [x for x in vectors if x.size >= _SMALL]
+  joined = [jnp.concatenate(small), *large] if small else large
+  return jnp.sqrt(sum(jnp.vdot(x, x, precision='highest') for x in joined))
 
 
 def accumulate(

@@ -67,6 +67,8 @@ WRONG = [
     '--checkpoint=best is for --mode=evaluate; ... allowed: one of the two',
   ),
   ('--checkpoint', 'Missing value for flag --checkpoint'),
+  ('--suites=val', '--suites=val is for --mode=evaluate; ... allowed: one of the two'),
+  ('--config.profile_steps=-1', 'profile_steps is -1; allowed: 0 or more, whole'),
   ('--mode', 'Missing value for flag --mode'),
   (
     '--epsilon=2',

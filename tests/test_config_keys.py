@@ -81,6 +81,7 @@ CHANGES = {
   'init_from': Change('no_such_workdir', 'loop'),  # Must have a checkpoint.
   'num_epochs': Change(2.0, 'loop'),
   'log_every_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
+  'profile_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
   'data.name': Change('folder', 'dataset'),
   'data.data_dir': Change('elsewhere', 'dataset'),
   'data.class_names': Change(tuple('9876543210'), 'dataset'),
@@ -368,7 +369,7 @@ def evaluation(config):
 
 
 def loop(config):
-  """Returns at which steps a run reports, evaluates and saves, and what it keeps.
+  """Returns at which steps a run reports, evaluates, saves; what it keeps, profiles.
 
   The steps only count.
   """
@@ -391,7 +392,8 @@ def loop(config):
     steps = [
       (x['step'], sorted({key[:5] for key in x})) for x in map(json.loads, lines)
     ]
-    return steps, sorted(x.name for x in saved)
+    profiles = pathlib.Path(workdir).glob('tensorboard/plugins/profile/*')
+    return steps, sorted(x.name for x in saved), len(list(profiles))
 
 
 def digest(tree):

@@ -16,10 +16,10 @@ LAYERS = [
   {'update'},
   {'train_step', 'fast_step'},
   {'images', 'stream_config', 'model_config'},
-  {'methods', 'weights'},
+  {'methods', 'step_cost', 'weights'},
   {'evaluations', 'phases', 'initial_weights'},
   {'experiment', 'suite_run'},
-  {'train', 'evaluate', 'command_line', 'cli'},
+  {'train', 'dry_run', 'evaluate', 'command_line', 'cli'},
 ]
 # `errors` alone is for everybody, whatever the layer.
 CORE = ['attacks.gradient', 'branches', 'losses', 'models', 'optim', 'parallel']

@@ -186,7 +186,7 @@ def test_a_frozen_network_costs_no_backward_pass_to_its_weights():
     state = jax.eval_shape(
       lambda tx=tx: test_train_step.create_state(TinyModel(), tx, streams)
     )
-    step = test_train_step.create_step(TinyModel(), tx, streams)
+    step = test_train_step.create_step(TinyModel(), tx, streams, frozen=patterns)
     compiled = step.lower(state, batch).compile()
     costs.append(
       (compiled.cost_analysis()['flops'], compiled.as_text().count(' convolution('))

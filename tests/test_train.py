@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 
+import compilation
 import jax
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from advprop_jax import (
   experiment,
   model_config,
   parallel,
+  step_cost,
   train,
   train_state,
 )
@@ -116,14 +118,12 @@ def runs(tmp_path_factory, digits_dir):
   and the 'values' that the finished run has returned. Tests copy what they change.
   """
   finished, killed = (tmp_path_factory.mktemp(name) for name in ('finished', 'killed'))
-  jax.config.update('jax_disable_most_optimizations', True)
-  with pytest.MonkeyPatch.context() as patch:
+  with pytest.MonkeyPatch.context() as patch, compilation.without_optimizations():
     patch.setattr(model_config, 'create_model', TINY_MODEL)
     values = train.train_and_evaluate(small_config(digits_dir), str(finished))
     patch.setattr(parallel, 'prefetch', dying_prefetch(step=4))
     with pytest.raises(Killed):
       train.train_and_evaluate(small_config(digits_dir), str(killed))
-  jax.config.update('jax_disable_most_optimizations', False)
   return {'finished': finished, 'killed': killed, 'values': values}
 
 
@@ -146,6 +146,56 @@ def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
   assert resumed_values == runs['values']
   # The lost step 3 is told once, as it came again; every line is as it would have been.
   assert training_losses(broken) == training_losses(straight)
+
+
+def test_what_earlier_starts_have_spent_is_added(
+  tmp_path, digits_dir, tiny_model, runs
+):
+  workdir = copy(runs['killed'], tmp_path)
+  file = tmp_path / 'checkpoints' / '2' / 'data' / 'metadata'
+  content = json.loads(file.read_text())
+  spent = {'train': 1000.0, 'eval': 2000.0, 'compile': 3000.0, 'device_hours': 4000.0}
+  assert content['spent'].keys() >= {'compile', 'device_hours', 'set-up', 'train'}
+  assert all(x >= 0 for x in content['spent'].values())
+  file.write_text(json.dumps({**content, 'spent': spent}))
+  train.train_and_evaluate(small_config(digits_dir), workdir)
+  last = results(workdir)[-1]
+  for phase in ('train', 'eval', 'compile'):
+    assert spent[phase] < last[f'secs/{phase}'] < spent[phase] + 500
+  assert 4000 < last['device_hours'] < 4001
+  rates = [x.get('train/images_per_sec', 10.0) for x in results(workdir)]
+  assert min(rates) > 0.1  # Not over the thousand seconds of before.
+
+
+def test_a_checkpoint_that_does_not_say_what_was_spent_is_resumed(
+  tmp_path, digits_dir, tiny_model, runs
+):
+  workdir = copy(runs['killed'], tmp_path)
+  file = tmp_path / 'checkpoints' / '2' / 'data' / 'metadata'
+  content = json.loads(file.read_text())
+  del content['spent']
+  file.write_text(json.dumps(content))
+  values = train.train_and_evaluate(small_config(digits_dir), workdir)
+  assert values == runs['values']
+
+
+def test_a_step_reports_norms_and_known_chips_their_use(
+  tmp_path, digits_dir, tiny_model, runs, monkeypatch
+):
+  steps = [x for x in results(runs['finished']) if 'train/loss' in x]
+  assert all(x['train/grad_norm'] > 0 for x in steps)
+  assert [x['train/update_norm'] > 0 for x in steps] == [False] + 5 * [True]  # Warm-up.
+  assert not any('train/mfu' in x for x in steps)  # Of a CPU no peak is known.
+  kind = jax.devices()[0].device_kind
+  monkeypatch.setitem(step_cost.PEAK_FLOPS, kind, 1e6)
+  config = small_config(digits_dir)
+  config.num_epochs, config.eval.suites = 2 / 6, ()
+  train.train_and_evaluate(config, str(tmp_path))
+  (line,) = [x for x in results(tmp_path) if 'train/mfu' in x]
+  exp = experiment.create_experiment(config)
+  flops = step_cost.train_flops(exp.config, exp.model)
+  expected = flops * line['train/images_per_sec'] / (1e6 * jax.device_count())
+  assert line['train/mfu'] == pytest.approx(expected)
 
 
 def test_the_same_command_twice_is_bit_identical(

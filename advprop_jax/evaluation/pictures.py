@@ -1,8 +1,9 @@
 """Draws what an attack does, for people who look before they read."""
 
 import functools
+import pathlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -69,6 +70,40 @@ def adversarial_grid(
       canvas.paste(_enlarge(picture), (x, y))
       draw.text((x, y + CELL + 2), text, fill=colour, font=font)
   return np.asarray(canvas)
+
+
+def labelled_grid(
+  rows: Mapping[str, np.ndarray], label: np.ndarray, *, class_names: Sequence[str]
+) -> np.ndarray:
+  """Draws a column per example: what it is called in each row, and its class below.
+
+  Args:
+    rows: {name: images}, each uint8 [N, H, W, 3].
+    label: int32 [N].
+    class_names: K names, see `short_name`.
+
+  Returns:
+    uint8 [H', W', 3].
+  """
+  step_x, step_y = CELL + MARGIN, CELL + CAPTION + MARGIN
+  canvas = Image.new(
+    'RGB', (len(label) * step_x + MARGIN, len(rows) * step_y + MARGIN), 'white'
+  )
+  draw = ImageDraw.Draw(canvas)
+  for row, (name, images) in enumerate(rows.items()):
+    for column, (image, index) in enumerate(zip(images, label, strict=True)):
+      x, y = MARGIN + column * step_x, MARGIN + row * step_y
+      canvas.paste(_enlarge(image / 255), (x, y))
+      text = short_name(labels.display_name(class_names[index]), int(index))
+      if len(rows) > 1 and not column:
+        text = f'{name}: {text}'
+      draw.text((x, y + CELL + 2), text, fill=PLAIN, font=_font())
+  return np.asarray(canvas)
+
+
+def save(path: pathlib.Path, picture: np.ndarray):
+  """Writes uint8 [H, W, 3] as a PNG."""
+  Image.fromarray(picture).save(path)
 
 
 def _prediction(logits, label, class_names):

@@ -113,8 +113,19 @@ class Checkpointer:
     examples_seen: int,
     fingerprint: dict,
     metrics=None,
+    spent: dict[str, float] | None = None,
   ):
-    """Saves in the background; the arrays may be donated as soon as this returns."""
+    """Saves in the background; the arrays may be donated as soon as this returns.
+
+    Args:
+      step: of training.
+      parts: items and their arrays, see above.
+      config: of the run.
+      examples_seen: by all hosts, from the start.
+      fingerprint: of the training images.
+      metrics: of the evaluation of this step, if there was one.
+      spent: on the run so far, see `logs.PhaseTimer`.
+    """
     parts = {
       item: ocp.args.StandardSave(part)
       for item, part in parallel.to_saveable(parts).items()
@@ -123,6 +134,7 @@ class Checkpointer:
       'examples_seen': examples_seen,
       'process_count': jax.process_count(),
       'fingerprint': fingerprint,
+      'spent': spent or {},
     }
     self._manager.save(
       step,

@@ -19,6 +19,7 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from etils import epath
 from PIL import Image
 
+DEVICE_HOURS = 'device_hours'  # Beside the seconds of the phases.
 # What CLU logs beside the metrics: the whole config in one line, shapes of pictures.
 NOISE = ('[Hyperparameters]', '[%d]%s Got')
 
@@ -52,9 +53,51 @@ def create_progress(
   )
 
 
+def create_profiler(
+  workdir: epath.Path, *, num_steps: int, first_step: int, last_step: int
+):
+  """Returns `profile(step)`, which records some steps for TensorBoard, by CLU.
+
+  The first steps compile and fill the pipeline: the third is the earliest recorded.
+
+  Args:
+    workdir: of the run; what is recorded lies in its tensorboard/.
+    num_steps: to record; 0: none.
+    first_step: of this start of the run.
+    last_step: of the run.
+  """
+  first = min(first_step + 2, last_step - num_steps)
+  if not num_steps:
+    return lambda step: None
+  if first < first_step:
+    logging.warning(
+      'profile_steps is %d, and from step %d on are %d: nothing is profiled',
+      *(num_steps, first_step, last_step - first_step + 1),
+    )
+    return lambda step: None
+  logging.info(
+    'steps %d to %d are profiled: tensorboard --logdir=%s, with the plugin of '
+    '`pip install xprof`',
+    *(first + 1, first + num_steps, workdir),
+  )
+  return periodic_actions.Profile(
+    logdir=workdir / 'tensorboard',
+    num_profile_steps=num_steps,
+    profile_duration_ms=None,
+    first_profile=first,
+    every_secs=None,
+  )
+
+
 def log_parameters(params):
   """Logs a table of the weights: name, shape, size, mean, standard deviation."""
   parameter_overview.log_parameter_overview(params, msg='shared weights:')
+
+
+def log_shapes(params):
+  """Logs a table of the weights of which only shapes and types are there."""
+  table = parameter_overview.get_parameter_overview(params, include_stats=False)
+  logging.info('shared weights:\n%s', table)
 
 
 class MetricWriter:
@@ -147,6 +190,27 @@ class PhaseTimer:
 
   def __init__(self):
     self.secs: dict[str, float] = {}
+    self._earlier_device_hours = 0.0
+    self._start = time.monotonic()
+
+  @property
+  def spent(self) -> dict[str, float]:
+    """Returns what all starts of the run have spent, to go on from: JSON values."""
+    return {**self.secs, DEVICE_HOURS: self.device_hours}
+
+  @property
+  def device_hours(self) -> float:
+    """Returns the hours of the run, times its devices; idle ones count, too."""
+    hours = (time.monotonic() - self._start) / 3600
+    return self._earlier_device_hours + hours * jax.device_count()
+
+  def add(self, spent: dict[str, float]):
+    """Adds what earlier starts of the run have spent, up to the checkpoint."""
+    for phase, secs in spent.items():
+      if phase == DEVICE_HOURS:
+        self._earlier_device_hours += secs
+      else:
+        self.secs[phase] = self.secs.get(phase, 0.0) + secs
 
   @contextlib.contextmanager
   def __call__(self, phase: str):
