@@ -341,6 +341,7 @@ def test_another_number_of_hosts_is_told_on_resume(
   (path,) = tmp_path.glob('checkpoints/2/data/metadata')
   saved = json.loads(path.read_text())
   assert saved.pop('fingerprint')['num_files'] == 1
+  assert saved.pop('spent')['train'] > 0
   assert saved == {'examples_seen': 16, 'process_count': 1}
   path.write_text(json.dumps(saved | {'process_count': 2}))
   train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
