@@ -150,6 +150,11 @@ def evaluate_checkpoint(
 def _chosen(names: Iterable[str], config: schema.Section) -> list[str]:
   """Returns names of suites without doubles; for 'all' those that fit the network."""
   names = list(dict.fromkeys(names))
+  if not names:
+    raise errors.UserError(
+      'nothing to evaluate: eval.suites is (); allowed: --suites, or names of '
+      f'{", ".join(suites.SUITES)}'
+    )
   if names != [ALL]:
     for name in names:
       errors.check_choice('suite', name, [*suites.SUITES, ALL])

@@ -18,6 +18,7 @@ from advprop_jax.input.datasets import prepared
 from advprop_jax.models import arithmetic, efficientnet
 from benchmarks import attack_gradients, input_pipeline, step_time, training
 from benchmarks import corruptions as corruptions_benchmark
+from benchmarks import evaluate as evaluate_benchmark
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -264,3 +265,13 @@ def test_every_corruption_is_timed(monkeypatch, capsys):
   lines = [x.strip('| ').split(' | ') for x in capsys.readouterr().out.splitlines()[2:]]
   assert [x[1] for x in lines] == [*corruptions.CORRUPTIONS, 'mean']
   assert all(float(x[2]) > 0 for x in lines)
+
+
+def test_an_evaluation_is_timed_beside_the_forward_pass(capsys, fast_compilation):
+  words = ['--model=efficientnet_tiny', '--size=32', '--batch=4', '--num-batches=1']
+  evaluate_benchmark.main([*words, '--repeats=1'])
+  lines = [json.loads(x) for x in capsys.readouterr().out.splitlines()]
+  assert [x['branches'] for x in lines] == [1, 2]
+  for line in lines:
+    ratio = line['images_per_sec'] / line['forward_images_per_sec']
+    assert line['ratio'] == pytest.approx(ratio, rel=0.05, abs=0.002)

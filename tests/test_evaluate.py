@@ -467,5 +467,8 @@ def test_what_is_missing_is_said_and_the_rest_is_evaluated(workdir, caplog):
   assert read_suite(workdir, 'val')['complete']
   with pytest.raises(errors.UserError, match="suite 'vall'; did you mean 'val'"):
     evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('vall',))
+  config.eval.suites = ()
+  with pytest.raises(errors.UserError, match='nothing to evaluate: eval.suites is'):
+    evaluate.evaluate_checkpoint(config, str(workdir))
   with pytest.raises(errors.UserError, match='allowed: all alone'):
     evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('all', 'val'))

@@ -7,6 +7,12 @@ from typing import Any, NamedTuple
 
 from advprop_jax import errors
 
+# Of eval/<suite>.json, what a report needs.
+SUITE_KEYS = (
+  *('title', 'checkpoint', 'attack', 'complete', 'date', 'notes', 'class_names'),
+  *('cells', 'summary'),
+)
+
 
 class Run(NamedTuple):
   """The files of a run, read."""
@@ -42,7 +48,7 @@ def read_run(workdir: str) -> Run:
       'or that weights were converted to'
     )
   config = _read_json(config_file)
-  suites = {x.stem: _read_json(x) for x in sorted(path.glob('eval/*.json'))}
+  suites = {x.stem: _read_suite(x) for x in sorted(path.glob('eval/*.json'))}
   lines = list(_read_lines(path / 'results.jsonl'))
   if not suites and not lines:
     raise errors.UserError(
@@ -64,6 +70,16 @@ def flatten(config: dict[str, Any], prefix: str = '') -> dict[str, str]:
     else:
       values[prefix + key] = json.dumps(x)
   return values
+
+
+def _read_suite(path: pathlib.Path) -> dict[str, Any]:
+  content = _read_json(path)
+  if missing := [key for key in SUITE_KEYS if key not in content]:
+    raise errors.UserError(
+      f'{path} has no {", ".join(missing)}; allowed: what main.py writes; evaluating '
+      'again replaces it'
+    )
+  return content
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -194,6 +194,7 @@ def test_of_phases_the_last_is_shown(tmp_path):
     (lambda x: (x / 'config.json').write_text('{'), 'config.json is damaged'),
     (lambda x: (x / 'config.json').write_text('[]'), 'holds no JSON object'),
     (lambda x: (x / 'eval' / 'val.json').write_text('x'), 'val.json is damaged'),
+    (lambda x: (x / 'eval' / 'val.json').write_text('{}'), 'val.json has no title, ch'),
     (
       lambda x: [shutil.rmtree(x / 'eval'), (x / 'results.jsonl').unlink()],
       'has no results; allowed: .*--mode=evaluate',

@@ -43,6 +43,7 @@ def save(directory, state, steps=(3,), top1=None):
         config={'seed': 0, 'streams': ({'name': 'clean'},)},
         examples_seen=step * 16,
         fingerprint={'num_files': 7},
+        spent={'train': 2.5},
         metrics=None if top1 is None else {'val/clean_top1': top1[i]},
       )
     checkpointer.wait_until_finished()
@@ -68,6 +69,7 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
     'examples_seen': 48,
     'process_count': 1,
     'fingerprint': {'num_files': 7},
+    'spent': {'train': 2.5},
   }
 
 
