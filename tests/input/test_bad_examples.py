@@ -12,6 +12,8 @@ import tiny_imagenet
 from advprop_jax import errors
 from advprop_jax.input import bad_examples, batches, datasets, decode, order
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')  # What comes where counts.
+
 BAD = {
   'truncated.JPEG': tiny_imagenet.truncated_jpeg(),
   'corrupt.JPEG': tiny_imagenet.corrupt_jpeg(),

@@ -23,6 +23,8 @@ import tiny_imagenet
 from advprop_jax import errors
 from advprop_jax.input import augment, batches, datasets, decode, order
 
+pytestmark = pytest.mark.usefixtures('fast_compilation')
+
 
 def numbered(*file_sizes):
   """A data set in memory: its labels count through the records of all its files."""
@@ -85,6 +87,12 @@ def assert_equal_batches(left, right):
   assert left.keys() == right.keys()
   for key in left:
     np.testing.assert_array_equal(left[key], right[key])
+
+
+@pytest.fixture
+def optimized(fast_compilation):
+  """Leaves TensorFlow's graph optimizations in: where pixels have to be another's."""
+  tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': False})
 
 
 @pytest.fixture
@@ -311,7 +319,7 @@ def test_examples_that_are_skipped_are_not_decoded(tmp_path):
   np.testing.assert_array_equal(rest, whole[6:])
 
 
-def test_training_images_are_made_by_the_official_code_s_ops(imagenet_dir):
+def test_training_images_are_made_by_the_official_code_s_ops(imagenet_dir, optimized):
   """Crop, TensorFlow 1's resize, flip, bytes without fractions, AutoAugment."""
   dataset = datasets.open_dataset('imagenet2012', data_dir=str(imagenet_dir))
   options = dict(batch_size=24, image_size=96, seed=5, shuffle_window=24)
@@ -467,7 +475,7 @@ def test_processes_augment_differently():
 # Evaluation.
 
 
-def test_evaluation_images_are_those_of_tensorflow_1(imagenet_dir):
+def test_evaluation_images_are_those_of_tensorflow_1(imagenet_dir, optimized):
   """With the official code's ops and crop, for images of every shape and colour."""
   dataset = datasets.open_dataset('imagenet2012', data_dir=str(imagenet_dir))
   options = dict(split='train[:24]', batch_size=24, image_size=224, crop_padding=32)
