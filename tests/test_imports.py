@@ -28,6 +28,8 @@ CORE += ['pixels', 'train_state', 'train_step']
 BORDERS = {
   'clu': {'workdir'},
   'etils': {'workdir'},
+  'jinja2': {'evaluation/report.py'},
+  'matplotlib': {'evaluation/charts.py'},
   'ml_collections': set(),
   'orbax': {'workdir'},
   'sklearn': {'input'},

@@ -1,258 +1,349 @@
-"""Charts of a report, as SVG that takes its text colour from the page.
+"""Charts of a report, as SVG that takes its colours from the page.
 
-matplotlib, since it writes SVG whose text is text and needs no browser. The colours of
-series are those of Okabe and Ito, told apart by the colour-blind and on light and dark.
+matplotlib, since it writes SVG whose text is text and needs no browser. All charts are
+as wide as a phone, and a page puts them side by side where there is room.
 """
 
 import io
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import cycler
 import matplotlib as mpl
 import numpy as np
 from matplotlib import figure, ticker
 
-COLOURS = ('#0072b2', '#e69f00', '#009e73', '#d55e00', '#cc79a7', '#56b4e9')
-_INK = '#010203'  # What is drawn in it becomes the text colour of the page.
+NUM_COLOURS = 7  # Of series; report.html has the values, for light and dark.
+# What is drawn in these colours takes that of a CSS variable.
+_VARIABLES = {f'#0000{i + 1:02x}': f'var(--series-{i})' for i in range(NUM_COLOURS)}
+_INK, _SOFT, _LINE, _PAPER = '#010000', '#020000', '#030000', '#040000'
+_VARIABLES |= {_INK: 'var(--ink)', _SOFT: 'var(--soft)', _LINE: 'var(--line)'}
+_VARIABLES |= {_PAPER: 'var(--paper)'}
+_SERIES = tuple(_VARIABLES)[:NUM_COLOURS]
+_WIDTH = 3.6  # Inches: 9 points are then 12 pixels on a phone.
+_SMALL = 7.5  # Points.
+_STEPS = (1, 2, 5, 10)  # Of ticks.
+_PERCENT = ticker.FuncFormatter(lambda share, _: f'{100 * share:.4g}%')
+_DASHES = ('solid', (0, (4, 2)), (0, (1, 1.5)))
 _STYLE: dict[Any, Any] = {
   'svg.fonttype': 'none',
   'font.family': 'sans-serif',
-  'font.size': 9,
+  'font.size': 8.5,
+  'text.parse_math': False,  # Names of users may have dollar signs.
   'axes.spines.top': False,
   'axes.spines.right': False,
-  'axes.prop_cycle': cycler.cycler(color=COLOURS),
-  'lines.linewidth': 1.6,
-  'legend.frameon': False,
-  **dict.fromkeys(
-    ('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'),
-    _INK,
-  ),
+  'axes.spines.left': False,
+  'axes.edgecolor': _LINE,
+  'axes.labelcolor': _SOFT,
+  'axes.labelsize': _SMALL,
+  'axes.axisbelow': True,
+  'grid.color': _LINE,
+  'grid.linewidth': 0.7,
+  'xtick.color': _LINE,
+  'ytick.color': _LINE,
+  'xtick.labelcolor': _SOFT,
+  'ytick.labelcolor': _SOFT,
+  'xtick.labelsize': _SMALL,
+  'ytick.labelsize': _SMALL,
+  'ytick.major.size': 0,
+  'text.color': _INK,
+  'lines.solid_capstyle': 'round',
 }
 
-Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # Name -> (x, y).
+
+class Line(NamedTuple):
+  """A series of a chart of lines."""
+
+  colour: int  # Of the run, counted from 0.
+  dash: int  # Of the branch, likewise; 0 is solid.
+  name: str  # At its end; '': none.
+  points: Sequence[tuple[float, float]]
 
 
-def lines(title: str, series: Series, *, is_share: bool) -> str:
-  """Draws a line for each series, named at its end.
+def lines(
+  title: str, series: Sequence[Line], *, is_share: bool, x_name: str = 'step'
+) -> str:
+  """Draws values by step, or by something else that is counted.
 
   Args:
     title: what the values are.
-    series: values by step.
+    series: at least one, with at least one point each.
     is_share: whether they are shares of 1, shown in percent.
+    x_name: what is counted.
   """
 
   def draw(axes):
-    ends: list[tuple[float, float, str, str]] = []
-    for i, (name, (x, y)) in enumerate(series.items()):
-      colour = COLOURS[i % len(COLOURS)]
-      axes.plot(x, y, color=colour, marker='o' if len(x) < 30 else '', markersize=3)
-      ends.append((float(y[-1]), float(x[-1]), name, colour))
-    low, high = axes.get_ylim()
-    ends.sort()
-    places = _apart([x[0] for x in ends], least=0.09 * (high - low), most=high)
-    for place, (_, last, name, colour) in zip(places, ends, strict=True):
-      axes.annotate(
-        _plain(name),
-        (last, place),
-        (3, 0),
-        textcoords='offset points',
-        color=colour,
-        va='center',
-        annotation_clip=False,
-      )
-    axes.set_xlabel('step')
-    if is_share:
-      axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
-    axes.grid(axis='y', alpha=0.25)
-
-  longest = max(map(len, series))  # Its name stands on the right.
-  return _svg(title, draw, width=5.6, height=2.6, right=0.93 - 0.0125 * longest)
-
-
-def bars(title: str, groups: Mapping[str, Mapping[str, float | None]]) -> str:
-  """Draws horizontal bars of shares, those of a group together.
-
-  Args:
-    title: what the values are.
-    groups: {group: {series: share of 1, or None where there is none}}.
-  """
-  names = list(dict.fromkeys(x for group in groups.values() for x in group))
-
-  def draw(axes):
-    height = 0.8 / len(names)
-    for j, name in enumerate(names):
-      y = np.arange(len(groups)) + (j - (len(names) - 1) / 2) * height
-      values = [group.get(name) for group in groups.values()]
-      axes.barh(
-        y,
-        [x or 0.0 for x in values],
-        height * 0.9,
-        color=COLOURS[j % len(COLOURS)],
-        label=_plain(name),
-      )
-      for place, x in zip(y, values, strict=True):
-        text = '' if x is None else f' {100 * x:.0f}'
-        axes.text(x or 0.0, place, text, va='center', fontsize=7)
-    axes.set_yticks(np.arange(len(groups)), list(map(_plain, groups)))
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.06)
-    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
-    axes.tick_params(axis='y', length=0)
-    if len(names) > 1:
-      axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=len(names))
-
-  rows = len(groups) * (0.14 + 0.13 * len(names))
-  return _svg(title, draw, width=5.6, height=0.9 + rows, left=0.26)
-
-
-def reliability(title: str, series: Mapping[str, Mapping[str, Sequence]]) -> str:
-  """Draws accuracy over confidence, in bins; the diagonal is calibrated.
-
-  Args:
-    title: what the examples are.
-    series: {name: {'count', 'confidence', 'accuracy'}}, each one of a bin.
-  """
-
-  def draw(axes):
-    axes.plot([0, 1], [0, 1], color=_INK, alpha=0.4, linestyle=':')
-    for i, (name, bins) in enumerate(series.items()):
-      filled = [j for j, n in enumerate(bins['count']) if n]
-      count = np.array([bins['count'][j] for j in filled], float)
+    for line in series:
+      x, y = zip(*line.points, strict=True)
       axes.plot(
-        [bins['confidence'][j] for j in filled],
-        [bins['accuracy'][j] for j in filled],
-        color=COLOURS[i % len(COLOURS)],
-        alpha=0.6,
+        *(x, y),
+        color=_colour(line.colour),
+        alpha=_alpha(line.colour),
+        linestyle=_DASHES[min(line.dash, len(_DASHES) - 1)],
+        linewidth=1.7,
+        marker='o' if len(x) < 8 else '',
+        markersize=3.2,
+      )
+    axes.set_xlabel(x_name)
+    axes.grid(axis='y')
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))  # 50k.
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True, steps=_STEPS))
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=_STEPS))
+    if is_share:
+      axes.yaxis.set_major_formatter(_PERCENT)
+      low, _ = axes.get_ylim()
+      axes.set_ylim(max(low, 0.0) if low > 0.3 else 0.0, 1.0 + 0.03 * (1 - max(low, 0)))
+    else:
+      axes.set_ylim(bottom=0.0)
+    _name_ends(axes, [line for line in series if line.name])
+
+  named = any(line.name for line in series)
+  return _svg(title, draw, height=2.3, right=0.84 if named else 0.98)
+
+
+def _name_ends(axes, series: Sequence[Line]):
+  """Writes the names of lines at their ends, from below, so that all can be read."""
+  low, high = axes.get_ylim()
+  place = -np.inf
+  for line in sorted(series, key=lambda line: line.points[-1][1]):
+    x, y = line.points[-1]
+    place = max(y, place + 0.085 * (high - low))
+    axes.annotate(
+      *(line.name, (x, place), (4, 0)),
+      textcoords='offset points',
+      color=_colour(line.colour),
+      fontsize=_SMALL,
+      va='center',
+      annotation_clip=False,
+    )
+
+
+def bars(title: str, groups: Mapping[str, Mapping[int, float]]) -> str:
+  """Draws horizontal bars of shares, those of a group together, with their values.
+
+  Args:
+    title: what the groups have in common.
+    groups: {name: {number of the series: share of 1}}.
+  """
+  series = sorted({j for values in groups.values() for j in values})
+  size = 0.16 if len(series) > 1 else 0.2  # Inches.
+  height = len(series) * size + 0.24  # Of a group, with its name above it.
+
+  def draw(axes):
+    for i, (name, values) in enumerate(groups.items()):
+      top = i * height
+      axes.text(0, top + 0.13, name, va='center', fontsize=8.5)
+      for j, x in values.items():
+        y = top + 0.24 + (series.index(j) + 0.5) * size
+        axes.barh(y, 1.0, size * 0.8, color=_LINE, alpha=0.35)
+        axes.barh(y, x, size * 0.8, color=_colour(j), alpha=_alpha(j))
+        axes.text(1.02, y, f'{100 * x:.1f}', va='center', fontsize=_SMALL)
+    axes.set(xlim=(0, 1), ylim=(len(groups) * height, 0))
+    axes.axis('off')
+
+  return _svg(title, draw, height=len(groups) * height, left=0.0, right=0.9, full=True)
+
+
+class Fall(NamedTuple):
+  """How far the accuracy of a branch falls: shares of 1, None where there is none."""
+
+  name: str
+  colour: int
+  clean: float | None
+  corrupted: float | None
+  attacked: float | None
+
+
+# Of `Fall` -> marker, and how it is written: told apart without colours.
+MARKERS = {'clean': ('o', '●'), 'corrupted': ('D', '◆'), 'attacked': ('o', '○')}
+
+
+def falls(title: str, rows: Sequence[Fall]) -> str:
+  """Draws a line for each branch, from its accuracy on clean images downwards."""
+
+  def draw(axes):
+    for i, row in enumerate(rows):
+      colour, y = _colour(row.colour), i + 0.72
+      found = {k: x for k in MARKERS if (x := getattr(row, k)) is not None}
+      ends = min(found.values()), max(found.values())
+      axes.plot((0, 1), (y, y), color=_LINE, linewidth=0.7)
+      axes.plot(ends, (y, y), color=colour, alpha=0.5, linewidth=2)
+      for kind in reversed(found):
+        axes.plot(
+          *(found[kind], y, MARKERS[kind][0]),
+          color=colour,
+          alpha=_alpha(row.colour),
+          markerfacecolor=_PAPER if kind == 'attacked' else colour,
+          markersize=4 if kind == 'corrupted' else 6,
+          markeredgewidth=1.6,
+          clip_on=False,
+        )
+      for right, kind in zip((0.68, 0.84, 1.0), MARKERS, strict=True):
+        text = f'{MARKERS[kind][1]} {100 * found[kind]:.1f}' if kind in found else ''
+        _caption(axes, i + 0.3, row.name if right == 1 else '', text, right=right)
+    axes.set(xlim=(0, 1), ylim=(len(rows) + 0.15, 0))
+    axes.xaxis.set_major_formatter(_PERCENT)
+    axes.set_yticks([])
+
+  return _svg(title, draw, height=len(rows) * 0.36 + 0.35, left=0.04, right=0.96, top=0)
+
+
+def _caption(axes, y: float, name: str, text: str, *, right: float):
+  """Writes a name above what belongs to it, and numbers at the other end."""
+  name = ' '.join(name.split())
+  if len(name) > 27:  # The ends of names are what tells runs apart.
+    name = f'…{name[-26:]}'
+  axes.text(0, y, name, va='center', fontsize=8)
+  axes.text(right, y, text, ha='right', va='center', fontsize=_SMALL, color=_SOFT)
+
+
+def reliability(title: str, colour: int, bins: Mapping[str, Mapping[str, Any]]) -> str:
+  """Draws accuracy over confidence, in bins; on the diagonal they are the same.
+
+  Args:
+    title: what the examples are of.
+    colour: of the run.
+    bins: {'clean' or 'attacked': {'count', 'confidence', 'accuracy'}}, each one of a
+      bin, and None in empty ones.
+  """
+
+  def draw(axes):
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
+    for kind, found in bins.items():
+      keys = ('count', 'confidence', 'accuracy')
+      filled = [x for x in zip(*map(found.get, keys), strict=True) if x[0]]
+      if not filled:
+        continue
+      count, confidence, accuracy = np.array(filled, float).T
+      axes.plot(
+        *(confidence, accuracy),
+        color=_colour(colour),
+        alpha=_alpha(colour),
+        linestyle=_DASHES[kind == 'attacked'],
         linewidth=1,
       )
       axes.scatter(
-        [bins['confidence'][j] for j in filled],
-        [bins['accuracy'][j] for j in filled],
-        s=6 + 120 * count / count.sum(),
-        color=COLOURS[i % len(COLOURS)],
-        label=_plain(name),
+        *(confidence, accuracy),
+        s=8 + 130 * count / count.sum(),
+        facecolor=_PAPER if kind == 'attacked' else _colour(colour),
+        edgecolor=_colour(colour),
+        alpha=_alpha(colour),
+        linewidth=1.3,
+        zorder=3,
+        clip_on=False,
       )
-    axes.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel='confidence', ylabel='accuracy')
+    for x, y, text, side in (
+      (0.03, 0.91, 'underconfident', 'left'),
+      (0.97, 0.09, 'overconfident', 'right'),
+    ):
+      axes.text(x, y, text, color=_SOFT, fontsize=_SMALL, ha=side, va='center')
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel='confidence', ylabel='accuracy')
+    axes.grid()
     for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter(ticker.PercentFormatter(1.0, decimals=0))
-    axes.legend(loc='lower right')
+      axis.set_major_locator(ticker.MultipleLocator(0.25))
+      axis.set_major_formatter(_PERCENT)
 
-  return _svg(title, draw, width=3.6, height=3.4)
-
-
-def confusion(title: str, table: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-  """Draws how often each class, by row, was taken for which, in shares of its images.
-
-  Args:
-    title: what the examples are.
-    table: K rows of K counts.
-    names: K classes.
-  """
-  counts = np.array(table, float)
-  shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  size = min(7.0, 1.6 + 0.27 * len(names))
-
-  def draw(axes):
-    colours = mpl.colors.LinearSegmentedColormap.from_list(
-      'x', [(*mpl.colors.to_rgb(COLOURS[0]), x) for x in (0.0, 1.0)]
-    )
-    axes.imshow(shares**0.5, cmap=colours, vmin=0, vmax=1)
-    if len(names) <= 30:
-      axes.set_xticks(range(len(names)), list(map(_plain, names)), rotation=90)
-      axes.set_yticks(range(len(names)), list(map(_plain, names)))
-    if len(names) <= 12:
-      for i, j in np.argwhere(counts):
-        axes.text(j, i, f'{counts[i, j]:.0f}', ha='center', va='center', fontsize=7)
-    axes.set(xlabel='predicted', ylabel='true class')
-
-  return _svg(title, draw, width=size, height=size, left=0.24, bottom=0.24)
+  return _svg(title, draw, width=2.9, height=2.75, left=0.17, right=0.95)
 
 
-def stacked(title: str, runs: Mapping[str, Mapping[str, float]]) -> str:
+def phases(title: str, runs: Mapping[str, Mapping[str, float]]) -> str:
   """Draws for each run a bar of seconds, divided by what they were spent on.
 
   Args:
     title: what it shows.
     runs: {run: {phase: seconds}}.
   """
-  phases = list(dict.fromkeys(x for run in runs.values() for x in run))
+  names = phase_names(runs)
+  longest = max(sum(x.values()) for x in runs.values())
+  row_height = 0.46  # Inches.
 
   def draw(axes):
-    left = np.zeros(len(runs))
-    for i, phase in enumerate(phases):
-      secs = np.array([run.get(phase, 0.0) for run in runs.values()])
-      colour = COLOURS[i % len(COLOURS)]
-      axes.barh(
-        range(len(runs)), secs, 0.6, left=left, color=colour, label=_plain(phase)
-      )
-      left += secs
-    axes.set_yticks(range(len(runs)), list(map(_plain, runs)))
-    axes.invert_yaxis()
-    axes.set_xlabel('seconds')
-    axes.tick_params(axis='y', length=0)
-    columns = min(3, len(phases))  # More may be too wide.
-    axes.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=columns)
+    for i, (run, secs) in enumerate(runs.items()):
+      total, left = sum(secs.values()), 0.0
+      for j, phase in enumerate(names):
+        x = secs.get(phase, 0.0)
+        axes.barh(i + 0.68, x, 0.4, left=left, color=_colour(j), alpha=_alpha(j))
+        left += x
+      share = f'{100 * secs.get("train", 0.0) / total:.0f} % training' if total else ''
+      _caption(axes, i + 0.27, run, f'{duration(total)}, {share}', right=longest)
+    axes.set(xlim=(0, longest or 1), ylim=(len(runs), 0))
+    axes.axis('off')
 
-  height = 1.4 + 0.3 * len(runs)
-  return _svg(title, draw, width=5.6, height=height, left=0.26, top=0.6)
+  return _svg(
+    title, draw, height=row_height * len(runs), left=0.0, right=1.0, full=True
+  )
 
 
-def _apart(places: list[float], *, least: float, most: float) -> list[float]:
-  """Returns ascending places moved so far apart that names there can be read."""
-  places = list(places)
-  for i in range(1, len(places)):
-    places[i] = max(places[i], places[i - 1] + least)
-  for i in reversed(range(len(places))):
-    places[i] = min(places[i], most)
-    most = places[i] - least
-  return places
+def phase_names(runs: Mapping[str, Mapping[str, float]]) -> list[str]:
+  """Returns what time was spent on, training first."""
+  names = dict.fromkeys(x for run in runs.values() for x in run)
+  return sorted(names, key=lambda x: x != 'train')
 
 
-def _plain(name: str) -> str:
-  """Returns a text without what matplotlib reads as formulas or leaves out."""
-  return f' {name}'.replace('$', r'\$')
+def duration(secs: float) -> str:
+  """Returns '98 s', '12 min' or '3.4 h'."""
+  for limit, unit, text in ((100, 1, '{:.0f} s'), (6000, 60, '{:.0f} min')):
+    if secs < limit:
+      return text.format(secs / unit)
+  return f'{secs / 3600:.1f} h'
+
+
+def _colour(index: int) -> str:
+  return _SERIES[index % NUM_COLOURS]
+
+
+def _alpha(index: int) -> float:
+  """Returns how opaque a series is: less, where the colours begin anew."""
+  return 0.45 if index // NUM_COLOURS % 2 else 1.0
 
 
 def _svg(
-  title, draw, *, width, height, left=0.12, right=0.97, bottom=None, top=0.3
+  title: str,
+  draw: Callable[[Any], None],
+  *,
+  height: float,
+  width: float = _WIDTH,
+  left: float = 0.11,
+  right: float = 0.98,
+  top: float = 0.12,
+  full: bool = False,
 ) -> str:
   """Returns what `draw` draws into axes, as an element of a page.
 
   Args:
-    title: for those who do not see it, and the beginning of its ids.
+    title: for those who do not see it.
     draw: takes the axes.
-    width: in inches.
     height: in inches.
+    width: in inches.
     left: where the axes begin, as a share of the width.
     right: where they end.
-    bottom: where they begin, as a share of the height; None: room for a label.
     top: room above them, in inches.
+    full: whether they have no room above and below.
   """
-  bottom = 0.42 / height if bottom is None else bottom
-  with mpl.rc_context({**_STYLE, 'svg.hashsalt': title}):
+  low, high = (0.0, 1.0) if full else (0.4 / height, 1 - top / height)
+  with mpl.rc_context({**_STYLE, 'svg.hashsalt': title}), warnings.catch_warnings():
+    # matplotlib measures with a font of its own, which lacks some scripts.
+    warnings.filterwarnings('ignore', 'Glyph .* missing from font', UserWarning)
     picture = figure.Figure((width, height))
-    space = {'left': left, 'right': right, 'bottom': bottom, 'top': 1 - top / height}
+    space = {'left': left, 'right': right, 'bottom': low, 'top': high}
     draw(picture.subplots(gridspec_kw=space))
     buffer = io.StringIO()
     picture.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
-  svg = buffer.getvalue()
-  svg = svg[svg.index('<svg') :]
-  svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
-  # Groups have the same ids in every chart; what is referred to has a hash in it.
-  svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', '', svg)
-  svg = svg.replace(_INK, 'currentColor')
-  svg = re.sub(r'font-family: [^;"]*', 'font-family: inherit', svg)
-  # Its size is the page's business.
-  svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', r'<svg \1', svg, count=1)
-  svg = re.sub(r'<svg ([^>]*?)height="[^"]*"', r'<svg \1', svg, count=1)
-  label = _escape(title)
-  start = f'<svg role="img" aria-label="{label}" style="max-width:{96 * width:.0f}px"'
-  return svg.replace('<svg', start, 1)
+  return _for_page(buffer.getvalue(), title)
 
 
-def _escape(text: str) -> str:
-  for character, entity in (('&', '&amp;'), ('<', '&lt;'), ('"', '&quot;')):
-    text = text.replace(character, entity)
-  return text
+def _for_page(svg: str, title: str) -> str:
+  """Returns a file's SVG as an element, in the page's colours and without its size."""
+  start, _, body = svg[svg.index('<svg') :].partition('>')
+  box = re.search(r'viewBox="[^"]*"', start)
+  body = re.sub(r'<metadata>.*?</metadata>', '', body, flags=re.DOTALL)
+  # Groups have the same ids in every chart. Of other ids each has a hash of the title.
+  body = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', '', body)
+  body = re.sub(r'font-family: [^;\"]*;? ?', '', body)  # The page's.
+  body = re.sub(r'<style.*?</style>', '', body, flags=re.DOTALL)  # Of all charts.
+  body = re.sub(
+    '|'.join(_VARIABLES), lambda found: _VARIABLES[found[0].lower()], body, flags=re.I
+  )
+  label = ''.join(f'&#{ord(x)};' if x in '<>&"' else x for x in title)
+  return f'<svg role="img" aria-label="{label}" {box[0] if box else ""}>{body}'

@@ -1,127 +1,259 @@
 """The papers' tables: a row for each branch of a run, beside the published ones."""
 
 import csv
+import decimal
 import functools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from advprop_jax.evaluation import run_files
+from advprop_jax.evaluation.run_files import Run
 
 
 class Column(NamedTuple):
   """A column of the table."""
 
+  key: str  # Column of published.tsv, if it is there.
   title: str
+  unit: str
   suite: str
-  key: str  # In the suite's summary.
-  published: str = ''  # Column of published.tsv; '': nothing is comparable.
-  is_percent: bool = True  # Shares of 1 are shown in percent.
+  score: str  # In the suite's summary.
+  scale: int = 100  # Shares of 1 are shown in percent.
 
 
+# In the papers' order. Titles of the last three are completed, see `_complete`.
 COLUMNS = (
-  Column('ImageNet top-1, %', 'imagenet', 'top1', 'top1'),
-  Column('ImageNet-C mCE (lower is better)', 'c', 'mce', 'mce', is_percent=False),
-  Column('ImageNet-A, %', 'a', 'top1', 'a'),
-  Column('Stylized-ImageNet, %', 'stylized', 'top1', 'stylized'),
-  Column('ImageNet-R, %', 'r', 'top1', 'r'),
-  Column('Sketch, %', 'sketch', 'top1', 'sketch'),
-  Column('V2, %', 'v2', 'top1', 'v2'),
-  Column('ReaL, %', 'real', 'top1', 'real'),
-  Column('ObjectNet, %', 'objectnet', 'top1'),
-  Column('imagenet2012_corrupted mCE, not ImageNet-C', 'c_tfds', 'mce', '', False),
-  Column('own images, top-1, %', 'val', 'top1'),
-  Column('top-5, %', 'val', 'top5'),
-  Column('ECE, %', 'val', 'ece'),
-  Column('under attack, top-1, %', 'pgd', 'top1'),
-  Column('corrupted, top-1, %', 'corruptions', 'top1'),
+  Column('top1', 'ImageNet', 'top-1, %', 'imagenet', 'top1'),
+  Column('mce', 'ImageNet-C', 'mCE, lower is better', 'c', 'mce', 1),
+  Column('a', 'ImageNet-A', 'top-1, %', 'a', 'top1'),
+  Column('a_clean', "A's classes, clean", 'top-1, %', 'a', 'clean_top1'),
+  Column('stylized', 'Stylized', 'top-1, %', 'stylized', 'top1'),
+  Column('r', 'ImageNet-R', 'top-1, %', 'r', 'top1'),
+  Column('r_clean', "R's classes, clean", 'top-1, %', 'r', 'clean_top1'),
+  Column('sketch', 'Sketch', 'top-1, %', 'sketch', 'top1'),
+  Column('v2', 'V2', 'top-1, %', 'v2', 'top1'),
+  Column('real', 'ReaL', 'top-1, %', 'real', 'top1'),
+  Column('objectnet', 'ObjectNet', 'top-1, %', 'objectnet', 'top1'),
+  Column(
+    'c_tfds', 'imagenet2012_corrupted', 'mCE, not of ImageNet-C', 'c_tfds', 'mce', 1
+  ),
+  Column('own', 'clean', 'top-1, %', 'val', 'top1'),
+  Column('pgd', 'attacked', 'top-1, %', 'pgd', 'top1'),
+  Column('corruptions', 'corrupted', 'top-1, %, 15 x 5', 'corruptions', 'top1'),
 )
+STALE, TRAINING = '†', '‡'
 
 
 class Row(NamedTuple):
   """A line of the table."""
 
-  name: str
+  name: str  # Of the run, or what is published.
   branch: str  # '': published.
   source: str  # Of published numbers; '': ours.
   cells: tuple[str, ...]  # One for each column, '' where there is none.
 
 
 class Table(NamedTuple):
-  """Ours and the published numbers, with the columns that any of ours has."""
+  """Ours and the published numbers, in the columns that any of ours has."""
 
   columns: tuple[Column, ...]
   rows: tuple[Row, ...]
+  notes: tuple[str, ...]  # What must be known to compare the numbers.
+
+  @property
+  def sources(self) -> list[str]:
+    """Of the published numbers, in the order of the rows."""
+    return list(dict.fromkeys(row.source for row in self.rows if row.source))
 
 
-def create_table(runs: Iterable[run_files.Run]) -> Table:
-  """Returns the table of some runs, each followed by what is published of its model."""
+def create_table(runs: Iterable[Run]) -> Table:
+  """Returns the rows of some runs, then what is published of their networks.
+
+  Published numbers under attack are there only beside the same attack on ImageNet.
+  """
   runs = list(runs)
-  columns = tuple(
+  columns = [
     column
     for column in COLUMNS
-    if any(_value(run, column, b) is not None for run in runs for b in _branches(run))
-  )
-  rows, models = [], []
+    if any(_value(run, column, x) is not None for run in runs for x in run.branch_names)
+  ]
+  rows = []
   for run in runs:
-    for branch in _branches(run):
-      cells = tuple(_show(column, _value(run, column, branch)) for column in columns)
+    for branch in run.branch_names:
+      cells = tuple(_cell(run, column, branch) for column in columns)
       rows.append(Row(run.name, branch, '', cells))
-    if run.model not in models:
-      models.append(run.model)
-  if any(column.published for column in columns):
-    for line in _published():
-      cells = tuple(line[x.published] if x.published else '' for x in columns)
-      if line['model'] in models and any(cells):
-        rows.append(Row(f'{line["model"]}: {line["name"]}', '', line['source'], cells))
-  return Table(columns, tuple(rows))
+  comparable = [_published_key(column, runs) for column in columns]
+  for line in _published():
+    cells = tuple(_show(line.get(key), 1) for key in comparable)
+    if any(cells) and line['model'] in {run.model for run in runs}:
+      rows.append(Row(f'{line["model"]}, {line["name"]}', '', line['source'], cells))
+  notes = [*_attack_notes(runs), *_mark_notes(runs)]
+  return Table(tuple(_complete(x, runs) for x in columns), tuple(rows), tuple(notes))
 
 
 def to_markdown(table: Table) -> str:
-  """Returns a table for a terminal, or a README."""
-  titles = ['run', 'branch', *(x.title for x in table.columns)]
-  lines = [titles, ['---'] * len(titles)]
+  """Returns a table for a terminal or a README, and below it its notes and sources."""
+  if not table.columns:
+    return 'There is no result yet.'
+  sources = table.sources
+  titles = [f'{x.title}, {x.unit}' for x in table.columns]
+  lines = [['run', 'branch', *titles], ['---'] * 2 + ['---:'] * len(titles)]
   for row in table.rows:
-    who = row.branch or f'published: {row.source}'
+    who = row.branch or f'published [{sources.index(row.source) + 1}]'
     lines.append([row.name, who, *row.cells])
-  return '\n'.join(f'| {" | ".join(map(_escape, line))} |' for line in lines)
+  text = '\n'.join(f'| {" | ".join(map(_escape, line))} |' for line in lines)
+  below = [*table.notes, *(f'[{i}] {x}' for i, x in enumerate(sources, 1))]
+  return '\n\n'.join([text, *map(_escape, below)])
 
 
-def attacks(runs: Iterable[run_files.Run]) -> list[str]:
-  """Returns what attacked the images of which runs, for a line below the table."""
-  found: dict[str, list[str]] = {}
-  for run in runs:
-    if attack := run.suites.get('pgd', {}).get('attack'):
-      found.setdefault(describe_attack(attack), []).append(run.name)
-  return [f'{", ".join(names)}: {attack}' for attack, names in found.items()]
+def paper_row(workdir: str) -> str:
+  """Returns the table of one run, in Markdown.
+
+  Args:
+    workdir: local directory of the run.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  return to_markdown(create_table(run_files.read_runs([workdir])))
 
 
-def describe_attack(attack: dict[str, Any]) -> str:
-  """Returns 'pgd, epsilon 8/255, step_size 2/255, num_steps 10'."""
-  values = []
-  for key in ('epsilon', 'step_size', 'num_steps', 'targeted'):
-    x = attack.get(key)
-    if isinstance(x, float):
-      values.append(f'{key} {255 * x:.3g}/255')
-    elif x:
-      values.append(f'{key} {x}')
-  return ', '.join([str(attack.get('name')), *values])
+def describe_attack(attack: Mapping[str, Any]) -> str:
+  """Returns 'PGD-10, epsilon 8/255, steps of 2/255'."""
+  name = str(attack.get('name', '')).upper().replace('_', ' ')
+  steps = attack.get('num_steps')
+  words = [f'{name}-{steps}' if steps else name]
+  for key, text in (
+    ('epsilon', 'epsilon {:.3g}/255'),
+    ('step_size', 'steps of {:.3g}/255'),
+  ):
+    if run_files.is_number(attack.get(key)):
+      words.append(text.format(255 * attack[key]))
+  for key, text in (('epsilon_l2', 'L2 {}'), ('step_size_l2', 'steps of {}')):
+    if key in attack:
+      words.append(text.format(attack[key]))
+  return ', '.join(words + ['targeted'] * bool(attack.get('targeted')))
 
 
-def _branches(run: run_files.Run) -> list[str]:
-  found = [x for suite in run.suites.values() for x in suite.get('summary', {})]
-  return list(dict.fromkeys(found))
+def attack_of(run: Run) -> dict[str, Any]:
+  """Returns the attack of the suite `pgd`, or of the evaluations in training."""
+  if 'pgd' in run.suites:
+    return run.suites['pgd'].get('attack') or {}
+  return run.config.get('eval', {}).get('attack') or {}
 
 
-def _value(run: run_files.Run, column: Column, branch: str):
-  summary = run.suites.get(column.suite, {}).get('summary', {})
-  return summary.get(branch, {}).get(column.key)
+def data_of(run: Run) -> str:
+  """Returns what the suite `val` was, 'digits:test'; '' if that is not known."""
+  if data := run.first_cell('val').get('data'):
+    return f'{data["name"]}:{data["split"]}'
+  data = run.config.get('data', {})
+  return f'{data["name"]}:{data["eval_split"]}' if 'eval_split' in data else ''
 
 
-def _show(column: Column, value) -> str:
-  if value is None:
+def percent(share) -> str:
+  """Returns '92.8' of 0.9277; '' if there is no number."""
+  return _show(share, 100)
+
+
+def _value(run: Run, column: Column, branch: str):
+  if column.key == 'top1' and _is_imagenet(run) and 'imagenet' not in run.suites:
+    return run.scores('val', branch).get('top1')
+  if column.key == 'own' and _is_imagenet(run):
+    return None
+  return run.scores(column.suite, branch).get(column.score)
+
+
+def _cell(run: Run, column: Column, branch: str) -> str:
+  text = _show(_value(run, column, branch), column.scale)
+  if text and column.suite in run.suites and _is_stale(run, column.suite):
+    return text + STALE
+  is_of_training = column.suite in run_files.IN_TRAINING.keys() - run.suites.keys()
+  return text + TRAINING if text and is_of_training else text
+
+
+def _show(value, scale: int) -> str:
+  """Returns a number with one digit after the point; '' if there is none."""
+  if value is None or value == '':
     return ''
-  return f'{100 * value:.1f}' if column.is_percent else f'{value:.1f}'
+  number = decimal.Decimal(str(value)) * scale
+  return str(number.quantize(decimal.Decimal('0.1'), decimal.ROUND_HALF_UP))
+
+
+def _is_imagenet(run: Run) -> bool:
+  return data_of(run) == 'imagenet2012:validation'
+
+
+def _is_stale(run: Run, suite: str) -> bool:
+  """Returns whether a suite is of other weights than the newest results."""
+  newest = run.newest
+  return newest is not None and (
+    run.suites[suite]['checkpoint'] != newest['checkpoint']
+  )
+
+
+def _published_key(column: Column, runs: Iterable[Run]) -> str:
+  """Returns the column of published.tsv that may stand beside ours."""
+  if column.key != 'pgd':
+    return column.key
+  attacks = {
+    describe_attack(attack_of(run)) for run in runs if run.scores('pgd', 'clean')
+  }
+  steps = ', epsilon 4/255, steps of 1/255'
+  known = {f'PGD-{n}{steps}': f'pgd{n}' for n in (10, 20, 50)}
+  same = len(attacks) == 1 and all(_is_imagenet(run) for run in runs)
+  return known.get(attacks.pop(), '') if same else ''
+
+
+def _complete(column: Column, runs: Iterable[Run]) -> Column:
+  """Returns a column whose title says which images or attack, if these are the same."""
+  if column.key == 'own':
+    words = {data_of(run) for run in runs if run.scores('val', 'clean')}
+    title = f'{words.pop()}, clean' if len(words) == 1 else 'own images, clean'
+    return column._replace(title=title)
+  if column.key == 'pgd':
+    attacks = {attack_title(run) for run in runs if run.scores('pgd', 'clean')}
+    return column._replace(title=attacks.pop()) if len(attacks) == 1 else column
+  return column
+
+
+def attack_title(run: Run) -> str:
+  """Returns 'PGD-10, epsilon 8/255' of the suite `pgd`."""
+  return ', '.join(describe_attack(attack_of(run)).split(', ')[:2])
+
+
+def _attack_notes(runs: Iterable[Run]):
+  """Yields what attacked the images, of all runs at once if that was the same."""
+  attacks: dict[str, list[str]] = {}
+  for run in runs:
+    if any(run.scores('pgd', branch) for branch in run.branch_names):
+      attacks.setdefault(describe_attack(attack_of(run)), []).append(run.name)
+  for attack, names in attacks.items():
+    whose = f' of {", ".join(names)}' if len(attacks) > 1 else ''
+    how = f'{attack or "not known"}; images are attacked through the branch.'
+    yield f'Attack{whose}: {how}'
+
+
+def _mark_notes(runs: Iterable[Run]):
+  """Yields what the marks behind numbers mean, if there are such numbers."""
+  stale = [
+    f'{run.name}, {suite}: step {content["checkpoint"].get("step")}'
+    for run in runs
+    for suite, content in run.suites.items()
+    if _is_stale(run, suite)
+  ]
+  if stale:
+    yield (
+      f'{STALE} Not of the weights that the newest results of the run are of: '
+      f'{"; ".join(stale)}.'
+    )
+  if any(
+    run.scores(suite, branch)
+    for run in runs
+    for suite in run_files.IN_TRAINING.keys() - run.suites.keys()
+    for branch in run.branch_names
+  ):
+    yield f'{TRAINING} Of the last evaluation in training.'
 
 
 def _escape(x: str) -> str:
@@ -130,6 +262,7 @@ def _escape(x: str) -> str:
 
 @functools.cache
 def _published() -> list[dict[str, str]]:
+  """Returns published.tsv, whose numbers are as printed in their sources."""
   file = pathlib.Path(__file__).with_name('published.tsv')
   with file.open(encoding='utf-8', newline='') as lines:
     return list(csv.DictReader(lines, delimiter='\t'))

@@ -1,5 +1,6 @@
-"""Tests the page about runs: its numbers, that it stands alone, and how it looks."""
+"""Tests the report: numbers against those counted by hand, and the page itself."""
 
+import html
 import html.parser
 import json
 import os
@@ -12,249 +13,400 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advprop_jax import errors
-from advprop_jax.evaluation import charts, report, run_files, tables
+from advprop_jax import errors, models
+from advprop_jax.evaluation import charts, panels, report, run_files, tables
 
-WEIRD = '<script>alert("$x$")</script>'
-CLASSES = (WEIRD, '_hidden', 'c')
-ATTACK = {'name': 'pgd', 'epsilon': 4 / 255, 'step_size': 1 / 255, 'num_steps': 10}
+NAMES = ['<script>x</script>', 'b & w']
+MATRIX = [[3, 1], [0, 4]]  # 7 of 8 are right.
+BINS = {
+  'count': [0] * 13 + [4, 4],
+  'confidence': [None] * 13 + [0.9, 1.0],
+  'accuracy': [None] * 13 + [0.75, 1.0],
+}
+ATTACK = {'name': 'pgd', 'epsilon': 8 / 255, 'step_size': 2 / 255, 'num_steps': 10}
+CHROMIUM = shutil.which('chromium')
 
 
-def suite(name, summary, cells=None, **more):
-  return {
+def scores(top1, **more):
+  return {'top1': top1, 'top5': 1.0, 'loss': 0.25, 'brier': 0.125, 'ece': 0.075, **more}
+
+
+def write_suite(run, name, summary, *, cells=None, data=('own', 'test'), **values):
+  """Writes eval/<name>.json as an evaluation does; `summary` of the branch clean."""
+  cell = {
+    'data': {'name': data[0], 'split': data[1]},
+    'input': {'image_size': 32, 'crop_padding': 8},
+    'num_examples': 8,
+    'num_bad': 0,
+    'branches': {'clean': summary},
+  }
+  content = {
     'suite': name,
-    'title': f'title of {name}',
-    'model': 'efficientnet_b0',
-    'checkpoint': {'step': 7, 'averaged': True, 'sha256': '0'},
-    'attack': ATTACK if name == 'pgd' else None,
+    'title': f'the suite {name}',
+    'model': 'resnet_tiny',
+    'checkpoint': {'step': 30, 'averaged': True},
+    'attack': None,
     'complete': True,
-    'date': '2026-01-02T03:04:05+00:00',
+    'date': '2001-02-03T04:05:06+00:00',
     'notes': [],
-    'class_names': list(CLASSES),
-    'cells': cells or {},
-    'summary': summary,
-    **more,
+    'class_names': NAMES,
+    'cells': {'all': cell} if cells is None else cells,
+    'summary': {'clean': summary},
   }
+  file = run / 'eval' / f'{name}.json'
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text(json.dumps(content | values))
 
 
-def scores(top1):
-  """Returns the scores of ten examples in two bins."""
-  count = [0] * 13 + [4, 6]
-  return {
-    'top1': top1,
-    'ece': 0.125,
-    'reliability': {
-      'count': count,
-      'confidence': [None] * 13 + [0.9, 0.95],
-      'accuracy': [None] * 13 + [0.5, 1.0],
-    },
-    'confusion': [[3, 1, 0], [0, 2, 1], [0, 0, 3]],
-  }
-
-
-def write_run(workdir, *, top1=0.8125, epochs=3, model='efficientnet_b0'):
-  """Writes what a training and an evaluation leave behind."""
-  (workdir / 'eval').mkdir(parents=True)
-  config = {'model': {'name': model}, 'num_epochs': epochs, 'seed': 0}
-  (workdir / 'config.json').write_text(json.dumps(config))
+def write_run(run, *, seed=0, model='resnet_tiny'):
+  """Writes a run with every part of a page."""
+  run.mkdir(parents=True)
+  data = {'name': 'own', 'eval_split': 'test'}
+  config = {'model': {'name': model}, 'data': data, 'seed': seed}
+  (run / 'config.json').write_text(json.dumps(config | {'eval': {'attack': ATTACK}}))
   lines = [
-    {'step': 1, 'train/loss': 2.5, 'train/clean_top1': 0.25},
-    {'step': 2, 'val/clean_top1': 0.5, 'val/clean_pgd_top1': 0.25},
-    {'step': 4, 'train/loss': None, 'train/clean_top1': 0.75},
-    {'step': 4, 'secs/train': 12.5, 'secs/eval': 7.5},
+    {'step': 10, 'train/clean_loss': 2.0, 'train/clean_top1': 0.25},
+    {'step': 20, 'train/clean_loss': 1.0, 'train/clean_top1': 0.5},
+    {'step': 30, 'val/clean_loss': None, 'val/clean_top1': 0.8},
+    {'step': 30, 'val/clean_pgd_top1': 0.3, 'val/adv_top1': 0.7},
+    {'step': 15, 'secs/train': 40.0, 'secs/eval': 10.0},
+    {'step': 30, 'secs/train': 60.0, 'secs/eval': 20.0, 'device_hours': 0.25},
+    {'step': 30, 'train/images_per_sec': 50.0, 'train/mfu': 0.125},
+    {'no step': 30, 'train/clean_top1': 1.0},
+    3,
   ]
-  text = '\n'.join(map(json.dumps, lines)) + '\n{"step": 5, "train/lo'
-  (workdir / 'results.jsonl').write_text(text)
-  by_corruption = {'fog': 0.25, 'snow': 0.5, 'spatter': 0.75}
-  both = {'clean': {'top1': top1, 'ece': 0.125}, 'adv': {'top1': 0.5}}
-  for content in (
-    suite('val', both, {'all': {'branches': {'clean': scores(top1), 'adv': {}}}}),
-    suite('pgd', {'clean': {'top1': 0.0625}, 'adv': {'top1': 0.375}}),
-    suite('imagenet', {'clean': {'top1': 0.77}}),
-    suite('c', {'clean': {'mce': 66.25, 'by_corruption': by_corruption}}),
-    suite('a', {'clean': {'top1': 0.071}}, notes=['a note | of A'], complete=False),
-  ):
-    file = workdir / 'eval' / f'{content["suite"]}.json'
-    file.write_text(json.dumps(content))
-  (workdir / 'eval' / 'val.json.2026').write_text('of others')
-  (workdir / 'pictures').mkdir()
-  Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(
-    workdir / 'pictures' / 'val_step_0000007.png'
-  )
-  return workdir
+  text = ''.join(json.dumps(line) + '\n' for line in lines)
+  (run / 'results.jsonl').write_text(text + '{"step": 40, "train/cle')
+  details = {'reliability': BINS, 'class_top1': [0.75, 1.0], 'confusion': MATRIX}
+  write_suite(run, 'val', scores(7 / 8, **details))
+  write_suite(run, 'pgd', scores(1 / 8, **details), attack=ATTACK)
+  # From severity 1 to 5: 0.9 to 0.5 of all but fog, of which it is 0.4 to 0.
+  by_corruption = {x: 0.7 for group in panels.GROUPS.values() for x in group}
+  by_corruption['fog'] = 0.2
+  cells = {
+    f'{name}_{i}': {
+      'data': {'name': 'own', 'split': 'test'},
+      'input': {},
+      'num_examples': 8,
+      'branches': {'clean': {'top1': mean + 0.1 * (3 - i)}},
+    }
+    for name, mean in by_corruption.items()
+    for i in range(1, 6)
+  }
+  summary = {'top1': (14 * 0.7 + 0.2) / 15, 'by_corruption': by_corruption}
+  write_suite(run, 'corruptions', summary, cells=cells, notes=['not a <b>mCE</b>'])
+  (run / 'pictures').mkdir()
+  for step in (20, 30):
+    picture = Image.new('RGB', (8, 8), (step, 0, 0))
+    picture.save(run / 'pictures' / f'val_step_{step:07d}.png')
+  return run
 
 
-@pytest.fixture
-def runs(tmp_path):
-  one = write_run(tmp_path / 'one')
-  two = write_run(tmp_path / WEIRD.replace('/', '') / 'two', top1=0.5, epochs=4)
-  return [str(one), str(two)]
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  root = tmp_path_factory.mktemp('runs')
+  return write_run(root / 'a'), write_run(root / 'b_c', seed=1)
 
 
-class Page(html.parser.HTMLParser):
-  """Collects the elements of a page, and checks that they are closed."""
+@pytest.fixture(scope='module')
+def page(runs):
+  return report.create_report(map(str, runs))
+
+
+class Parser(html.parser.HTMLParser):
+  """Collects elements and text, and finds elements that are not closed."""
 
   def __init__(self, text):
     super().__init__()
-    self.open, self.found, self.ids, self.text = [], [], [], ''
+    self.open, self.elements, self.rows, self.text = [], [], [], []
     self.feed(text)
+    self.close()
 
   def handle_starttag(self, tag, attrs):
-    self.found.append((tag, dict(attrs)))
-    self.ids += [x for k, x in attrs if k == 'id']
-    if tag not in ('meta', 'img', 'br', 'path', 'use', 'rect', 'image'):
+    self.elements.append((tag, dict(attrs)))
+    if tag not in ('meta', 'br', 'img', 'wbr'):
       self.open.append(tag)
+    if tag == 'tr':
+      self.rows.append([])
+    if tag in ('td', 'th'):
+      self.rows[-1].append('')
 
   def handle_startendtag(self, tag, attrs):
-    self.found.append((tag, dict(attrs)))
-    self.ids += [x for k, x in attrs if k == 'id']
+    self.elements.append((tag, dict(attrs)))
 
   def handle_endtag(self, tag):
-    if tag in self.open:
-      assert self.open.pop() == tag
+    assert self.open.pop() == tag
 
-  def handle_data(self, data):
-    self.text += data
-
-
-def test_the_table_has_our_numbers_and_the_published_ones(runs):
-  table = tables.create_table([run_files.read_run(runs[0])])
-  titles = [x.title for x in table.columns]
-  rows = {
-    (x.name, x.branch): dict(zip(titles, x.cells, strict=True)) for x in table.rows
-  }
-  ours = rows[runs[0], 'clean']
-  assert ours['ImageNet top-1, %'] == '77.0' and ours['ImageNet-A, %'] == '7.1'
-  assert ours['ImageNet-C mCE (lower is better)'] == '66.2'  # Rounded to even.
-  assert ours['own images, top-1, %'] == '81.2' and ours['ECE, %'] == '12.5'
-  assert ours['under attack, top-1, %'] == '6.2'
-  assert rows[runs[0], 'adv']['under attack, top-1, %'] == '37.5'
-  assert rows[runs[0], 'adv']['ImageNet-A, %'] == ''
-  assert 'ImageNet-R, %' not in titles  # Nobody has it.
-  published = rows['efficientnet_b0: AdvProp', '']
-  assert published['ImageNet top-1, %'] == '77.6'
-  assert published['ImageNet-C mCE (lower is better)'] == '66.2'
-  assert all(row.source for row in table.rows if not row.branch)
-  assert 'efficientnet_b1' not in str(table.rows)
+  def handle_data(self, text):
+    if self.open and self.open[-1] != 'style':
+      self.text.append(text)
+    if {'td', 'th'} & set(self.open):
+      self.rows[-1][-1] += text.strip()
 
 
-def test_published_numbers_are_shown_only_where_ours_can_stand_beside(tmp_path):
-  run = write_run(tmp_path / 'x')
-  for name in ('imagenet', 'c', 'a'):
-    (run / 'eval' / f'{name}.json').unlink()
-  table = tables.create_table([run_files.read_run(str(run))])
-  assert all(row.branch for row in table.rows)
+def test_the_table_has_the_numbers_counted_by_hand(runs):
+  write = report.create_report([str(runs[0])], 'md').split('\n\n')
+  title = '| run | branch | own:test, clean, top-1, % | PGD-10, epsilon 8/255, top-1, %'
+  assert write[0] == (
+    f'{title} | corrupted, top-1, %, 15 x 5 |\n'
+    '| --- | --- | ---: | ---: | ---: |\n'
+    # The branch adv was only evaluated in training, and there are files of val.
+    '| a | clean | 87.5 | 12.5 | 66.7 |\n'
+    '| a | adv |  |  |  |'
+  )
+  assert write[1].startswith('Attack: PGD-10, epsilon 8/255, steps of 2/255;')
+  assert write[2] == 'corruptions: not a <b>mCE</b>\n'
+  assert tables.paper_row(str(runs[0])) == '\n\n'.join(write[:2])
 
 
-def test_the_page_stands_alone_and_escapes_what_users_write(runs):
-  text = report.create_report(runs)
-  page = Page(text)
-  assert page.open == [] and not re.search(r'@import|url\((?!#)', text)
-  assert not [x for x, _ in page.found if x in ('script', 'link', 'iframe')]
-  for _, attrs in page.found:
-    for key in ('src', 'href', 'xlink:href'):
-      assert attrs.get(key, 'data:').startswith(('data:', '#'))
-  assert len(set(page.ids)) == len(page.ids)
-  assert WEIRD in page.text and '_hidden' in page.text  # A class, as text.
-  for words in ('81.2', '66.2', 'a note | of A', 'Adversarial examples', 'num_epochs'):
-    assert words in page.text
-  assert 'one: corruptions' in page.text and 'one: a in part' in page.text
-  assert 'epsilon 4/255, step_size 1/255, num_steps 10' in page.text
-  assert text == report.create_report(runs)  # Nothing in it is by chance.
-  assert sum(x == 'svg' for x, _ in page.found) == 3 + 1 + 1 + 1 + 2 + 1
+def test_the_page_has_every_part_and_no_other_file(page):
+  parser = Parser(page)
+  assert not parser.open
+  ids = [x['id'] for tag, x in parser.elements if tag == 'section']
+  assert ids == [
+    *('runs', 'results', 'branches', 'training', 'corruptions', 'calibration'),
+    *('classes', 'examples', 'time', 'configs'),
+  ]
+  links = [
+    v for _, x in parser.elements for k, v in x.items() if k.endswith(('src', 'href'))
+  ]
+  assert all(x.startswith(('#', 'data:image/png;base64,')) for x in links)
+  assert not re.search(r'url\((?!#)|@import|https?:(?!//www\.w3\.org/)', page)
+  tags = {tag for tag, _ in parser.elements}
+  assert 'svg' in tags and not tags & {'script', 'link', 'iframe', 'object'}
+  targets = [x['id'] for _, x in parser.elements if 'id' in x]
+  assert len(set(targets)) == len(targets)
+  assert {x[1:] for x in links if x[0] == '#'} <= set(targets)
+  rows = parser.rows
+  assert ['a', 'clean', '87.5', '12.5', '66.7'] in rows
+  values = ['87.5', '100.0', '0.250', '0.125', '7.5']
+  assert ['valthe suite val', 'a', 'clean', '8', '32 px of 40', *values] in rows
+  assert [NAMES[0], '3', '1', '75.0'] in rows and [NAMES[1], '', '4', '100.0'] in rows
+  assert ['seed', '0', '1'] in rows
+  assert page.count('80 s, 75 % training') == 2  # The last line has all starts in it.
+  assert ['a', '50', '12.5%', '0.25'] in rows
+  assert page.count('<img') == 2 and 'val_step_0000030' in page
+  assert 'val_step_0000020' not in page
 
 
-def test_markdown_has_the_same_table(runs):
-  text = report.create_report(runs, format_name='md')
-  (row,) = [x for x in text.splitlines() if x.startswith('| one | clean |')]
-  assert [x.strip() for x in row.split('|')[3:6]] == ['77.0', '66.2', '7.1']
-  assert 'one: corruptions' in text and '- a note | of A' in text
+def test_what_users_have_named_is_escaped(page):
+  assert '<script' not in page and '<b>' not in page
+  assert html.escape(NAMES[0]) in page and 'not a &lt;b&gt;mCE&lt;/b&gt;' in page
+  svg = charts.lines('a "<b>', [charts.Line(0, 0, '<i>$x', [(1, 0.5)])], is_share=True)
+  assert 'aria-label="a &#34;&#60;b&#62;"' in svg and '&lt;i&gt;$x' in svg
 
 
-def test_a_run_that_was_only_trained_has_its_curves(tmp_path):
-  run = write_run(tmp_path / 'x')
+def test_the_same_files_make_the_same_page(runs, page):
+  assert report.create_report(map(str, runs)) == page
+
+
+def test_charts_take_the_colours_of_the_page(page):
+  colours = set(re.findall(r'(?:fill|stroke): ?([^;"]+)', page))
+  variables = {f'var(--{x})' for x in ('ink', 'soft', 'line', 'paper')}
+  variables |= {f'var(--series-{i})' for i in range(charts.NUM_COLOURS)}
+  assert colours <= variables | {'none'}
+  assert {f'--series-{i}:' for i in range(charts.NUM_COLOURS)} <= set(page.split())
+
+
+def test_the_accuracy_by_severity_is_the_mean_of_the_15(runs, monkeypatch):
+  found = []
+  monkeypatch.setattr(charts, 'lines', lambda title, series, **_: found.append(series))
+  list(panels.corrupted(run_files.read_runs([str(runs[0])])))
+  ((line,),) = found
+  expected = [(i, (14 * 0.7 + 0.2) / 15 + 0.1 * (3 - i)) for i in range(1, 6)]
+  np.testing.assert_allclose(line.points, expected)
+
+
+def test_a_run_that_was_only_trained(tmp_path):
+  run = tmp_path / 'trained' / 'phase_1'
+  write_run(run)
   shutil.rmtree(run / 'eval')
-  shutil.rmtree(run / 'pictures')
-  page = Page(report.create_report([str(run)]))
-  assert 'None of the runs was evaluated' in page.text
-  assert 'top-1 while training' in page.text and 'Calibration' not in page.text
+  (run / 'config.json').unlink()
+  shutil.copytree(run, tmp_path / 'trained' / 'phase_0')
+  workdir = str(tmp_path / 'trained')
+  table = tables.create_table(run_files.read_runs([workdir]))
+  assert [row.cells for row in table.rows] == [('80.0‡', '30.0‡'), ('70.0‡', '')]
+  text = report.create_report([workdir])
+  assert f'--workdir={run} --suites=val,pgd,corruptions' in text
+  assert 'Of the last evaluation in training' in text and 'id="training"' in text
+  assert 'id="calibration"' not in text
 
 
-def test_of_phases_the_last_is_shown(tmp_path):
-  for i, top1 in enumerate((0.25, 0.5)):
-    write_run(tmp_path / 'x' / f'phase_{i}', top1=top1)
-  run = run_files.read_run(str(tmp_path / 'x'))
-  assert run.suites['val']['summary']['clean']['top1'] == 0.5
+def test_results_of_other_weights_are_marked(tmp_path):
+  run = write_run(tmp_path / 'a')
+  old = {'checkpoint': {'step': 20, 'averaged': True}, 'date': '2001-01-01'}
+  write_suite(run, 'pgd', scores(1 / 8), attack=ATTACK, **old)
+  text = report.create_report([str(run)], 'md')
+  assert '| 87.5 | 12.5† | 66.7 |' in text and 'a, pgd: step 20.' in text
+
+
+def test_a_part_of_a_suite_is_said_to_be_one(tmp_path):
+  run = write_run(tmp_path / 'a')
+  summary = {'by_corruption': {'fog': 0.25}}
+  write_suite(run, 'corruptions', summary, cells={}, complete=False)
+  text = report.create_report([str(run)])
+  assert 'a part of corruptions alone' in text and f'{run} --suites=corruptions' in text
+
+
+def test_published_numbers_stand_beside_the_same_network_and_attack(tmp_path):
+  run = write_run(tmp_path / 'a', model='resnet_50')
+  assert 'published' not in report.create_report([str(run)], 'md')
+  imagenet = ('imagenet2012', 'validation')
+  write_suite(run, 'val', scores(0.75), data=imagenet)
+  table = tables.create_table(run_files.read_runs([str(run)]))
+  assert [x.key for x in table.columns] == ['top1', 'pgd', 'corruptions']
+  published = {row.name: row.cells for row in table.rows if row.source}
+  assert published['resnet_50, Fast AdvProp'] == ('76.5', '', '')
+  name = 'resnet_50, adversarial training, SiLU'
+  assert published[name] == ('69.7', '', '')
+  attack = {'name': 'pgd', 'epsilon': 4 / 255, 'step_size': 1 / 255, 'num_steps': 20}
+  write_suite(run, 'pgd', scores(0.5), attack=attack, data=imagenet)
+  write_suite(run, 'c', {'mce': 70.25}, cells={})
+  table = tables.create_table(run_files.read_runs([str(run)]))
+  assert table.rows[0].cells == ('75.0', '70.3', '50.0', '66.7')  # Half is upwards.
+  published = {row.name: row.cells for row in table.rows if row.source}
+  assert published[name] == ('69.7', '', '42.2', '')
+  other = write_run(tmp_path / 'b', model='resnet_50')
+  both = tables.create_table(run_files.read_runs([str(run), str(other)]))
+  place = [x.key for x in both.columns].index('pgd')
+  assert both.columns[place].title == 'attacked'  # By more than one attack.
+  assert not any(row.cells[place] for row in both.rows if row.source)
+  assert 'Attack of b: PGD-10, epsilon 8/255' in both.notes[1]
+  text = tables.to_markdown(table)
+  source = re.search(rf'{name} \| published \[(\d+)\]', text)[1]
+  assert f'[{source}] SmoothAdversarialTraining, README' in text
+
+
+def test_published_numbers_have_a_network_and_a_source():
+  for line in tables._published():
+    assert line['model'] in models.MODELS and line['source'] and line['name']
+    keys = line.keys() - {'model', 'name', 'source'}
+    numbers = [float(line[key]) for key in keys if line[key]]
+    assert numbers and all(0 <= x <= 100 for x in numbers)
+  keys -= {'pgd10', 'pgd20', 'pgd50'}
+  assert keys <= {x.key for x in tables.COLUMNS}
+
+
+def test_of_many_classes_those_with_the_lowest_top1(tmp_path):
+  run = write_run(tmp_path / 'a')
+  top1 = [None, *np.linspace(1, 0, 24)]
+  matrix = np.zeros((25, 25), int)
+  matrix[24, 7] = 6
+  matrix[24, 8] = 2
+  names = [f'c{i}' for i in range(25)]
+  more = {'class_top1': top1, 'confusion': matrix.tolist()}
+  write_suite(run, 'val', scores(0.5, **more), class_names=names)
+  rows = Parser(report.create_report([str(run)])).rows
+  assert ['c24', '0.0', 'c7 (6 of 8)'] in rows and ['c15', '39.1', '–'] in rows
+  assert not any(row[0] in ('c14', 'c0') for row in rows)
+
+
+def test_ten_runs_with_names_of_any_kind(tmp_path):
+  names = ['x/a', 'y/a', '日本', '$x$', 'a' * 99, '<u>', *'1234']
+  workdirs = [str(write_run(tmp_path / name, seed=i)) for i, name in enumerate(names)]
+  text = report.create_report([*workdirs, workdirs[0]])
+  assert '<h1>10 runs</h1>' in text and '<u>' not in text
+  found = [run.name for run in run_files.read_runs(workdirs)]
+  assert found[0] == 'x/a' and len(set(found)) == 10
+  assert 'opacity: .45' in text  # Colours begin anew.
+
+
+def test_a_large_picture_is_made_smaller(tmp_path):
+  run = write_run(tmp_path / 'a')
+  noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+  Image.fromarray(noise).save(run / 'pictures' / 'val_step_0000030.png')
+  (uri,) = re.findall(r'base64,([^"]+)', report.create_report([str(run)]))
+  assert 10_000 < len(uri) < 2**20 * 4 / 3 + 4
 
 
 @pytest.mark.parametrize(
-  'damage, message',
+  'damage, words, message',
   [
-    (lambda x: shutil.rmtree(x), 'there is no .*config.json; allowed'),
-    (lambda x: (x / 'config.json').write_text('{'), 'config.json is damaged'),
-    (lambda x: (x / 'config.json').write_text('[]'), 'holds no JSON object'),
-    (lambda x: (x / 'eval' / 'val.json').write_text('x'), 'val.json is damaged'),
-    (lambda x: (x / 'eval' / 'val.json').write_text('{}'), 'val.json has no title, ch'),
+    (None, ['{run}/none'], 'there is no directory .*none; allowed'),
+    ('rm -r eval results.jsonl', ['{run}'], 'has no results; allowed'),
+    ('echo "{" > eval/val.json', ['{run}'], 'val.json is damaged: no JSON'),
+    ('echo [] > eval/val.json', ['{run}'], 'val.json is damaged: no JSON'),
+    ('echo {} > eval/val.json', ['{run}'], "val.json is damaged: 'title' is not"),
+    ('echo x > config.json', ['{run}'], 'config.json is damaged'),
+    (None, ['{run}', '--format=pdf'], "unknown --format 'pdf'; allowed: html, md"),
     (
-      lambda x: [shutil.rmtree(x / 'eval'), (x / 'results.jsonl').unlink()],
-      'has no results; allowed: .*--mode=evaluate',
+      None,
+      ['{run}', '--format=md', '--out={run}/none/x'],
+      'to --out .*: No such file .*; allowed',
+    ),
+    (
+      None,
+      ['{run}', '--format=md', '--out={run}/eval'],
+      'to --out .*: Is a directory; allowed',
+    ),
+    (
+      None,
+      ['{run}', '--format=md', '--out={run}/config.json/x'],
+      'Not a directory; allowed',
     ),
   ],
 )
-def test_what_cannot_be_read_is_one_line(damage, message, tmp_path, capsys):
-  damage(write_run(tmp_path / 'x'))
-  out = tmp_path / 'report.html'
-  out.write_text('of yesterday')
+def test_a_mistake_is_one_line(damage, words, message, tmp_path):
+  run = write_run(tmp_path / 'a')
+  subprocess.run(['sh', '-c', damage or 'true'], check=True, cwd=run)
+  before = sorted(run.iterdir())
   with pytest.raises(SystemExit, match=message) as e:
-    report.main([str(tmp_path / 'x'), f'--out={out}'])
+    report.main([word.format(run=run) for word in words])
   assert str(e.value).startswith('error: ') and '\n' not in str(e.value)
-  assert out.read_text() == 'of yesterday'
+  assert sorted(run.iterdir()) == before
 
 
-def test_what_cannot_be_written_is_one_line(runs, tmp_path):
-  with pytest.raises(SystemExit, match='--out .*: No such file or directory; allowed'):
-    report.main([runs[0], f'--out={tmp_path}/none/report.html'])
-  with pytest.raises(errors.UserError, match="unknown --format 'pdf'"):
-    report.create_report(runs, format_name='pdf')
+def test_wrong_types_in_a_file_are_damage(tmp_path):
+  run = write_run(tmp_path / 'a')
+  write_suite(run, 'val', {}, cells={'all': {'data': {}}})
+  with pytest.raises(errors.UserError, match="val.json is damaged: 'cells' is not"):
+    report.create_report([str(run)])
 
 
-def test_the_command_needs_neither_tensorflow_nor_a_device(runs, tmp_path):
+def test_the_command_replaces_a_file_whole(runs, page, tmp_path, capsys):
   out = tmp_path / 'report.html'
-  script = (
-    'import sys; from advprop_jax.evaluation import report; '
-    f'report.main([{runs[0]!r}, "--out={out}"]); '
-    'assert not {"tensorflow", "orbax", "clu"} & sys.modules.keys()'
+  out.write_text('old')
+  report.main([*map(str, runs), f'--out={out}'])
+  assert out.read_text('utf-8') == page and list(tmp_path.iterdir()) == [out]
+  assert capsys.readouterr().out == f'wrote {out}\n'
+  report.main([str(runs[0]), '--format=md'])
+  assert capsys.readouterr().out == report.create_report([str(runs[0])], 'md')
+
+
+def test_the_command_loads_neither_jax_nor_tensorflow():
+  code = 'import sys, advprop_jax.evaluation.report; '
+  code += 'assert not {"jax", "tensorflow", "orbax", "clu"} & set(sys.modules)'
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason='chromium is not installed')
+def test_the_page_fits_on_a_phone(tmp_path):
+  run = write_run(tmp_path / 'a_long_name_of_a_run_without_any_blanks_in_it')
+  old = {'checkpoint': {'step': 20, 'averaged': True}, 'date': '2001-01-01'}
+  for name in ('imagenet', 'a', 'r', 'sketch', 'stylized', 'v2', 'real', 'objectnet'):
+    write_suite(run, name, scores(0.5, clean_top1=0.75), **old)  # A wide table.
+  page = report.create_report([str(run), str(write_run(tmp_path / 'b', seed=1))])
+  outer = tmp_path / 'outer.html'
+  # Chromium's own window cannot be that narrow.
+  outer.write_text(
+    '<body style="margin: 0"><iframe style="width: 390px; height: 9000px; border: 0" '
+    'onload="const x = this.contentDocument.documentElement; '
+    'document.title = `${x.clientWidth} ${x.scrollWidth} ${x.scrollHeight}`" '
+    f'srcdoc="{html.escape(page)}"></iframe>'
   )
-  subprocess.run([sys.executable, '-c', script], check=True)
-  assert out.read_text().startswith('<!doctype html>')
-
-
-def test_names_at_the_ends_of_lines_do_not_cover_each_other():
-  series = {name: ([0, 1], [0.5, 0.9]) for name in 'abc'}
-  svg = charts.lines('x', series, is_share=True)
-  heights = re.findall(r' y="([\d.]+)"[^>]*> [abc]<', svg)
-  assert len(set(heights)) == 3
-
-
-@pytest.mark.skipif(shutil.which('chromium') is None, reason='needs Chromium')
-@pytest.mark.parametrize('width', [390, 1200])
-def test_nothing_is_wider_than_the_window(width, runs, tmp_path):
-  """In a browser: only the tables, in boxes of their own, may be scrolled."""
-  page = tmp_path / 'report.html'
-  script = (
-    '<script>document.title = document.documentElement.scrollWidth + " of " + '
-    'document.documentElement.clientWidth;</script>'
-  )
-  page.write_text(report.create_report(runs) + script)
-  command = ['chromium', '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom']
-  command += [f'--user-data-dir={tmp_path}/browser', f'--window-size={width},900']
-  done = subprocess.run(
-    [*command, page.as_uri()],
+  shot = tmp_path / 'shot.png'
+  command = [CHROMIUM, '--headless=new', '--no-sandbox', '--disable-gpu', '--dump-dom']
+  command += ['--hide-scrollbars', '--window-size=390,9000', f'--screenshot={shot}']
+  dom = subprocess.run(
+    [*command, f'--user-data-dir={tmp_path}/profile', outer.as_uri()],
     check=True,
     capture_output=True,
     text=True,
     timeout=60,
     env={**os.environ, 'HOME': str(tmp_path)},
-  )
-  wide, window = re.search(r'<title>(\d+) of (\d+)</title>', done.stdout).groups()
-  assert int(wide) <= int(window)
+  ).stdout
+  width, scroll_width, height = map(int, re.search('<title>([^<]+)', dom)[1].split())
+  assert width == scroll_width == 390 and height > 3000
+  with Image.open(shot) as picture:
+    pixels = np.asarray(picture.convert('L'))
+  assert pixels.shape[1] == 390 and (pixels[:3000] < 100).mean() > 0.01
