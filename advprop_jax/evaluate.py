@@ -14,6 +14,7 @@ from advprop_jax import (
   evaluations,
   images,
   model_config,
+  parallel,
   schema,
   suite_run,
 )
@@ -83,6 +84,11 @@ def evaluate_checkpoint(
     evaluators = evaluations.Evaluators(config, model)
     names = _chosen(suite_names or config.eval.suites, config)
     work, problems = suite_run.open_work(names, config)
+    if parallel.sum_over_hosts(len(problems)) != len(problems) * jax.process_count():
+      raise errors.UserError(
+        f'hosts see different images; missing on this one: {problems or "nothing"}; '
+        'allowed: the same data_dir on all of them'
+      )
     variables, averaged = model_config.restore_variables(
       checkpointer, step, config, model
     )
@@ -125,7 +131,7 @@ def evaluate_checkpoint(
 
   metrics: dict[str, float] = {}
   with logs.MetricWriter(path) as writer:
-    for name in names:
+    for name in _same_images_together(names):
       items = [x for x in work if x.suite == name]
       metrics |= suite_run.evaluate_suite(
         files[name], items, branch_names, run, problems, writer
@@ -141,10 +147,16 @@ def evaluate_checkpoint(
     logging.error('%s', problem)
   if problems:
     raise errors.UserError(
-      f'{len(problems)} of {len(work) + len(problems)} sets of images have no result: '
+      f'{len(problems)} of {len(names)} suites have no result or lack a part: '
       f'{problems[0]}' + (' (the log has the others)' if len(problems) > 1 else '')
     )
   return metrics
+
+
+def _same_images_together(names: list[str]) -> list[str]:
+  """Returns the names so that what is evaluated in one pass is written at once."""
+  cells = [suites.SUITES[x].cells for x in names]
+  return sorted(names, key=lambda x: cells.index(suites.SUITES[x].cells))
 
 
 def _chosen(names: Iterable[str], config: schema.Section) -> list[str]:

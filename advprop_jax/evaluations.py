@@ -59,7 +59,10 @@ def open_cell(
     max_bad_share=config.data.max_bad_share,
     hosts=images.hosts(),
   )
-  keys = ('image_size', 'crop_padding', 'resize_method', 'border', 'resize')
+  keys = (
+    *('image_size', 'crop_padding', 'resize_method', 'border', 'resize'),
+    *('exif_orientation', 'max_megapixels'),
+  )
   return Cell(
     opened,
     split,

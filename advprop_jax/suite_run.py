@@ -14,6 +14,8 @@ from advprop_jax import errors, evaluations, parallel, schema
 from advprop_jax.evaluation import pictures, records, runner, suites
 from advprop_jax.workdir import logs, results
 
+# Keys of `config.model` that change no logit.
+NEUTRAL = ('name', 'remat_blocks', 'smooth_backward', 'drop_connect_rate', 'bn_scope')
 _VERSIONS = {x.__name__: x.__version__ for x in (jax, flax, np)}
 
 
@@ -37,8 +39,8 @@ def open_work(
   prints: dict[int, dict] = {}  # Of each data set, which is opened for one split.
   for name in names:
     suite = suites.SUITES[name]
+    missing = []
     for cell_name, entry in suite.cells.items():
-      title = name if len(suite.cells) == 1 else f'{name}/{cell_name}'
       try:
         cell = evaluations.open_once(config, entry, opened)
         if id(cell.dataset) not in prints:
@@ -52,11 +54,16 @@ def open_work(
           'input': cell.input,
         }
       except errors.UserError as e:
-        problems.append(f'suite {title}: {e}')
+        missing.append(f'{cell_name}: {e}')
         continue
       num_steps = config.eval.attack.get('num_steps', 1)
       cost = len(cell.batches) * (1 + 3 * num_steps if suite.attacked else 1)
       work.append(Work(name, cell_name, cell, about, cost))
+    if missing:
+      count = f'{len(missing)} of {len(suite.cells)} sets are missing; '
+      problems.append(
+        f'suite {name}, {count if len(suite.cells) > 1 else ""}{missing[0]}'
+      )
   if not work:
     raise errors.UserError(problems[0])
   return work, problems
@@ -70,6 +77,7 @@ def identify(
   identity = {
     'title': suite.title,
     'model': config.model.name,
+    'network': {k: x for k, x in config.model.items() if k not in NEUTRAL},
     'checkpoint': weights,
     'branch_names': branch_names,
     'attack': dict(config.eval.attack) if suite.attacked else None,
@@ -110,12 +118,16 @@ def evaluate_suite(
       try:
         record, grid = _evaluate_cell(item, branch_names, run)
       except errors.UserError as e:
+        if jax.process_count() > 1:  # The others are in the middle of it.
+          raise
         problems.append(f'suite {name}, {item.name}: {e}')
+        content['cells'].pop(item.name, None)  # Of other images, if it is there.
         continue
       is_new = True
       if grid is not None:
         writer.write_image(step, f'{title(item)}/clean_pgd', grid)
-    content['cells'][item.name] = record
+    cells = {**content['cells'], item.name: record}
+    content['cells'] = {x: cells[x] for x in suite.cells if x in cells}
     content['summary'] = records.summarize(suite, content['cells'], branch_names)
     content['complete'] = content['cells'].keys() == suite.cells.keys()
     content['seconds'] = sum(x['seconds'] for x in content['cells'].values())
@@ -123,9 +135,10 @@ def evaluate_suite(
     content['versions'] = _VERSIONS
     if is_new:
       file.save()
+  if not items:
+    return {}
   metrics = _metrics(content, items)
   if is_new:
-    first = items[0]
     writer.write_scalars(
       step,
       metrics,
@@ -134,8 +147,7 @@ def evaluate_suite(
         'checkpoint': str(file.path.parent.parent / 'checkpoints' / str(step)),
         'averaged': content['checkpoint']['averaged'],
         'attack': content['attack'],
-        'dataset': first.cell.dataset.name,
-        'split': first.cell.split,
+        **(_images_of(items[0]) if len(suite.cells) == 1 else {}),
       },
     )
   elif metrics:
@@ -152,6 +164,7 @@ def _evaluate_cell(item: Work, branch_names, run):
     'num_examples': int(result.metrics['num_examples']),
     'num_unlabelled': int(result.metrics['num_unlabelled']),
     'num_bad': parallel.sum_over_hosts(item.cell.batches.num_bad),
+    'versions': _VERSIONS,
     'seconds': round(seconds, 3),  # Of 'val' and 'pgd', if at once, both together.
     'branches': records.of_branches(result, branch_names, attacked=attacked),
   }
@@ -184,6 +197,10 @@ def _metrics(content: dict[str, Any], items: list[Work]) -> dict[str, float]:
     for key, x in scores.items()
     if isinstance(x, float)
   }
+
+
+def _images_of(item: Work) -> dict[str, str]:
+  return {'dataset': item.cell.dataset.name, 'split': item.cell.split}
 
 
 def title(item: Work) -> str:

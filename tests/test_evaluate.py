@@ -11,7 +11,15 @@ from absl import logging as absl_logging
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, evaluate, images, model_config, schema, train
+from advprop_jax import (
+  errors,
+  evaluate,
+  evaluations,
+  images,
+  model_config,
+  schema,
+  train,
+)
 from advprop_jax.evaluation import suites
 from advprop_jax.input import corrupted_batches
 from advprop_jax.workdir import checkpoint, directory
@@ -440,6 +448,9 @@ def test_other_images_or_crops_are_evaluated_anew(trained, workdir, tmp_path):
   config.eval.suites = ('val',)
   evaluate.evaluate_checkpoint(config, str(workdir))
   date = read_suite(workdir, 'val')
+  config.model.bn_epsilon = 0.5  # Another function of the same weights.
+  evaluate.evaluate_checkpoint(config, str(workdir))
+  assert read_suite(workdir, 'val')['network']['bn_epsilon'] == 0.5
   config.data.crop_padding = 4
   evaluate.evaluate_checkpoint(config, str(workdir))
   changed = read_suite(workdir, 'val')
@@ -449,10 +460,43 @@ def test_other_images_or_crops_are_evaluated_anew(trained, workdir, tmp_path):
   config.data.name = f'folder:{root}'
   evaluate.evaluate_checkpoint(config, str(workdir))
   assert read_suite(workdir, 'val')['cells']['all']['num_examples'] == 23
-  (workdir / 'eval' / 'val.json').write_text('{"cells": ')
-  evaluate.evaluate_checkpoint(config, str(workdir))
-  assert read_suite(workdir, 'val')['cells']['all']['num_examples'] == 23
+  for text in ('{"cells": ', '[]', '{"cells": []}'):
+    (workdir / 'eval' / 'val.json').write_text(text)
+    evaluate.evaluate_checkpoint(config, str(workdir))
+    assert read_suite(workdir, 'val')['cells']['all']['num_examples'] == 23
   assert date['cells']['all']['num_examples'] == 24
+
+
+def test_cells_of_earlier_evaluations_are_kept_while_their_images_are_away(
+  workdir, monkeypatch
+):
+  """As of a test set that is unpacked and evaluated part by part."""
+  suite, found = suites.SUITES['corruptions'], {}
+  cells = {x: suites.Cell(corruption=(x, 1)) for x in ('brightness', 'contrast', 'fog')}
+  monkeypatch.setitem(suites.SUITES, 'corruptions', suite._replace(cells=cells))
+  opened = evaluations.open_once
+  for there in ('fog', 'brightness'):
+
+    def open_once(config, cell, *args, there=there):
+      if cell.corruption[0] != there:
+        raise errors.UserError('not there')
+      return opened(config, cell, *args)
+
+    monkeypatch.setattr(evaluations, 'open_once', open_once)
+    message = 'suite corruptions, 2 of 3 sets are missing; .*: not there'
+    with pytest.raises(errors.UserError, match=message):
+      evaluate.evaluate_checkpoint(
+        load(workdir), str(workdir), suite_names=('corruptions',)
+      )
+    found[there] = read_suite(workdir, 'corruptions')
+  assert list(found['brightness']['cells']) == ['brightness', 'fog']
+  assert found['brightness']['cells']['fog'] == found['fog']['cells']['fog']
+  assert not found['brightness']['complete']
+
+
+def test_what_is_evaluated_in_one_pass_is_written_at_once():
+  order = evaluate._same_images_together(['val', 'corruptions', 'pgd', 'a'])
+  assert order == ['val', 'pgd', 'corruptions', 'a']
 
 
 def test_what_is_missing_is_said_and_the_rest_is_evaluated(workdir, caplog):
@@ -460,7 +504,7 @@ def test_what_is_missing_is_said_and_the_rest_is_evaluated(workdir, caplog):
   config.data.data_dir = str(workdir)
   with pytest.raises(
     errors.UserError,
-    match=r"^1 of 2 sets of images have no result: suite sketch: data set '.*' is not "
+    match=r"^1 of 2 suites have no result .*: suite sketch, all: data set '.*' is not "
     r'prepared in .*download_and_prepare.*; or: cannot read folder .*/sketch',
   ):
     evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('sketch', 'val'))

@@ -308,7 +308,7 @@ def test_corruptions_of_tensorflow_datasets_are_another_suite(run, monkeypatch):
   name = 'imagenet2012_corrupted/fog_3'
   images = [paint(1), paint(1), paint(2)]
   prepare(name, run.data, 'validation', [example(x, 1) for x in images], monkeypatch)
-  with pytest.raises(errors.UserError, match='1 of 2 sets .*suite c_tfds/clean: data'):
+  with pytest.raises(errors.UserError, match='c_tfds, 1 of 2 sets are .*; clean: data'):
     run('c_tfds')
   found = json.loads((run.workdir / 'eval' / 'c_tfds.json').read_text())
   assert not found['complete']
@@ -320,7 +320,7 @@ def test_corruptions_of_tensorflow_datasets_are_another_suite(run, monkeypatch):
 
 def test_of_all_suites_a_network_has_those_that_fit(run, monkeypatch):
   """Nothing is there: every suite is missing, and the first is named."""
-  with pytest.raises(errors.UserError, match='suite val: .*download_and_prepare'):
+  with pytest.raises(errors.UserError, match='suite val, all: .*download_and_prepare'):
     run('all')
   names = evaluate._chosen(['all'], schema.to_sections({'data': {'class_names': ()}}))
   assert names == ['val', 'pgd', 'corruptions']

@@ -25,7 +25,8 @@ class LabelSpace(NamedTuple):
   new_labels: np.ndarray | None = None
   # The logit of each label, int32 [K]; the others are masked. None: all, in order.
   columns: np.ndarray | None = None
-  # Where several logits are right: those of each label, int32 [K, L], padded with -1.
+  # Where several classes are right: for each label their places among the logits that
+  # count, int32 [K, L], padded with -1.
   sets: np.ndarray | None = None
   notes: tuple[str, ...] = ()  # What must be said beside the numbers.
 
@@ -113,8 +114,10 @@ def by_several_labels(
   data_classes: tuple[str, ...], model_classes: tuple[str, ...], *, data_name: str
 ) -> LabelSpace:
   """Matches examples with several labels each: any of them is right."""
-  columns = labels.columns(data_classes, model_classes, data_name=data_name)
-  return LabelSpace(model_classes, new_labels=columns)
+  synsets = labels.imagenet_synsets()
+  new_labels = labels.columns(data_classes, synsets, data_name=data_name)
+  columns = labels.columns(synsets, model_classes, data_name="ImageNet's data set")
+  return LabelSpace(synsets, new_labels, columns)
 
 
 def of_objectnet(
@@ -130,7 +133,7 @@ def of_objectnet(
       f'{NUM_OBJECTNET_FOLDERS}, whose place in the order of their names is their class'
     )
   synsets = labels.imagenet_synsets()
-  logit = labels.columns(synsets, model_classes, data_name="ImageNet's classes")
+  columns = labels.columns(synsets, model_classes, data_name="ImageNet's data set")
   found: dict[int, list[int]] = {}
   for index, folder in _class_lists()['objectnet'].items():
     found.setdefault(folder, []).append(int(index))
@@ -139,10 +142,9 @@ def of_objectnet(
   new_labels = np.full(len(data_classes), -1)
   for label, folder in enumerate(folders):
     new_labels[folder] = label
-    right = np.array(found[folder])
-    sets[label, : len(right)] = right if logit is None else logit[right]
+    sets[label, : len(found[folder])] = found[folder]
   names = tuple(data_classes[folder] for folder in folders)
-  return LabelSpace(names, new_labels, sets=sets)
+  return LabelSpace(names, new_labels, columns, sets=sets)
 
 
 # Name, as a suite has it -> function of the data set's classes and the network's, both

@@ -23,24 +23,26 @@ class SuiteFile:
         A file with another identity is kept under another name.
     """
     self.path = workdir / FOLDER / f'{suite}.json'
-    self._old: dict[str, Any] = {}
     self._keep_as: epath.Path | None = None  # A file of other weights.
+    self.content: dict[str, Any] = {'suite': suite, **identity, 'cells': {}}
     try:
       saved = json.loads(self.path.read_text())
       if {key: saved.get(key) for key in identity} == identity:
-        self._old = saved['cells']
+        if not all(isinstance(x, dict) for x in saved['cells'].values()):
+          raise TypeError('a cell that is no object')
+        self.content = saved
       else:
         day = str(saved['date']).replace(':', '')
         self._keep_as = self.path.with_name(f'{self.path.name}.{day}')
         logging.info(
-          '%s is of other weights (step %s) or another attack: it is kept as %s',
+          '%s is of other weights (step %s), network or attack: it is kept as %s',
           *(self.path, saved['checkpoint']['step'], self._keep_as.name),
         )
     except FileNotFoundError:
       pass
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
       logging.warning('%s is damaged and is written anew', self.path)
-    self.content: dict[str, Any] = {'suite': suite, **identity, 'cells': {}}
+    self._old = dict(self.content['cells'])
 
   def find(self, cell: str, about: dict[str, Any]) -> dict[str, Any] | None:
     """Returns a cell's results if they are there, of the same images.

@@ -45,7 +45,7 @@ def open_folder(
     # files are listed here, to be shared and skipped by name.
     folders = [x for x in info.features['label'].names if not suffixes.is_hidden(x)]
     splits = [x for x in info.splits if not suffixes.is_hidden(x)]
-    files = {split: _list_files(root, split, folders) for split in splits}
+    files = {split: _list_files(f'{root}/{split}', folders) for split in splits}
   except UnicodeDecodeError as e:
     raise errors.UserError(
       f'a name in folder {root!r} is not UTF-8: {e.object!r}; allowed: names that are'
@@ -76,10 +76,9 @@ def open_classes(
   """
   root = os.path.expanduser(name.removeprefix(CLASSES_PREFIX)).rstrip('/')
   expected = f'expected {root}/<class>/*.jpg, *.png or the like'
-  parent, _, last = root.rpartition('/')
   try:
     folders = sorted(x.rstrip('/') for x in tf.io.gfile.listdir(root))
-    paths = _list_files(parent, last, [x for x in folders if not suffixes.is_hidden(x)])
+    paths = _list_files(root, [x for x in folders if not suffixes.is_hidden(x)])
   except (OSError, tf.errors.OpError, UnicodeDecodeError) as e:
     raise errors.UserError(f'cannot read folder {root!r}: {expected}') from e
   others = [path for path in paths if not suffixes.is_image(path)]
@@ -214,12 +213,12 @@ def _size(path: str) -> int:
     return -1
 
 
-def _list_files(root: str, split: str, folders: list[str]) -> list[str]:
-  """Lists the files of a split's class folders in a fixed order."""
+def _list_files(folder: str, classes: list[str]) -> list[str]:
+  """Lists the files in the class folders of a folder, in a fixed order."""
   return [
-    f'{root}/{split}/{folder}/{file}'
-    for folder in folders
-    if tf.io.gfile.isdir(f'{root}/{split}/{folder}')
-    for file in sorted(tf.io.gfile.listdir(f'{root}/{split}/{folder}'))
+    f'{folder}/{name}/{file}'
+    for name in classes
+    if tf.io.gfile.isdir(f'{folder}/{name}')
+    for file in sorted(tf.io.gfile.listdir(f'{folder}/{name}'))
     if not suffixes.is_hidden(file)
   ]

@@ -28,6 +28,8 @@ MAX_LABELS = 10
 # What must be fetched by hand, after registration at image-net.org.
 MANUAL_ARCHIVES = {
   'imagenet2012': ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'),
+  'imagenet2012_real': ('ILSVRC2012_img_val.tar',),
+  'imagenet2012_corrupted': ('ILSVRC2012_img_val.tar',),
 }
 
 
