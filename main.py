@@ -97,7 +97,8 @@ def main(argv):
     if FLAGS.multi_host:
       parallel.join_hosts()
     logging.info('%s, workdir %s', config_file, workdir)
-    startup.end_on_ctrl_c(lambda: directory.describe_interruption(workdir))
+    module = evaluate if FLAGS.mode == 'evaluate' else directory
+    startup.end_on_ctrl_c(lambda: module.describe_interruption(workdir))
     if FLAGS.dry_run and FLAGS.mode == 'evaluate':
       raise errors.UserError('--dry_run is of a training; allowed: --mode=train')
     if FLAGS.mode == 'evaluate':

@@ -153,6 +153,14 @@ def evaluate_checkpoint(
   return metrics
 
 
+def describe_interruption(workdir: str) -> str:
+  """Returns the line that says after Ctrl-C what is left of an evaluation."""
+  return (
+    'interrupted; the same command goes on with the sets of images that have no result '
+    f'yet, see {workdir}/{results.FOLDER}'
+  )
+
+
 def _same_images_together(names: list[str]) -> list[str]:
   """Returns the names so that what is evaluated in one pass is written at once."""
   cells = [suites.SUITES[x].cells for x in names]

@@ -494,6 +494,11 @@ def test_cells_of_earlier_evaluations_are_kept_while_their_images_are_away(
   assert not found['brightness']['complete']
 
 
+def test_ctrl_c_tells_what_is_left_of_an_evaluation():
+  text = evaluate.describe_interruption('runs/x')
+  assert 'goes on with the sets of images' in text and text.endswith('runs/x/eval')
+
+
 def test_what_is_evaluated_in_one_pass_is_written_at_once():
   order = evaluate._same_images_together(['val', 'corruptions', 'pgd', 'a'])
   assert order == ['val', 'pgd', 'corruptions', 'a']
