@@ -10,6 +10,11 @@ from advprop_jax.evaluation.run_files import Run, is_number
 MATRIX_CLASSES = 20  # Of more, a confusion matrix is not legible.
 NUM_WORST = 10  # Classes that are listed instead.
 MAX_LABELS = 6  # At the ends of lines.
+# Column, the median of its values -> key of results.jsonl, and how it is written.
+SPEEDS = {
+  'images/s': ('train/images_per_sec', '{:,.0f}'),
+  'model FLOP utilisation': ('train/mfu', '{:.1%}'),
+}
 _SECS = 'secs/'  # Beginning of the keys of seconds, by phase.
 MODEL = 'clean'  # The branch that is the network.
 GROUPS = {
@@ -178,27 +183,30 @@ def _worst(names, top1, matrix) -> list[tuple[str, str, str]]:
 
 
 def time_spent(runs: Sequence[Run]) -> dict[str, Any]:
-  """Returns what the time of each run was spent on, and how fast it went.
+  """Returns what the time of each run was spent on, and how fast it trained.
 
   The last line of seconds counts, which has those of all starts in it.
   """
   found: dict[str, dict[str, float]] = {}
-  rows = []
-  for i, run in enumerate(runs):
+  speeds = []
+  for run in runs:
     for line in run.lines:
       secs = {k.removeprefix(_SECS): x for k, x in line.items() if k.startswith(_SECS)}
       if secs:
         found[run.name] = {phase: x for phase, x in secs.items() if is_number(x)}
-    speeds = [x for _, x in run.points('train/images_per_sec')]
-    cells = ['' if not speeds else f'{statistics.median(speeds):,.0f}']
-    for key, form in (('train/mfu', '{:.1%}'), ('device_hours', '{:,.2f}')):
-      points = run.points(key)
-      cells.append(form.format(points[-1][1]) if points else '')
-    if any(cells):
-      rows.append((i, cells))
+    points = {title: run.points(key) for title, (key, _) in SPEEDS.items()}
+    speeds.append({title: [x for _, x in found] for title, found in points.items()})
+  titles = [title for title in SPEEDS if any(x[title] for x in speeds)]
   return {
     'chart': charts.phases('seconds by phase', found) if found else '',
     'phases': charts.phase_names(found),
-    'rows': rows,
+    'titles': titles,
+    'rows': [
+      [
+        SPEEDS[x][1].format(statistics.median(speed[x])) if speed[x] else ''
+        for x in titles
+      ]
+      for speed in speeds
+    ],
     'absent': [run.name for run in runs if run.name not in found],
   }

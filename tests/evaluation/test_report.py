@@ -70,7 +70,7 @@ def write_run(run, *, seed=0, model='resnet_tiny'):
     {'step': 30, 'val/clean_loss': None, 'val/clean_top1': 0.8},
     {'step': 30, 'val/clean_pgd_top1': 0.3, 'val/adv_top1': 0.7},
     {'step': 15, 'secs/train': 40.0, 'secs/eval': 10.0},
-    {'step': 30, 'secs/train': 60.0, 'secs/eval': 20.0, 'device_hours': 0.25},
+    {'step': 30, 'secs/train': 60.0, 'secs/eval': 20.0},
     {'step': 30, 'train/images_per_sec': 50.0, 'train/mfu': 0.125},
     {'no step': 30, 'train/clean_top1': 1.0},
     3,
@@ -184,7 +184,7 @@ def test_the_page_has_every_part_and_no_other_file(page):
   assert [NAMES[0], '3', '1', '75.0'] in rows and [NAMES[1], '', '4', '100.0'] in rows
   assert ['seed', '0', '1'] in rows
   assert page.count('80 s, 75 % training') == 2  # The last line has all starts in it.
-  assert ['a', '50', '12.5%', '0.25'] in rows
+  assert ['a', '50', '12.5%'] in rows
   assert page.count('<img') == 2 and 'val_step_0000030' in page
   assert 'val_step_0000020' not in page
 
@@ -192,8 +192,15 @@ def test_the_page_has_every_part_and_no_other_file(page):
 def test_what_users_have_named_is_escaped(page):
   assert '<script' not in page and '<b>' not in page
   assert html.escape(NAMES[0]) in page and 'not a &lt;b&gt;mCE&lt;/b&gt;' in page
-  svg = charts.lines('a "<b>', [charts.Line(0, 0, '<i>$x', [(1, 0.5)])], is_share=True)
-  assert 'aria-label="a &#34;&#60;b&#62;"' in svg and '&lt;i&gt;$x' in svg
+  svg = charts.lines('a "<b>', [charts.Line(0, 0, '<i>$x$', [(1, 0.5)])], is_share=True)
+  assert 'aria-label="a &#34;&#60;b&#62;"' in svg and '>&lt;i&gt;$x$</text>' in svg
+
+
+def test_names_at_the_ends_of_lines_do_not_cover_each_other():
+  series = [charts.Line(i, 0, f'name{i}', [(1, 0.5), (2, 0.5)]) for i in range(3)]
+  svg = charts.lines('x', series, is_share=True)
+  y = sorted(float(x) for x in re.findall(r' y="([\d.]+)"[^>]*>name\d<', svg))
+  assert len(y) == 3 and min(np.diff(y)) > 7.5  # The size of the font.
 
 
 def test_the_same_files_make_the_same_page(runs, page):
@@ -267,11 +274,14 @@ def test_published_numbers_stand_beside_the_same_network_and_attack(tmp_path):
   published = {row.name: row.cells for row in table.rows if row.source}
   assert published[name] == ('69.7', '', '42.2', '')
   other = write_run(tmp_path / 'b', model='resnet_50')
+  write_suite(other, 'val', scores(0.75), data=imagenet)
+  attack = attack | {'num_steps': 50}
+  write_suite(other, 'pgd', scores(0.5), attack=attack, data=imagenet)
   both = tables.create_table(run_files.read_runs([str(run), str(other)]))
   place = [x.key for x in both.columns].index('pgd')
   assert both.columns[place].title == 'attacked'  # By more than one attack.
   assert not any(row.cells[place] for row in both.rows if row.source)
-  assert 'Attack of b: PGD-10, epsilon 8/255' in both.notes[1]
+  assert 'Attack of b: PGD-50, epsilon 4/255' in both.notes[1]
   text = tables.to_markdown(table)
   source = re.search(rf'{name} \| published \[(\d+)\]', text)[1]
   assert f'[{source}] SmoothAdversarialTraining, README' in text
@@ -304,6 +314,8 @@ def test_of_many_classes_those_with_the_lowest_top1(tmp_path):
 def test_ten_runs_with_names_of_any_kind(tmp_path):
   names = ['x/a', 'y/a', '日本', '$x$', 'a' * 99, '<u>', *'1234']
   workdirs = [str(write_run(tmp_path / name, seed=i)) for i, name in enumerate(names)]
+  for workdir in workdirs[4:]:
+    shutil.rmtree(f'{workdir}/eval')
   text = report.create_report([*workdirs, workdirs[0]])
   assert '<h1>10 runs</h1>' in text and '<u>' not in text
   found = [run.name for run in run_files.read_runs(workdirs)]
