@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import experiment, layer_rates, parallel, phases, schema, step_cost
+from advprop_jax import experiment, layer_rates, parallel, phases, schema
 from advprop_jax.evaluation import pictures
 from advprop_jax.models import arithmetic
 from advprop_jax.workdir import directory, logs
@@ -63,7 +63,7 @@ def _describe(exp: experiment.Experiment):
   ):
     logging.info('%s', note)
   count = arithmetic.count_model(exp.model, config.data.image_size)
-  flops = step_cost.train_flops(config, exp.model)
+  flops = exp.method.flops_per_image(count)
   logging.info(
     'operations, counted from the layers: %s to classify an image of %d px (%s '
     'multiply-adds), %s to train on one, %s a step',

@@ -17,7 +17,7 @@ from advprop_jax import (
   stream_config,
   train_step,
 )
-from advprop_jax.models import activations
+from advprop_jax.models import activations, arithmetic
 
 # Where the study of gradients has a smooth one: (in the attack, in the update).
 SMOOTH_BACKWARD = {
@@ -37,6 +37,9 @@ class Method(NamedTuple):
   # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=, frozen=) -> step, per
   # device.
   make_step: Callable[..., Any]
+  # What an image meets on its way -> operations of a step for each of the batch: of
+  # all the forward and backward passes that the method cannot do without.
+  flops_per_image: Callable[[arithmetic.Count], float]
   notes: tuple[str, ...] = ()  # What a user should know of it, a line each.
   unused: tuple[str, ...] = ()  # Sections and keys of the config that have no effect.
 
@@ -81,12 +84,21 @@ def streams_method(config, _: NoComponents, *, num_classes: int) -> Method:
       **arguments,
     )
 
+  def flops_per_image(count):
+    attacks = [
+      x.attack_gradients
+      * arithmetic.image_grad(count, running=x.attack_statistics == 'running')
+      for x in streams
+    ]
+    return len(streams) * arithmetic.update(count) + sum(attacks)
+
   return Method(
     names=tuple(stream.name for stream in streams),
     branch_names=tuple(dict.fromkeys(stream.branch for stream in streams)),
     image_keys=tuple(dict.fromkeys(stream.image_key for stream in streams)),
     unused=stream_config.unused_values(config),
     make_step=make_step,
+    flops_per_image=flops_per_image,
   )
 
 
@@ -126,6 +138,13 @@ def fast_advprop(
   def make_step(model, tx, **arguments):
     return fast_step.make_fast_step(model, tx, components, **arguments)
 
+  def flops_per_image(count):
+    running = components.statistics == 'running'
+    attack = arithmetic.forward(count, running=running) + arithmetic.backward(
+      count, running=running, image=True, weights=components.reuse_gradient
+    )
+    return arithmetic.update(count) + num_attacked / num_images * attack
+
   return Method(
     names=(branches.CLEAN, 'noise', branches.ADV),
     branch_names=(branches.CLEAN, branches.ADV),
@@ -136,6 +155,7 @@ def fast_advprop(
     ),
     unused=('streams', 'attack'),
     make_step=make_step,
+    flops_per_image=flops_per_image,
   )
 
 

@@ -22,7 +22,7 @@ def create_streams(config, *, num_classes: int) -> tuple[Stream, ...]:
   """
   streams = []
   for stream in config.streams:
-    expected = set(Stream._fields) - {'attack_statistics'}
+    expected = set(Stream._fields) - {'attack_statistics', 'attack_gradients'}
     if not isinstance(stream, dict):
       raise errors.UserError(
         f'config.streams holds {stream!r}; allowed: dicts, set in a config file as in '
@@ -47,10 +47,8 @@ def create_streams(config, *, num_classes: int) -> tuple[Stream, ...]:
         f'attack of a stream is {stream["attack"]!r}; allowed: None, or a dict of '
         'values that replace those of config.attack'
       )
-    attack, statistics = _create_attack(config, stream['attack'], num_classes)
-    streams.append(
-      Stream(**{**stream, 'attack': attack, 'attack_statistics': statistics})
-    )
+    attack = _create_attack(config, stream['attack'], num_classes)
+    streams.append(Stream(**{**stream, **attack}))
   names = [stream.name for stream in streams]
   if len(set(names)) < len(names):
     raise errors.UserError(f'streams are named {names}; allowed: every name once')
@@ -112,9 +110,9 @@ def _check_together(config, streams: list[Stream]):
 
 
 def _create_attack(config, overrides: dict | None, num_classes: int):
-  """Returns (attack, statistics): `config.attack`, with a stream's own values."""
+  """Returns what a stream has of its attack: `config.attack`, with its own values."""
   if overrides is None:
-    return None, 'running'
+    return {'attack': None, 'attack_statistics': 'running'}
   section = dict(config.attack)
   if overrides.get('name', section['name']) != section['name']:
     section = {'statistics': section['statistics']}  # Another kind: nothing else stays.
@@ -128,7 +126,11 @@ def _create_attack(config, overrides: dict | None, num_classes: int):
     num_classes=num_classes,
   )
   errors.check_choice('attack.statistics', section['statistics'], ['running', 'batch'])
-  return attack, section['statistics']
+  return {
+    'attack': attack,
+    'attack_statistics': section['statistics'],
+    'attack_gradients': section.get('num_steps', 1),  # FGSM has one and no such key.
+  }
 
 
 def unused_values(config) -> tuple[str, ...]:

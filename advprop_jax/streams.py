@@ -18,6 +18,7 @@ class Stream(NamedTuple):
   attack_statistics: str  # The attack goes through these of the norm: running, batch.
   branch: str  # The images are attacked and trained through its norm.
   weight: float  # The sum of losses has the stream's mean loss this many times.
+  attack_gradients: int = 0  # Of an image, that the attack takes.
 
   def make_images(self, model, variables, batch, rng: jax.Array) -> jax.Array:
     """Returns the images to learn from, float32 [B, H, W, 3] in [0, 1].

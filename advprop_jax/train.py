@@ -117,8 +117,9 @@ def _train(
     save_steps = _steps_before_end(config.checkpoint.every_epochs, exp)
     recent, timed_images, train_secs = [], 0, timer.secs.get('train', 0.0)
     utilisation = step_cost.create_meter(
-      config,
+      exp.method,
       exp.model,
+      image_size=config.data.image_size,
       device_kind=jax.devices()[0].device_kind,
       num_devices=jax.device_count(),
     )

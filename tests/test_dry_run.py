@@ -7,8 +7,9 @@ from absl import logging as absl_logging
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import dry_run, errors, model_config, schema, step_cost
+from advprop_jax import dry_run, errors, model_config
 from advprop_jax.evaluation import pictures
+from advprop_jax.models import arithmetic
 from configs import digits_fine_grained
 
 
@@ -31,8 +32,9 @@ def test_what_would_be_trained_is_said(config, tmp_path, caplog):
   assert (
     'efficientnet_tiny: 306 shared weights; norms clean, augmented, adv: 16' in text
   )
-  read = schema.read(config)
-  flops = step_cost.train_flops(read, create_tiny_model(config, num_classes=10))
+  # Two streams of images as they are, one with an attack of two steps.
+  count = arithmetic.count_model(create_tiny_model(config, num_classes=10), 32)
+  flops = arithmetic.train(count, clean=2, attacked=1, num_steps=2)
   assert f'{dry_run._short(flops)} to train on one' in text
   assert f'{dry_run._short(32 * flops)} a step' in text
   assert 'digits: 1437 images, 10 classes; ' in text and '8 images per device' in text

@@ -193,7 +193,7 @@ def test_a_step_reports_norms_and_known_chips_their_use(
   train.train_and_evaluate(config, str(tmp_path))
   (line,) = [x for x in results(tmp_path) if 'train/mfu' in x]
   exp = experiment.create_experiment(config)
-  flops = step_cost.train_flops(exp.config, exp.model)
+  flops = step_cost.train_flops(exp.method, exp.model, image_size=32)
   expected = flops * line['train/images_per_sec'] / (1e6 * jax.device_count())
   assert line['train/mfu'] == pytest.approx(expected)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from advprop_jax.models import activations, conv, norm
 
@@ -47,6 +48,9 @@ def count_model(model: nn.Module, image_size: int) -> Count:
       if isinstance(module, conv.Conv):
         channels = args[0].shape[-1] // module.groups
         multiply_adds.append(y.size * module.kernel_size**2 * channels)
+      elif isinstance(module, nn.Conv):
+        channels = args[0].shape[-1] // module.feature_group_count
+        multiply_adds.append(y.size * int(np.prod(module.kernel_size)) * channels)
       elif isinstance(module, nn.Dense):
         multiply_adds.append(y.size * args[0].shape[-1])
       elif isinstance(module, norm.BatchNorm):
@@ -108,6 +112,11 @@ def image_grad(count: Count, *, running: bool) -> int:
   return forward(count, running=running) + backward(count, running=running, image=True)
 
 
+def update(count: Count) -> int:
+  """Returns the FLOPs of one image's logits and its gradient to the weights."""
+  return forward(count, running=False) + backward(count, running=False, weights=True)
+
+
 def train(count: Count, *, clean: float, attacked: float, num_steps: int) -> float:
   """Returns the FLOPs of a training step per image of the batch.
 
@@ -117,6 +126,5 @@ def train(count: Count, *, clean: float, attacked: float, num_steps: int) -> flo
     attacked: streams with one, through running statistics.
     num_steps: of the attack.
   """
-  update = forward(count, running=False) + backward(count, running=False, weights=True)
   attack = num_steps * image_grad(count, running=True)
-  return (clean + attacked) * update + attacked * attack
+  return (clean + attacked) * update(count) + attacked * attack
