@@ -99,6 +99,8 @@ def _train(
       writer = stack.enter_context(
         logs.MetricWriter(path, resume_step=first_step or -1)
       )
+      if writer.dropped is not None:
+        timer.add_lost(writer.dropped, resume_step=first_step)
       writer.write_hparams(directory.flatten(config))
       batches = experiment.create_train_batches(
         config, exp, examples_seen=examples_seen
@@ -115,7 +117,7 @@ def _train(
     report_progress = logs.create_progress(exp.total_steps, every_steps=log_steps)
     eval_steps = _steps_before_end(config.eval.every_epochs, exp)
     save_steps = _steps_before_end(config.checkpoint.every_epochs, exp)
-    recent, timed_images, train_secs = [], 0, timer.secs.get('train', 0.0)
+    recent, timed_images, train_secs = [], 0, 0.0
     utilisation = step_cost.create_meter(
       exp.method,
       exp.model,
@@ -143,7 +145,9 @@ def _train(
       else:
         timed_images += config.data.batch_size
       report_progress(step)
-      profile(step)
+      if profile is not None:
+        with timer('profile'):
+          profile(step, state)
 
       if step % log_steps == 0 or is_last:
         with timer('train'):
@@ -159,6 +163,7 @@ def _train(
           scalars['train/images_per_sec'] = images_per_sec
           if utilisation is not None:
             scalars['train/mfu'] = utilisation(images_per_sec)
+        scalars[logs.DEVICE_HOURS] = timer.spent[logs.DEVICE_HOURS]
         writer.write_scalars(step, scalars)
         recent, timed_images, train_secs = [], 0, timer.secs['train']
 
@@ -183,9 +188,8 @@ def _train(
 
     with timer('save'):
       checkpointer.wait_until_finished()
-    spent = {f'secs/{name}': x for name, x in timer.secs.items()}
-    writer.write_scalars(step, {**spent, logs.DEVICE_HOURS: timer.device_hours})
-  logging.info('finished %s: %s; all starts together', path, timer)
+    writer.write_scalars(step, timer.scalars())
+  logging.info('finished %s: %s', path, timer)
   return val_metrics
 
 

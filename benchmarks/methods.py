@@ -65,8 +65,8 @@ def read(workdir: pathlib.Path, num_steps: list[int]) -> dict[str, float]:
   result = {'secs': 0.0}
   for run in runs:
     lines = [json.loads(x) for x in (run / 'results.jsonl').read_text().splitlines()]
-    # A resumed run has a line of seconds for each of its parts.
-    result['secs'] += sum(x.get('secs/train', 0.0) for x in lines)
+    # Of all starts of the run; one with more epochs added has a line of before, too.
+    result['secs'] += [x['secs/train'] for x in lines if 'secs/train' in x][-1]
     last = [x for x in lines if 'val/clean_top1' in x][-1]
     values = {k.removeprefix('val/'): v for k, v in last.items() if 'val/' in k}
   for steps in num_steps:

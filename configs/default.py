@@ -234,7 +234,8 @@ def get_config():
   # Passes over the training split. Source: the official EfficientNet recipe.
   config.num_epochs = 350.0
   config.log_every_steps = 100  # But at least ten times in a run.
-  config.profile_steps = 0  # Steps to record for TensorBoard's profiler; 0: none.
+  # Steps to record for TensorBoard's profiler, after the first of a start; 0: none.
+  config.profile_steps = 0
 
   config.data = data = ml_collections.ConfigDict()
   # A tensorflow-datasets name, 'digits', or 'folder:<path>' with <split>/<class>/*.jpg.

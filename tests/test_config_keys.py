@@ -81,7 +81,7 @@ CHANGES = {
   'init_from': Change('no_such_workdir', 'loop'),  # Must have a checkpoint.
   'num_epochs': Change(2.0, 'loop'),
   'log_every_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
-  'profile_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
+  'profile_steps': Change(1, 'loop', dict.fromkeys(PERIODS, 3.0)),
   'data.name': Change('folder', 'dataset'),
   'data.data_dir': Change('elsewhere', 'dataset'),
   'data.class_names': Change(tuple('9876543210'), 'dataset'),

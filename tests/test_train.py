@@ -137,6 +137,7 @@ def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
 ):
   config = small_config(digits_dir)
   straight, broken = runs['finished'], copy(runs['killed'], tmp_path)
+  lost_line = results(broken)[-1]
   assert [step for step, _ in training_losses(broken)] == [1, 2, 3]
   absl_logging.set_verbosity('info')
   resumed_values = train.train_and_evaluate(config, str(broken))
@@ -146,6 +147,14 @@ def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
   assert resumed_values == runs['values']
   # The lost step 3 is told once, as it came again; every line is as it would have been.
   assert training_losses(broken) == training_losses(straight)
+  # It is counted, and what has been spent on it since the save of step 2.
+  saved = json.loads((tmp_path / 'checkpoints/2/data/metadata').read_text())['spent']
+  lost = lost_line['device_hours'] - saved['device_hours']
+  last, undisturbed = results(broken)[-1], results(straight)[-1]
+  assert lost > 0 and last['lost_device_hours'] == pytest.approx(lost)
+  assert (last['lost_steps'], undisturbed['lost_steps']) == (1, 0)
+  hours = [x['device_hours'] for x in results(broken) if 'device_hours' in x]
+  assert hours == sorted(hours) and hours[2] > lost_line['device_hours']
 
 
 def test_what_earlier_starts_have_spent_is_added(

@@ -25,15 +25,15 @@ def step_of(frozen=(), **kwargs):
   return trained, jax.device_get(after.trained), jax.device_get(metrics)
 
 
-def gradient_on_one_device(trained, images=slice(None)):
-  """Returns the gradient of some images of the batch, by jax.grad alone."""
+@jax.jit
+def gradient_on_one_device(trained, batch):
+  """Returns the gradient of a batch by jax.grad alone."""
   model = TinyModel()
-  batch = {key: x[images] for key, x in test_train_step.batch().items()}
-  first = model.init(jax.random.key(0), batch['image'], train=False)
+  start = model.init(jax.random.key(0), batch['image'], train=False)
 
   def loss(trained):
     variables = branches.variables(
-      trained['params'], trained['norms'], {'clean': first['batch_stats']}, 'clean'
+      trained['params'], trained['norms'], {'clean': start['batch_stats']}, 'clean'
     )
     logits, _ = model.apply(
       variables, batch['image'], train=True, mutable=['batch_stats']
@@ -51,7 +51,7 @@ def length(arrays):
 @pytest.mark.parametrize('frozen', [(), ('conv/*', 'bn/scale')])
 def test_norms_are_those_of_the_gradient_of_the_whole_batch(frozen, fast_compilation):
   before, after, metrics = step_of(frozen)
-  grads = gradient_on_one_device(before)
+  grads = gradient_on_one_device(before, test_train_step.batch())
   left = [grads['params']['classifier'], grads['norms']['clean']['bn']['bias']]
   expected = length(jax.tree.leaves(left if frozen else grads))
   np.testing.assert_allclose(metrics['grad_norm'], expected, rtol=1e-5)
@@ -67,7 +67,12 @@ def test_the_norm_of_parts_of_a_batch_is_that_of_their_mean(fast_compilation):
   before, _, metrics = step_of(accumulate_steps=2)
   # Four devices with four images each, two of which are a part.
   parts = np.arange(16).reshape(4, 2, 2).swapaxes(0, 1).reshape(2, 8)
-  first, second = (gradient_on_one_device(before, part) for part in parts)
+  first, second = (
+    gradient_on_one_device(
+      before, {key: x[part] for key, x in test_train_step.batch().items()}
+    )
+    for part in parts
+  )
   mean = jax.tree.map(lambda x, y: (x + y) / 2, first, second)
   expected = length(jax.tree.leaves(mean))
   np.testing.assert_allclose(metrics['grad_norm'], expected, rtol=1e-5)

@@ -10,6 +10,8 @@ import math
 import os
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
 import clu
 import jax
@@ -19,9 +21,13 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from etils import epath
 from PIL import Image
 
-DEVICE_HOURS = 'device_hours'  # Beside the seconds of the phases.
-# What CLU logs beside the metrics: the whole config in one line, shapes of pictures.
-NOISE = ('[Hyperparameters]', '[%d]%s Got')
+# Of what a run has spent, beside the seconds of its phases: hours times devices, and of
+# them those of work that a start had to do again.
+DEVICE_HOURS, LOST_DEVICE_HOURS = 'device_hours', 'lost_device_hours'
+LOST_STEPS = 'lost_steps'
+# What CLU logs beside the metrics: the whole config in one line, shapes of pictures,
+# that there is a profile.
+NOISE = ('[Hyperparameters]', '[%d]%s Got', 'Created artifact')
 
 
 def log_for_people(*sources: str):
@@ -55,10 +61,11 @@ def create_progress(
 
 def create_profiler(
   workdir: epath.Path, *, num_steps: int, first_step: int, last_step: int
-):
-  """Returns `profile(step)`, which records some steps for TensorBoard, by CLU.
+) -> Callable[[int, Any], None] | None:
+  """Returns `profile(step, outputs)`, which records some steps for TensorBoard, by CLU.
 
-  The first steps compile and fill the pipeline: the third is the earliest recorded.
+  To be called after every step. Those after the first, which compiles, are recorded; in
+  a run that is shorter they are all that are left. None: there is nothing to record.
 
   Args:
     workdir: of the run; what is recorded lies in its tensorboard/.
@@ -66,27 +73,32 @@ def create_profiler(
     first_step: of this start of the run.
     last_step: of the run.
   """
-  first = min(first_step + 2, last_step - num_steps)
   if not num_steps:
-    return lambda step: None
-  if first < first_step:
-    logging.warning(
-      'profile_steps is %d, and from step %d on are %d: nothing is profiled',
-      *(num_steps, first_step, last_step - first_step + 1),
-    )
-    return lambda step: None
-  logging.info(
-    'steps %d to %d are profiled: tensorboard --logdir=%s, with the plugin of '
-    '`pip install xprof`',
-    *(first + 1, first + num_steps, workdir),
-  )
-  return periodic_actions.Profile(
-    logdir=workdir / 'tensorboard',
-    num_profile_steps=num_steps,
+    return None
+  last = min(first_step + num_steps, last_step)
+  if last == first_step:
+    logging.warning('step %d is the only one left: nothing is profiled', last)
+    return None
+  logdir = workdir / 'tensorboard'
+  record = periodic_actions.Profile(
+    logdir=logdir,
+    num_profile_steps=last - first_step,
     profile_duration_ms=None,
-    first_profile=first,
+    first_profile=first_step,
     every_secs=None,
   )
+
+  def profile(step, outputs):
+    if step in (first_step, last):  # The profile has whole steps.
+      jax.block_until_ready(outputs)
+    record(step)
+    if step == last:
+      logging.info(
+        'steps %d to %d are profiled: pip install xprof, then tensorboard --logdir=%s',
+        *(first_step + 1, last, logdir),
+      )
+
+  return profile
 
 
 def log_parameters(params):
@@ -124,6 +136,8 @@ class MetricWriter:
     )
     self._results = workdir / 'results.jsonl'
     self._pictures = workdir / 'pictures'
+    # The last line of training that was dropped; None: there was none.
+    self.dropped: dict | None = None
     if self._is_first_host and self._results.exists():
       self._mend_results(resume_step)
 
@@ -135,6 +149,8 @@ class MetricWriter:
       kept = lines[:-1] if not lines[-1] else lines
     else:
       kept = [line for line in lines if line and _step(line) <= resume_step]
+      later = [json.loads(x) for x in lines if resume_step < _step(x) < math.inf]
+      self.dropped = next((x for x in reversed(later) if DEVICE_HOURS in x), None)
     new = self._results.with_name('results.jsonl.new')
     new.write_bytes(b''.join(line + b'\n' for line in kept))
     new.replace(self._results)
@@ -186,31 +202,47 @@ def _step(line: bytes) -> float:
 
 
 class PhaseTimer:
-  """Adds up the seconds spent in each named phase of a run."""
+  """Adds up the seconds spent in each named phase of a run since its last start."""
 
   def __init__(self):
     self.secs: dict[str, float] = {}
-    self._earlier_device_hours = 0.0
+    self._earlier: dict[str, float] = {LOST_DEVICE_HOURS: 0.0, LOST_STEPS: 0}
     self._start = time.monotonic()
 
   @property
   def spent(self) -> dict[str, float]:
-    """Returns what all starts of the run have spent, to go on from: JSON values."""
-    return {**self.secs, DEVICE_HOURS: self.device_hours}
+    """Returns what all starts of the run have spent, to go on from: JSON values.
 
-  @property
-  def device_hours(self) -> float:
-    """Returns the hours of the run, times its devices; idle ones count, too."""
+    They are the seconds of each phase, for work that was kept; the hours of the run
+    times its devices, idle ones, too; and of these the hours of work that was lost.
+    """
     hours = (time.monotonic() - self._start) / 3600
-    return self._earlier_device_hours + hours * jax.device_count()
+    now = {**self.secs, DEVICE_HOURS: hours * jax.device_count()}
+    earlier = self._earlier
+    return earlier | {key: earlier.get(key, 0.0) + x for key, x in now.items()}
+
+  def scalars(self) -> dict[str, float]:
+    """Returns what was spent, by the names that it has in results."""
+    totals = (DEVICE_HOURS, LOST_DEVICE_HOURS, LOST_STEPS)
+    return {k if k in totals else f'secs/{k}': x for k, x in self.spent.items()}
 
   def add(self, spent: dict[str, float]):
     """Adds what earlier starts of the run have spent, up to the checkpoint."""
-    for phase, secs in spent.items():
-      if phase == DEVICE_HOURS:
-        self._earlier_device_hours += secs
-      else:
-        self.secs[phase] = self.secs.get(phase, 0.0) + secs
+    self._earlier |= spent
+
+  def add_lost(self, line: dict[str, float], *, resume_step: int):
+    """Adds what was spent after the checkpoint, to be done again.
+
+    Args:
+      line: of results, the last of the start that was stopped. What came after it is
+        not known.
+      resume_step: of the checkpoint.
+    """
+    known = self._earlier.get(DEVICE_HOURS, 0.0)
+    lost = max(0.0, line[DEVICE_HOURS] - known)
+    self._earlier[DEVICE_HOURS] = known + lost
+    self._earlier[LOST_DEVICE_HOURS] += lost
+    self._earlier[LOST_STEPS] += line['step'] - resume_step
 
   @contextlib.contextmanager
   def __call__(self, phase: str):

@@ -3,8 +3,10 @@
 import json
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 from etils import epath
 from PIL import Image
 
@@ -86,3 +88,44 @@ def test_the_config_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
   with pytest.raises(OSError, match='disk full'):
     directory.write_config(path, {'seed': 1})
   assert directory.read_config(path / 'config.json') == {'seed': 0}
+
+
+@pytest.mark.parametrize('num_steps, recorded', [(2, '6 to 7'), (100, '6 to 8')])
+def test_a_profile_of_a_short_run_is_of_what_is_left(
+  num_steps, recorded, tmp_path, caplog
+):
+  absl_logging.set_verbosity('info')
+  steps = {'first_step': 5, 'last_step': 8}
+  profile = logs.create_profiler(epath.Path(tmp_path), num_steps=num_steps, **steps)
+  for step in range(5, 9):
+    profile(step, jnp.zeros(3) + step)
+  (file,) = tmp_path.glob('tensorboard/plugins/profile/*/*.xplane.pb')
+  assert file.stat().st_size > 0
+  assert f'steps {recorded} are profiled' in caplog.text
+  assert f'--logdir={tmp_path}/tensorboard' in caplog.text
+
+
+def test_there_is_no_profile_of_nothing(tmp_path, caplog):
+  path, steps = epath.Path(tmp_path), {'first_step': 5, 'last_step': 5}
+  assert logs.create_profiler(path, num_steps=0, **steps) is None
+  assert not caplog.text
+  assert logs.create_profiler(path, num_steps=3, **steps) is None
+  assert 'step 5 is the only one left' in caplog.text
+
+
+def test_what_was_lost_is_spent_all_the_same():
+  timer = logs.PhaseTimer()
+  timer.add({'train': 1.5, 'device_hours': 5.0})
+  timer.add_lost({'step': 9, 'device_hours': 7.0}, resume_step=6)
+  with timer('train'):
+    pass
+  second = logs.PhaseTimer()  # After another stop, at step 12 of 10 saved ones.
+  second.add(json.loads(json.dumps(timer.spent)))
+  second.add_lost({'step': 12, 'device_hours': 7.5}, resume_step=10)
+  expected = {
+    'secs/train': 1.5,
+    'device_hours': 7.5,
+    'lost_device_hours': 2.5,
+    'lost_steps': 5,
+  }
+  assert second.scalars() == pytest.approx(expected, abs=0.01)
