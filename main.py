@@ -98,7 +98,8 @@ def main(argv):
       parallel.join_hosts()
     logging.info('%s, workdir %s', config_file, workdir)
     module = evaluate if FLAGS.mode == 'evaluate' else directory
-    startup.end_on_ctrl_c(lambda: module.describe_interruption(workdir))
+    if not FLAGS.dry_run:  # It leaves nothing to go on with.
+      startup.end_on_ctrl_c(lambda: module.describe_interruption(workdir))
     if FLAGS.dry_run and FLAGS.mode == 'evaluate':
       raise errors.UserError('--dry_run is of a training; allowed: --mode=train')
     if FLAGS.mode == 'evaluate':

@@ -7,7 +7,14 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import experiment, layer_rates, parallel, phases, schema
+from advprop_jax import (
+  experiment,
+  initial_weights,
+  layer_rates,
+  parallel,
+  phases,
+  schema,
+)
 from advprop_jax.evaluation import pictures
 from advprop_jax.models import arithmetic
 from advprop_jax.workdir import directory, logs
@@ -20,7 +27,8 @@ def dry_run(config, workdir: str):
   """Logs what a config describes, and trains nothing.
 
   Of the workdir only dry_run.png is written, the first batch; of a config with phases
-  the first phase's.
+  the first phase's. Weights that the training would begin with are read, a checkpoint
+  that it would go on from is not. The compiled step stays in the cache for training.
 
   Args:
     config: see `schema.read`.
@@ -36,6 +44,11 @@ def dry_run(config, workdir: str):
       logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
     exp = experiment.create_experiment(run)
     _describe(exp)
+    first = directory.phase_workdir(workdir, 0) if config.phases else workdir
+    if run.init_from and not directory.saved_steps(first):
+      initial_weights.read(
+        exp.config, run.init_from, branch_names=exp.method.branch_names
+      )
     if i == 0:
       path = directory.local(workdir, flag='--workdir')
       directory.open_workdir(str(path))
@@ -104,9 +117,10 @@ def _draw_first_batch(exp: experiment.Experiment, path: pathlib.Path):
   batch = next(batches)
   label = batch['label'][:NUM_IMAGES]
   rows = {key: batch[key][:NUM_IMAGES] for key in exp.method.image_keys}
-  grid = pictures.labelled_grid(rows, label, class_names=exp.dataset.class_names)
-  pictures.save(path, grid)
-  logging.info('the first images of the first batch: %s', path)
+  if jax.process_index() == 0:
+    grid = pictures.labelled_grid(rows, label, class_names=exp.dataset.class_names)
+    pictures.save(path, grid)
+    logging.info('the first images of the first batch: %s', path)
 
 
 def _describe_memory(exp: experiment.Experiment):

@@ -61,6 +61,18 @@ def test_memory_is_that_of_a_program_by_hand(config, monkeypatch, caplog):
   assert found[1] == 8 * 32 * 32 * 3 and found[0] == found[1] + found[2]
 
 
+def test_weights_that_a_training_could_not_begin_with_are_one_line(
+  config, tmp_path, monkeypatch
+):
+  config.init_from = str(tmp_path / 'nothing')
+  with pytest.raises(errors.UserError, match='init_from.*nothing'):
+    dry_run.dry_run(config, str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+  monkeypatch.setattr(dry_run, '_describe_memory', lambda *_: None)
+  (tmp_path / 'run' / 'checkpoints' / '7').mkdir(parents=True)
+  dry_run.dry_run(config, str(tmp_path / 'run'))  # It would go on from step 7.
+
+
 def test_a_workdir_that_is_no_local_one_is_one_line(config):
   with pytest.raises(errors.UserError, match='gs://x is no local directory; allowed'):
     dry_run.dry_run(config, 'gs://x')
