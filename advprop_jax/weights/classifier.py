@@ -15,7 +15,7 @@ import numpy as np
 from advprop_jax import attacks, errors, pixels, registry, schema
 from advprop_jax.evaluation import labels
 from advprop_jax.input import cores
-from advprop_jax.weights import files, preprocess
+from advprop_jax.weights import files, inputs, preprocess
 
 # Images at a time. More are no faster on a CPU: B0, 224 px, two cores, 4 to 64.
 BATCH_SIZE = 16
@@ -170,8 +170,8 @@ class Classifier:
     Raises:
       UserError: a file cannot be read, or it is no array of images.
     """
-    _check_count('top', top)
-    _check_count('batch_size', batch_size)
+    inputs.check_count('top', top)
+    inputs.check_count('batch_size', batch_size)
     if isinstance(images, str | os.PathLike):
       results = self._predict_readable([images], top, batch_size)
       return results if os.path.isdir(images) else results[0]
@@ -179,18 +179,17 @@ class Classifier:
       isinstance(x, str | os.PathLike) for x in images
     ):
       return self._predict_readable(images, top, batch_size)
-    images = _as_array(images)
+    images = inputs.as_array(images)
     if images.ndim == 3:
       return self._best(self(images[None]), top)[0]
     images = self._check(images)
     size = min(batch_size, len(images))
-    return [
-      predictions
-      for start in range(0, len(images), size)
-      for predictions in self._best(
-        self(_fill(images[start : start + size], size))[: len(images) - start], top
-      )
-    ]
+    predictions: list[list[Prediction]] = []
+    for start in range(0, len(images), size):
+      batch = images[start : start + size]
+      logits = self(inputs.fill(batch, size))[: len(batch)]
+      predictions += self._best(logits, top)
+    return predictions
 
   def predict_files(
     self,
@@ -206,8 +205,8 @@ class Classifier:
     Raises:
       UserError: a folder has no images. It is raised before the first is asked for.
     """
-    _check_count('top', top)
-    _check_count('batch_size', batch_size)
+    inputs.check_count('top', top)
+    inputs.check_count('batch_size', batch_size)
     return self._predict_files(files.find(paths), top, batch_size)
 
   def _predict_files(self, found: list[str], top: int, batch_size: int):
@@ -219,7 +218,7 @@ class Classifier:
         good = [x for x in images if not isinstance(x, errors.UserError)]
         predictions = []
         if good:
-          crops = jax.device_put(_fill(np.stack(good), size), self._device)
+          crops = jax.device_put(inputs.fill(np.stack(good), size), self._device)
           predictions = self._best(self._run(crops)[: len(good)], top)
         for path, image in zip(batch, images, strict=True):
           if isinstance(image, errors.UserError):
@@ -249,7 +248,7 @@ class Classifier:
       UserError: an unknown attack or argument, or a value outside of its range.
     """
     errors.check_choice('attack', name, attacks.ATTACKS)
-    given = {key: _as_number(key, x) for key, x in arguments.items()}
+    given = {key: inputs.as_number(key, x) for key, x in arguments.items()}
     schema.check_section('attack', given)
     defaults = {**ATTACK_ARGUMENTS, **given}
     defaults.setdefault('step_size', defaults['epsilon'] / 4)
@@ -257,7 +256,11 @@ class Classifier:
     section = {key: x for key, x in defaults.items() if key in takes or key in given}
     image = pixels.to_unit(self._crop(images))
     label = (
-      self._run(image).argmax(-1) if label is None else self._check_label(label, image)
+      self._run(image).argmax(-1)
+      if label is None
+      else inputs.check_label(
+        label, num_images=len(image), num_classes=len(self.class_names)
+      )
     )
     with self.precision():
       return self._attacked(
@@ -288,41 +291,10 @@ class Classifier:
 
   def _check(self, images) -> jax.Array:
     """Returns an array of images, on the device; UserError if it is none."""
-    images = _as_array(images)
-    is_float = jnp.issubdtype(images.dtype, jnp.floating)
-    if (
-      not (is_float or images.dtype == jnp.uint8)
-      or images.ndim != 4
-      or images.shape[3] != 3
-      or 0 in images.shape
-    ):
-      raise errors.UserError(
-        f'images are {images.dtype} {list(images.shape)}; allowed: [B, H, W, 3], as '
-        'uint8 in 0 to 255 or as a float type in [0, 1]'
-      )
+    images = inputs.check_images(images)
     if isinstance(images, jax.core.Tracer):
       return images
-    if is_float and not (images.min() >= 0 and images.max() <= 1):  # Also of NaN.
-      raise errors.UserError(
-        f'float images are in {float(images.min()):.4g} to {float(images.max()):.4g}; '
-        'allowed: 0 to 1, without a mean taken off; bytes as uint8'
-      )
     return jax.device_put(images, self._device)
-
-  def _check_label(self, label, image: jax.Array) -> jax.Array:
-    """Returns int32 [B]; UserError if they are no classes of the images."""
-    num_images, num_classes = len(image), len(self.class_names)
-    label = np.asarray(label)
-    if (
-      not np.issubdtype(label.dtype, np.integer)
-      or label.shape not in ((), (num_images,))
-      or np.any((label < 0) | (label >= num_classes))
-    ):
-      raise errors.UserError(
-        f'label is {label.tolist()!r}; allowed: a whole number from 0 to '
-        f'{num_classes - 1}, or a list of one for each of {num_images} images'
-      )
-    return jnp.broadcast_to(jnp.asarray(label, jnp.int32), [num_images])
 
   def _best(self, logits: jax.Array, top: int) -> list[list[Prediction]]:
     """Returns the likeliest classes by logits, float32 [B, K]."""
@@ -361,35 +333,3 @@ class Classifier:
     padded[:height, :width] = image
     padded = jax.device_put(padded, self._device)
     return np.asarray(self._preprocess(padded, shape=(height, width)))
-
-
-def _as_array(images) -> np.ndarray | jax.Array:
-  """Returns an array; UserError of images of different sizes."""
-  if isinstance(images, np.ndarray | jax.Array):
-    return images
-  try:
-    return np.asarray(images)
-  except ValueError as e:
-    raise errors.UserError(
-      'images of different sizes make no array; allowed: [B, H, W, 3], or paths'
-    ) from e
-
-
-def _as_number(name: str, x):
-  """Returns an array's number as Python's, which has the hash that `jit` needs."""
-  if not isinstance(x, np.ndarray | np.generic | jax.Array):
-    return x
-  if x.size != 1:
-    raise errors.UserError(f'{name} is an array {list(x.shape)}; allowed: one number')
-  return x.item()
-
-
-def _check_count(name: str, value: int):
-  if not isinstance(value, int) or value < 1:
-    raise errors.UserError(f'{name} is {value!r}; allowed: a whole number from 1 on')
-
-
-def _fill(images, size: int) -> np.ndarray:
-  """Returns up to `size` images as so many, with black ones: few programs for all."""
-  images = np.asarray(images)
-  return np.pad(images, [(0, size - len(images))] + [(0, 0)] * (images.ndim - 1))
