@@ -18,7 +18,7 @@ LAYERS = [
   {'images', 'stream_config', 'model_config'},
   {'methods', 'step_cost', 'weights'},
   {'evaluations', 'phases', 'initial_weights'},
-  {'experiment', 'suite_run'},
+  {'experiment', 'run_start', 'suite_run'},
   {'train', 'dry_run', 'evaluate', 'command_line', 'cli'},
 ]
 # `errors` alone is for everybody, whatever the layer.
