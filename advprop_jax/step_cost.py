@@ -31,11 +31,10 @@ PEAK_FLOPS = {
   'NVIDIA A100 80GB PCIe': 312e12,
   'NVIDIA A100-SXM4-80GB': 312e12,
   'NVIDIA L4': 242e12 / 2,
-  'NVIDIA L40S': 733e12 / 2,
+  'NVIDIA L40S': 362.05e12,  # The sheet's number with sparsity is not twice this.
   'NVIDIA H100 PCIe': 1513e12 / 2,
   'NVIDIA H100 NVL': 1671e12 / 2,
   'NVIDIA H100 80GB HBM3': 1979e12 / 2,
-  'NVIDIA H200 NVL': 1671e12 / 2,
   'NVIDIA H200': 1979e12 / 2,
 }
 

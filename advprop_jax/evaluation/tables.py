@@ -107,18 +107,6 @@ def to_markdown(table: Table) -> str:
   return '\n\n'.join([text, *map(_escape, below)])
 
 
-def paper_row(workdir: str) -> str:
-  """Returns the table of one run, in Markdown.
-
-  Args:
-    workdir: local directory of the run.
-
-  Raises:
-    UserError: there is none, or it is damaged.
-  """
-  return to_markdown(create_table(run_files.read_runs([workdir])))
-
-
 def describe_attack(attack: Mapping[str, Any]) -> str:
   """Returns 'PGD-10, epsilon 8/255, steps of 2/255'."""
   name = str(attack.get('name', '')).upper().replace('_', ' ')

@@ -111,9 +111,6 @@ WATER = (175 / 255, 238 / 255, 238 / 255)
 MUD = (63 / 255, 42 / 255, 20 / 255)
 GREY = (0.299, 0.587, 0.114)  # Source: ITU-R BT.601, as OpenCV has it.
 
-# Never in a mean over corruptions: they were published to tune methods on.
-EXTRA = ('speckle_noise', 'gaussian_blur', 'spatter', 'saturate')
-
 # What is to be said beside a result.
 NOTES = (
   'The functions of ImageNet-C on other images, not saved as JPEG afterwards: not '

@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from advprop_jax import errors
+from advprop_jax.evaluation import corruption_error
 from advprop_jax.input import corruption_fields, corruption_ops, corruptions
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / 'golden_corruptions.npz')
@@ -134,8 +135,10 @@ def test_the_tables_agree():
   assert {len(x) for x in corruptions.SEVERITIES.values()} == {
     corruptions.NUM_SEVERITIES
   }
-  assert set(corruptions.EXTRA) < set(corruptions.CORRUPTIONS)
-  assert len(corruptions.CORRUPTIONS) - len(corruptions.EXTRA) == 15
+  in_mean, extra = set(corruption_error.ALEXNET), set(corruption_error.EXTRA)
+  assert len(in_mean) == 15 and len(extra) == 4
+  assert set(corruptions.CORRUPTIONS) == in_mean | extra
+  assert corruption_error.SEVERITIES[-1] == corruptions.NUM_SEVERITIES
 
 
 def test_fog_over_a_dim_image_keeps_its_highest_level():
