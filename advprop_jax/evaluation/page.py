@@ -9,11 +9,10 @@ from typing import Any
 from PIL import Image
 
 from advprop_jax import errors
-from advprop_jax.evaluation import charts, panels, tables
+from advprop_jax.evaluation import charts, panels, suites, tables
 from advprop_jax.evaluation.run_files import Run, flatten, is_number
 
 MAX_PICTURE_BYTES = 2**20  # Larger pictures are made smaller.
-OWN_SUITES = ('val', 'pgd', 'corruptions')  # That any network can have.
 SCORES = ('top1', 'top5', 'loss', 'brier', 'ece')
 
 
@@ -77,7 +76,7 @@ def _describe_run(run: Run) -> dict[str, Any]:
 
 def missing(runs: Sequence[Run]) -> Iterator[dict[str, str]]:
   """Yields what a run lacks of all suites, with the command that evaluates it."""
-  shown = [*OWN_SUITES, *(x for run in runs for x in run.suites)]
+  shown = [*suites.OWN, *(x for run in runs for x in run.suites)]
   for run in runs:
     absent = [x for x in dict.fromkeys(shown) if x not in run.suites]
     if 'c' in run.suites and 'corruptions' in absent:

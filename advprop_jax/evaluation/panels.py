@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from advprop_jax.evaluation import charts, labels, tables
+from advprop_jax.evaluation import charts, corruption_error, labels, tables
 from advprop_jax.evaluation.run_files import Run, is_number
 
 MATRIX_CLASSES = 20  # Of more, a confusion matrix is not legible.
@@ -22,7 +22,7 @@ GROUPS = {
   'blur': ('defocus_blur', 'glass_blur', 'motion_blur', 'zoom_blur'),
   'weather': ('snow', 'frost', 'fog', 'brightness'),
   'digital': ('contrast', 'elastic_transform', 'pixelate', 'jpeg_compression'),
-  'extra, not in the mean': ('speckle_noise', 'gaussian_blur', 'spatter', 'saturate'),
+  'extra, not in the mean': corruption_error.EXTRA,
 }
 # Title and suites, whose corruptions are shown together.
 CORRUPTED = (
@@ -112,9 +112,9 @@ def _by_corruption(run: Run, suites: Sequence[str]) -> dict[str, float]:
 def _by_severity(run: Run, suite: str):
   """Yields (severity, mean top-1 of the 15) of those that are complete."""
   cells = run.suites.get(suite, {}).get('cells', {})
-  main = [name for names in list(GROUPS.values())[:4] for name in names]
-  for severity in range(1, 6):
-    found = [cells.get(f'{name}_{severity}', {}) for name in main]
+  for severity in corruption_error.SEVERITIES:
+    names = [corruption_error.cell_name(x, severity) for x in corruption_error.ALEXNET]
+    found = [cells.get(name, {}) for name in names]
     top1 = [x.get('branches', {}).get(MODEL, {}).get('top1') for x in found]
     if all(is_number(x) for x in top1):
       yield severity, sum(top1) / len(top1)

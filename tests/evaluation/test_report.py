@@ -14,7 +14,14 @@ import pytest
 from PIL import Image
 
 from advprop_jax import errors, models
-from advprop_jax.evaluation import charts, panels, report, run_files, tables
+from advprop_jax.evaluation import (
+  charts,
+  corruption_error,
+  panels,
+  report,
+  run_files,
+  tables,
+)
 
 NAMES = ['<script>x</script>', 'b & w']
 MATRIX = [[3, 1], [0, 4]]  # 7 of 8 are right.
@@ -423,3 +430,10 @@ def test_the_page_fits_on_a_phone(tmp_path):
   with Image.open(shot) as picture:
     pixels = np.asarray(picture.convert('L'))
   assert pixels.shape[1] == 390 and (pixels[:3000] < 100).mean() > 0.01
+
+
+def test_every_corruption_is_drawn_in_one_group():
+  *groups, extra = panels.GROUPS.values()
+  assert extra == corruption_error.EXTRA
+  names = [name for group in groups for name in group]
+  assert sorted(names) == sorted(corruption_error.ALEXNET)
