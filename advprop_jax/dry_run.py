@@ -120,7 +120,9 @@ def _draw_first_batch(exp: experiment.Experiment, path: pathlib.Path):
   if jax.process_index() == 0:
     grid = pictures.labelled_grid(rows, label, class_names=exp.dataset.class_names)
     pictures.save(path, grid)
-    logging.info('the first images of the first batch: %s', path)
+    logging.info(
+      'the first images of the first batch, as they are trained on: %s', path
+    )
 
 
 def _describe_memory(exp: experiment.Experiment):

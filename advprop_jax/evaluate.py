@@ -18,7 +18,7 @@ from advprop_jax import (
   schema,
   suite_run,
 )
-from advprop_jax.evaluation import labels, run_files, runner, suites, tables
+from advprop_jax.evaluation import labels, run_files, suites, tables
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs, results
 
@@ -106,9 +106,9 @@ def evaluate_checkpoint(
   _log_plan(todo, len(work), path, weights, branch_names, config)
   report = logs.create_progress(max(1, sum(x.cost for x in todo)), every_secs=10.0)
   num_done = 0
-  found: dict[int, tuple[runner.Result, float]] = {}
+  found: dict[int, suite_run.Pass] = {}
 
-  def run(item: suite_run.Work) -> tuple[runner.Result, float]:
+  def run(item: suite_run.Work) -> suite_run.Pass:
     nonlocal num_done
     same = [x for x in todo if x.cell is item.cell]  # Clean and attacked: in one pass.
     if id(item.cell) not in found:
@@ -124,7 +124,8 @@ def evaluate_checkpoint(
         progress=lambda n: report(num_done + cost * n // num_batches),
       )
       num_done += cost
-      found[id(item.cell)] = result, time.monotonic() - start
+      secs = time.monotonic() - start
+      found[id(item.cell)] = suite_run.Pass(result, secs, tuple(x.suite for x in same))
     if item is same[-1]:
       return found.pop(id(item.cell))
     return found[id(item.cell)]
@@ -143,9 +144,9 @@ def evaluate_checkpoint(
     step,
     tables.to_markdown(tables.create_table([run_of_table])),
   )
-  for problem in problems:
-    logging.error('%s', problem)
   if problems:
+    for problem in problems[1:]:
+      logging.error('%s', problem)
     raise errors.UserError(
       f'{len(problems)} of {len(names)} suites have no result or lack a part: '
       f'{problems[0]}' + (' (the log has the others)' if len(problems) > 1 else '')
@@ -205,7 +206,7 @@ def _log_plan(
     'averaged' if weights['averaged'] else 'plain',
     path,
     ', '.join(branch_names),
-    config.eval.attack,
+    tables.describe_attack(config.eval.attack),
     len(todo),
     num_cells,
   )

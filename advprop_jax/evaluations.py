@@ -35,6 +35,7 @@ def open_cell(
   Raises:
     UserError: there are no such images, or the network does not know their classes.
   """
+  label_spaces.check_network(cell.labels, config.data.class_names)
   opened, split = _open_source(config, cell, dataset)
   space = label_spaces.LABEL_SPACES[cell.labels](
     opened.class_names, config.data.class_names, data_name=opened.name
@@ -97,7 +98,10 @@ def _open_source(config, cell: suites.Cell, dataset: datasets.Dataset | None):
     else:
       found.spans(split)  # An unknown split is reported here.
       return found, split
-  raise errors.UserError('; or: '.join(problems))
+  origin = cell.origin.format(data_dir=data_dir)
+  raise errors.UserError(
+    '; or: '.join(problems) + (f'; to get them: {origin}' if origin else '')
+  )
 
 
 class Evaluators:

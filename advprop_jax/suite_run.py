@@ -29,6 +29,14 @@ class Work(NamedTuple):
   cost: int  # In forward passes of a batch.
 
 
+class Pass(NamedTuple):
+  """One pass over the images of a cell."""
+
+  result: runner.Result
+  seconds: float
+  suite_names: tuple[str, ...]  # 'val' and 'pgd' are evaluated in one.
+
+
 def open_work(
   names: Iterable[str], config: schema.Section
 ) -> tuple[list[Work], list[str]]:
@@ -72,8 +80,14 @@ def open_work(
 def identify(
   name: str, config: schema.Section, weights: dict, branch_names: list[str]
 ) -> dict[str, Any]:
-  """Returns what the results of a suite depend on, beside the images; JSON values."""
+  """Returns what the results of a suite depend on, as JSON values.
+
+  The images themselves are compared set by set, see `Work.about`.
+  """
   suite = suites.SUITES[name]
+  data = {x: config.data[x] for x in ('image_size', 'crop_padding', 'resize_method')}
+  if name in suites.OWN:
+    data |= {'name': config.data.name, 'split': config.data.eval_split}
   identity = {
     'title': suite.title,
     'model': config.model.name,
@@ -82,6 +96,7 @@ def identify(
     'branch_names': branch_names,
     'attack': dict(config.eval.attack) if suite.attacked else None,
     'seed': config.seed,
+    'data': data,
   }
   return json.loads(
     json.dumps(identity)
@@ -92,7 +107,7 @@ def evaluate_suite(
   file: results.SuiteFile,
   items: list[Work],
   branch_names: list[str],
-  run: Callable[[Work], tuple[runner.Result, float]],
+  run: Callable[[Work], Pass],
   problems: list[str],
   writer: logs.MetricWriter,
 ) -> dict[str, float]:
@@ -102,7 +117,7 @@ def evaluate_suite(
     file: of the suite; it is written after every cell.
     items: the cells.
     branch_names: those that are evaluated.
-    run: evaluates a cell; returns the seconds that it took, too.
+    run: evaluates a cell.
     problems: receives a line for a cell that cannot be evaluated.
     writer: of the workdir.
   """
@@ -131,10 +146,11 @@ def evaluate_suite(
     content['summary'] = records.summarize(suite, content['cells'], branch_names)
     content['complete'] = content['cells'].keys() == suite.cells.keys()
     content['seconds'] = sum(x['seconds'] for x in content['cells'].values())
-    content['date'] = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-    content['versions'] = _VERSIONS
     if is_new:
-      file.save()
+      now = datetime.datetime.now(datetime.UTC)
+      content['date'] = now.isoformat(timespec='seconds')
+      content['versions'] = _VERSIONS
+    file.save()
   if not items:
     return {}
   metrics = _metrics(content, items)
@@ -155,9 +171,9 @@ def evaluate_suite(
   return metrics
 
 
-def _evaluate_cell(item: Work, branch_names, run):
+def _evaluate_cell(item: Work, branch_names, run: Callable[[Work], Pass]):
   """Returns the record of a cell, and a picture of the attack or None."""
-  result, seconds = run(item)
+  result, seconds, suite_names = run(item)
   attacked = suites.SUITES[item.suite].attacked
   record = {
     **item.about,
@@ -165,7 +181,8 @@ def _evaluate_cell(item: Work, branch_names, run):
     'num_unlabelled': int(result.metrics['num_unlabelled']),
     'num_bad': parallel.sum_over_hosts(item.cell.batches.num_bad),
     'versions': _VERSIONS,
-    'seconds': round(seconds, 3),  # Of 'val' and 'pgd', if at once, both together.
+    'seconds': round(seconds, 3),
+    'seconds_of': list(suite_names),
     'branches': records.of_branches(result, branch_names, attacked=attacked),
   }
   grid = None

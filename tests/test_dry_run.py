@@ -43,8 +43,8 @@ def test_what_would_be_trained_is_said(config, tmp_path, caplog):
   assert 'of temporaries; compiled in' in text and 'nothing was trained' in text
   picture = np.asarray(Image.open(workdir / 'dry_run.png'))
   side = pictures.CELL + pictures.MARGIN
-  assert picture.shape[1] == 16 * side + pictures.MARGIN
-  assert picture.shape[0] == 2 * (side + pictures.CAPTION) + pictures.MARGIN
+  assert picture.shape[1] == 8 * side + pictures.MARGIN
+  assert picture.shape[0] == 4 * (side + pictures.CAPTION) + pictures.MARGIN
   assert picture.std() > 10
 
 

@@ -439,8 +439,17 @@ def test_another_checkpoint_has_results_of_its_own(workdir, caplog):
   evaluate.evaluate_checkpoint(config, str(workdir), which='30')
   assert read_suite(workdir, 'val')['checkpoint']['step'] == 30
   (kept,) = [x for x in (workdir / 'eval').iterdir() if x.name != 'val.json']
-  assert kept.read_text() == new and kept.suffix != '.json'
-  assert 'is of other weights (step 60)' in caplog.text
+  assert kept.read_text() == new and kept.name.startswith('val.json.step60-')
+  assert (
+    f'is of other weights, images, network or attack: it is kept as {kept.name}'
+    in (caplog.text)
+  )
+  lines = results(workdir)
+  evaluate.evaluate_checkpoint(config, str(workdir))  # Not evaluated once more.
+  assert (workdir / 'eval' / 'val.json').read_text() == new
+  assert results(workdir) == lines
+  names = {x.name.partition('-')[0] for x in (workdir / 'eval').iterdir()}
+  assert names == {'val.json', 'val.json.step60', 'val.json.step30'}
 
 
 def test_other_images_or_crops_are_evaluated_anew(trained, workdir, tmp_path):
@@ -509,8 +518,7 @@ def test_what_is_missing_is_said_and_the_rest_is_evaluated(workdir, caplog):
   config.data.data_dir = str(workdir)
   with pytest.raises(
     errors.UserError,
-    match=r"^1 of 2 suites have no result .*: suite sketch, all: data set '.*' is not "
-    r'prepared in .*download_and_prepare.*; or: cannot read folder .*/sketch',
+    match='^1 of 2 suites have no result .*: suite sketch, all: the network lacks 1000',
   ):
     evaluate.evaluate_checkpoint(config, str(workdir), suite_names=('sketch', 'val'))
   assert read_suite(workdir, 'val')['complete']

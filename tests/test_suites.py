@@ -314,7 +314,9 @@ def test_corruptions_of_tensorflow_datasets_are_another_suite(run, monkeypatch):
   assert not found['complete']
   assert found['cells']['fog_3']['branches']['clean']['top1'] == pytest.approx(2 / 3)
   assert 'may not stand beside published ones' in found['notes'][0]
-  with pytest.raises(errors.UserError, match='cannot read folder .*imagenet-c'):
+  with pytest.raises(
+    errors.UserError, match='cannot read folder .*imagenet-c.*; to get them: mkdir -p'
+  ):
     run('c')
 
 
@@ -322,5 +324,11 @@ def test_of_all_suites_a_network_has_those_that_fit(run, monkeypatch):
   """Nothing is there: every suite is missing, and the first is named."""
   with pytest.raises(errors.UserError, match='suite val, all: .*download_and_prepare'):
     run('all')
+  with pytest.raises(
+    errors.UserError,
+    match='suite sketch, all: data set .* is not prepared in .*download_and_prepare.*'
+    '; or: cannot read folder .*/sketch',
+  ):
+    run('sketch')
   names = evaluate._chosen(['all'], schema.to_sections({'data': {'class_names': ()}}))
   assert names == ['val', 'pgd', 'corruptions']

@@ -159,6 +159,27 @@ LABEL_SPACES: dict[str, Callable[..., LabelSpace]] = {
 }
 
 
+def check_network(name: str, model_classes: tuple[str, ...]):
+  """Raises UserError if a network lacks classes of a label space, whatever the data.
+
+  Args:
+    name: key of LABEL_SPACES.
+    model_classes: names of the network's logits.
+  """
+  if name == 'names':  # The data say which classes they have.
+    return
+  needed = labels.imagenet_synsets()
+  if name in ('imagenet_a', 'imagenet_r'):
+    needed = tuple(needed[i] for i in _class_lists()[name])
+  known = set(model_classes)
+  if missing := [x for x in needed if x not in known]:
+    raise errors.UserError(
+      f"the network lacks {len(missing)} of ImageNet's {len(needed)} classes that are "
+      f'needed; its own {len(model_classes)} are {labels.list_names(model_classes)}; '
+      f'allowed: a network with the synsets {labels.list_names(needed)}'
+    )
+
+
 @functools.cache
 def _class_lists():
   file = pathlib.Path(__file__).with_name('class_lists.json')

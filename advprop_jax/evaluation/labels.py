@@ -32,8 +32,8 @@ def columns(
   if unknown := [name for name in data_classes if name not in place]:
     raise errors.UserError(
       f'{data_name} is another data set: the network does not know {len(unknown)} of '
-      f'its {len(data_classes)} classes: {_list(unknown)}; allowed: some or all of '
-      f'{len(model_classes)}: {_list(model_classes)}'
+      f'its {len(data_classes)} classes: {list_names(unknown)}; allowed: some or all '
+      f'of {len(model_classes)}: {list_names(model_classes)}'
     )
   return np.array([place[name] for name in data_classes], np.int32)
 
@@ -70,6 +70,7 @@ def _imagenet_names() -> dict[str, str]:
   return dict(line.split('\t') for line in table.splitlines())
 
 
-def _list(names) -> str:
+def list_names(names: tuple[str, ...] | list[str]) -> str:
+  """Returns the first names for a message."""
   rest = ', ...' if len(names) > NUM_LISTED else ''
   return ', '.join(map(repr, names[:NUM_LISTED])) + rest

@@ -13,6 +13,7 @@ from advprop_jax.evaluation import labels
 CELL = 128  # Pixels of a drawn image's side.
 CAPTION = 20  # Pixels of a line of text.
 MARGIN = 8
+NUM_COLUMNS = 8  # Of a picture of labelled images.
 NAME_LENGTH = 12  # Characters of a name, so that the probability has room.
 RIGHT, WRONG, PLAIN = (0, 110, 0), (190, 0, 0), (60, 60, 60)
 
@@ -75,10 +76,10 @@ def adversarial_grid(
 def labelled_grid(
   rows: Mapping[str, np.ndarray], label: np.ndarray, *, class_names: Sequence[str]
 ) -> np.ndarray:
-  """Draws a column per example: what it is called in each row, and its class below.
+  """Draws a column per example, its class below; at most 8 side by side.
 
   Args:
-    rows: {name: images}, each uint8 [N, H, W, 3].
+    rows: {name: images}, each uint8 [N, H, W, 3], drawn below each other.
     label: int32 [N].
     class_names: K names, see `short_name`.
 
@@ -86,13 +87,17 @@ def labelled_grid(
     uint8 [H', W', 3].
   """
   step_x, step_y = CELL + MARGIN, CELL + CAPTION + MARGIN
+  num_columns = min(len(label), NUM_COLUMNS)
+  num_rows = -(-len(label) // NUM_COLUMNS) * len(rows)
   canvas = Image.new(
-    'RGB', (len(label) * step_x + MARGIN, len(rows) * step_y + MARGIN), 'white'
+    'RGB', (num_columns * step_x + MARGIN, num_rows * step_y + MARGIN), 'white'
   )
   draw = ImageDraw.Draw(canvas)
   for row, (name, images) in enumerate(rows.items()):
-    for column, (image, index) in enumerate(zip(images, label, strict=True)):
-      x, y = MARGIN + column * step_x, MARGIN + row * step_y
+    for i, (image, index) in enumerate(zip(images, label, strict=True)):
+      block, column = divmod(i, NUM_COLUMNS)
+      x = MARGIN + column * step_x
+      y = MARGIN + (block * len(rows) + row) * step_y
       canvas.paste(_enlarge(image / 255), (x, y))
       text = short_name(labels.display_name(class_names[index]), int(index))
       if len(rows) > 1 and not column:

@@ -26,6 +26,9 @@ class Cell(NamedTuple):
   border: int = 0  # Pixels that are cut off on each side first.
   resize: bool = True  # False: the files are S x S; another size is a bad image.
   corruption: tuple[str, int] | None = None  # One of CORRUPTIONS, and its severity.
+  # Where images come from that tensorflow-datasets does not prepare: a command, or who
+  # has them.
+  origin: str = ''
 
 
 # Of a branch, {'top1': ..., ...}; None: the cell's images are missing.
@@ -108,13 +111,17 @@ def _v2(variant: str, folder: str) -> Cell:
 
 
 def _corrupted(
-  corruptions: Iterable[str], source: Callable[[str, int], tuple[str, str]] | None
+  corruptions: Iterable[str],
+  source: Callable[[str, int], tuple[str, str]] | None,
+  *,
+  origin: str = '',
 ) -> dict[str, Cell]:
   """Returns a cell for every corruption and severity.
 
   Args:
     corruptions: their names.
     source: of a corruption and a severity, the images; None: the run's own, corrupted.
+    origin: see `Cell`.
   """
   result = {}
   for name in corruptions:
@@ -124,7 +131,7 @@ def _corrupted(
       else:  # They are 224 x 224, and another resizing would make them easier.
         cell = Cell(
           (source(name, severity),), 'imagenet', image_size=_SIZE, crop_padding=0
-        )._replace(resize=False)
+        )._replace(resize=False, origin=origin)
       result[corruption_error.cell_name(name, severity)] = cell
   return result
 
@@ -142,6 +149,13 @@ _CLEAN_C = {
   'clean': Cell((_VALIDATION,), 'imagenet', image_size=_SIZE, crop_padding=32)
 }
 _MASKED = 'the logits of the other 800 classes are masked'
+# Source: the record of ImageNet-C on Zenodo, which its authors' repository links to.
+_ZENODO = (
+  'mkdir -p {{data_dir}}/imagenet-c && for x in {archives}; do curl -L https://zenodo'
+  '.org/records/2235448/files/$x.tar | tar -x -C {{data_dir}}/imagenet-c; done'
+)
+_C_ARCHIVES = _ZENODO.format(archives='blur digital noise weather')
+_C_EXTRA_ARCHIVES = _ZENODO.format(archives='extra')
 _STYLIZED = _folder('stylized-imagenet/val')
 _OBJECTNET = _folder('objectnet-1.0/images')
 
@@ -178,12 +192,12 @@ SUITES = {
   ),
   'c': Suite(
     'ImageNet-C',
-    _corrupted(corruption_error.ALEXNET, _official_c) | _CLEAN_C,
+    _corrupted(corruption_error.ALEXNET, _official_c, origin=_C_ARCHIVES) | _CLEAN_C,
     summarize=of_imagenet_c,
   ),
   'c_extra': Suite(
     'ImageNet-C, extra corruptions',
-    _corrupted(corruption_error.EXTRA, _official_c),
+    _corrupted(corruption_error.EXTRA, _official_c, origin=_C_EXTRA_ARCHIVES),
     summarize=of_corruptions,
     notes=('never part of mCE',),
   ),
@@ -199,14 +213,25 @@ SUITES = {
   'stylized': Suite(
     'Stylized-ImageNet',
     {
-      'all': Cell((_STYLIZED,), 'imagenet', image_size=_SIZE, crop_padding=0),
+      'all': Cell(
+        (_STYLIZED,),
+        'imagenet',
+        image_size=_SIZE,
+        crop_padding=0,
+        origin='made of ImageNet by the code in github.com/rgeirhos/Stylized-ImageNet',
+      ),
     },
   ),
   'objectnet': Suite(
     'ObjectNet',
     {
       'all': Cell(
-        (_OBJECTNET,), 'objectnet', image_size=_SIZE, crop_padding=0, border=2
+        (_OBJECTNET,),
+        'objectnet',
+        image_size=_SIZE,
+        crop_padding=0,
+        border=2,
+        origin='objectnet.dev, for those who accept its terms',
       ),
     },
     notes=('113 of its classes are of ImageNet; the others do not count',),

@@ -57,6 +57,20 @@ def test_folders_with_numbers_are_no_texts():
   assert space.new_labels[:3].tolist() == [0, 1, 10] and not space.notes
 
 
+def test_whether_a_network_fits_is_known_before_there_are_data():
+  half = SYNSETS[:500]
+  for name in SPACES:
+    label_spaces.check_network(name, SYNSETS)
+  label_spaces.check_network('names', half)
+  indices = label_spaces._class_lists()['imagenet_a']
+  label_spaces.check_network('imagenet_a', tuple(SYNSETS[i] for i in indices))
+  for name in ('imagenet', 'imagenet_r', 'several', 'objectnet'):
+    with pytest.raises(
+      errors.UserError, match="the network lacks .* of ImageNet's .* its own 500 are"
+    ):
+      label_spaces.check_network(name, half)
+
+
 def test_objectnet_has_the_published_number_of_classes():
   space = match('objectnet', [f'thing_{i:03}' for i in range(313)])
   assert len(space.class_names) == 113 == len(space.sets)

@@ -44,3 +44,17 @@ def test_a_grid_with_such_names_is_that_of_their_numbers():
   ]
   np.testing.assert_array_equal(grids[0], grids[1])
   assert (grids[0] != grids[2]).any()
+
+
+def test_labelled_images_stand_in_rows_of_eight():
+  """Every image is found at its place, those of a stream below each other."""
+  image = np.arange(11 * 2 * 2 * 3).reshape(11, 2, 2, 3).astype(np.uint8)
+  rows = {'image': image, 'plain_image': 255 - image}
+  names = [str(i) for i in range(11)]
+  grid = pictures.labelled_grid(rows, np.arange(11), class_names=names)
+  step_x, step_y = 136, 156  # A picture of 128 pixels, a caption, a margin.
+  assert grid.shape == (4 * step_y + 8, 8 * step_x + 8, 3)
+  for i in range(11):
+    for row, images in enumerate(rows.values()):
+      x, y = 8 + i % 8 * step_x, 8 + (i // 8 * 2 + row) * step_y
+      np.testing.assert_array_equal(grid[y : y + 128 : 64, x : x + 128 : 64], images[i])
