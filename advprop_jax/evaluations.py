@@ -100,7 +100,7 @@ def _open_source(config, cell: suites.Cell, dataset: datasets.Dataset | None):
       return found, split
   origin = cell.origin.format(data_dir=data_dir)
   raise errors.UserError(
-    '; or: '.join(problems) + (f'; to get them: {origin}' if origin else '')
+    '; or: '.join(problems) + (f'; where they come from: {origin}' if origin else '')
   )
 
 

@@ -68,7 +68,7 @@ def open_work(
       cost = len(cell.batches) * (1 + 3 * num_steps if suite.attacked else 1)
       work.append(Work(name, cell_name, cell, about, cost))
     if missing:
-      count = f'{len(missing)} of {len(suite.cells)} sets are missing; '
+      count = f'{len(missing)} of {len(suite.cells)} sets cannot be evaluated; '
       problems.append(
         f'suite {name}, {count if len(suite.cells) > 1 else ""}{missing[0]}'
       )
@@ -85,7 +85,11 @@ def identify(
   The images themselves are compared set by set, see `Work.about`.
   """
   suite = suites.SUITES[name]
-  data = {x: config.data[x] for x in ('image_size', 'crop_padding', 'resize_method')}
+  cells = suite.cells.values()
+  data = {'resize_method': config.data.resize_method}
+  for key in ('image_size', 'crop_padding'):
+    if any(getattr(cell, key) is None for cell in cells):
+      data[key] = config.data[key]
   if name in suites.OWN:
     data |= {'name': config.data.name, 'split': config.data.eval_split}
   identity = {
@@ -95,12 +99,12 @@ def identify(
     'checkpoint': weights,
     'branch_names': branch_names,
     'attack': dict(config.eval.attack) if suite.attacked else None,
-    'seed': config.seed,
     'data': data,
   }
-  return json.loads(
-    json.dumps(identity)
-  )  # Lists in the place of tuples, as in the file.
+  if suite.attacked or any(cell.corruption for cell in cells):
+    identity['seed'] = config.seed
+  # Lists in the place of tuples, as in the file.
+  return json.loads(json.dumps(identity))
 
 
 def evaluate_suite(
@@ -125,6 +129,10 @@ def evaluate_suite(
   suite, step = suites.SUITES[name], content['checkpoint']['step']
   content['notes'] = list(suite.notes)
   is_new = False
+  for item in items:  # Results of images that have changed do not count.
+    if file.find(item.name, item.about) is None:
+      content['cells'].pop(item.name, None)
+  _describe_cells(content, suite, branch_names)
   for item in items:
     content['class_names'] = list(item.cell.space.class_names)
     content['notes'] += [x for x in item.cell.notes if x not in content['notes']]
@@ -136,16 +144,13 @@ def evaluate_suite(
         if jax.process_count() > 1:  # The others are in the middle of it.
           raise
         problems.append(f'suite {name}, {item.name}: {e}')
-        content['cells'].pop(item.name, None)  # Of other images, if it is there.
         continue
       is_new = True
       if grid is not None:
         writer.write_image(step, f'{title(item)}/clean_pgd', grid)
     cells = {**content['cells'], item.name: record}
     content['cells'] = {x: cells[x] for x in suite.cells if x in cells}
-    content['summary'] = records.summarize(suite, content['cells'], branch_names)
-    content['complete'] = content['cells'].keys() == suite.cells.keys()
-    content['seconds'] = sum(x['seconds'] for x in content['cells'].values())
+    _describe_cells(content, suite, branch_names)
     if is_new:
       now = datetime.datetime.now(datetime.UTC)
       content['date'] = now.isoformat(timespec='seconds')
@@ -163,12 +168,20 @@ def evaluate_suite(
         'checkpoint': str(file.path.parent.parent / 'checkpoints' / str(step)),
         'averaged': content['checkpoint']['averaged'],
         'attack': content['attack'],
-        **(_images_of(items[0]) if len(suite.cells) == 1 else {}),
+        **(_images_of(items[0]) if _have_same_images(suite) else {}),
       },
     )
   elif metrics:
     logging.info('%s has been evaluated before: %s', name, file.path)
   return metrics
+
+
+def _describe_cells(content: dict[str, Any], suite: suites.Suite, branch_names):
+  """Brings what is said of all cells up to date with the cells."""
+  cells = content['cells']
+  content['summary'] = records.summarize(suite, cells, branch_names)
+  content['complete'] = cells.keys() == suite.cells.keys()
+  content['seconds'] = sum(x['seconds'] for x in cells.values())
 
 
 def _evaluate_cell(item: Work, branch_names, run: Callable[[Work], Pass]):
@@ -214,6 +227,10 @@ def _metrics(content: dict[str, Any], items: list[Work]) -> dict[str, float]:
     for key, x in scores.items()
     if isinstance(x, float)
   }
+
+
+def _have_same_images(suite: suites.Suite) -> bool:
+  return len({(cell.sources, cell.label_key) for cell in suite.cells.values()}) == 1
 
 
 def _images_of(item: Work) -> dict[str, str]:

@@ -441,7 +441,7 @@ def test_another_checkpoint_has_results_of_its_own(workdir, caplog):
   (kept,) = [x for x in (workdir / 'eval').iterdir() if x.name != 'val.json']
   assert kept.read_text() == new and kept.name.startswith('val.json.step60-')
   assert (
-    f'is of other weights, images, network or attack: it is kept as {kept.name}'
+    f'is of other weights, data, crop, network or attack: it is kept as {kept.name}'
     in (caplog.text)
   )
   lines = results(workdir)
@@ -449,7 +449,7 @@ def test_another_checkpoint_has_results_of_its_own(workdir, caplog):
   assert (workdir / 'eval' / 'val.json').read_text() == new
   assert results(workdir) == lines
   names = {x.name.partition('-')[0] for x in (workdir / 'eval').iterdir()}
-  assert names == {'val.json', 'val.json.step60', 'val.json.step30'}
+  assert names == {'val.json', 'val.json.step30'}
 
 
 def test_other_images_or_crops_are_evaluated_anew(trained, workdir, tmp_path):
@@ -476,6 +476,24 @@ def test_other_images_or_crops_are_evaluated_anew(trained, workdir, tmp_path):
   assert date['cells']['all']['num_examples'] == 24
 
 
+def test_results_of_changed_images_do_not_count_when_the_new_ones_fail(
+  trained, workdir, tmp_path
+):
+  """A mean over old and new images would be silently wrong."""
+  root = shutil.copytree(trained[1], tmp_path / 'copy')
+  config = load(workdir)
+  config.data.name = f'folder:{root}'
+  config.eval.suites = ('val',)
+  assert evaluate.evaluate_checkpoint(config, str(workdir))
+  for path in root.glob('test/*/*'):
+    path.write_bytes(b'no image, and of another size')
+  config.eval.suites = ('val',)
+  with pytest.raises(errors.UserError, match='suite val, all: '):
+    evaluate.evaluate_checkpoint(config, str(workdir))
+  lines = [x for x in results(workdir) if f'folder:{root}' in str(x)]
+  assert len(lines) == 1
+
+
 def test_cells_of_earlier_evaluations_are_kept_while_their_images_are_away(
   workdir, monkeypatch
 ):
@@ -492,7 +510,7 @@ def test_cells_of_earlier_evaluations_are_kept_while_their_images_are_away(
       return opened(config, cell, *args)
 
     monkeypatch.setattr(evaluations, 'open_once', open_once)
-    message = 'suite corruptions, 2 of 3 sets are missing; .*: not there'
+    message = 'suite corruptions, 2 of 3 sets cannot be evaluated; .*: not there'
     with pytest.raises(errors.UserError, match=message):
       evaluate.evaluate_checkpoint(
         load(workdir), str(workdir), suite_names=('corruptions',)

@@ -308,14 +308,17 @@ def test_corruptions_of_tensorflow_datasets_are_another_suite(run, monkeypatch):
   name = 'imagenet2012_corrupted/fog_3'
   images = [paint(1), paint(1), paint(2)]
   prepare(name, run.data, 'validation', [example(x, 1) for x in images], monkeypatch)
-  with pytest.raises(errors.UserError, match='c_tfds, 1 of 2 sets are .*; clean: data'):
+  with pytest.raises(
+    errors.UserError, match='c_tfds, 1 of 2 sets cannot .*; clean: data'
+  ):
     run('c_tfds')
   found = json.loads((run.workdir / 'eval' / 'c_tfds.json').read_text())
   assert not found['complete']
   assert found['cells']['fog_3']['branches']['clean']['top1'] == pytest.approx(2 / 3)
   assert 'may not stand beside published ones' in found['notes'][0]
   with pytest.raises(
-    errors.UserError, match='cannot read folder .*imagenet-c.*; to get them: mkdir -p'
+    errors.UserError,
+    match='cannot read folder .*imagenet-c.*; where they come from: mkdir -p',
   ):
     run('c')
 

@@ -174,9 +174,10 @@ def check_network(name: str, model_classes: tuple[str, ...]):
   known = set(model_classes)
   if missing := [x for x in needed if x not in known]:
     raise errors.UserError(
-      f"the network lacks {len(missing)} of ImageNet's {len(needed)} classes that are "
-      f'needed; its own {len(model_classes)} are {labels.list_names(model_classes)}; '
-      f'allowed: a network with the synsets {labels.list_names(needed)}'
+      f'the network lacks {len(missing)} of the {len(needed)} classes of ImageNet '
+      f'that are needed; its own {len(model_classes)} are '
+      f'{labels.list_names(model_classes)}; allowed: a network with the '
+      f'synsets {labels.list_names(needed)}'
     )
 
 

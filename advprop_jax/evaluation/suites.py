@@ -151,8 +151,8 @@ _CLEAN_C = {
 _MASKED = 'the logits of the other 800 classes are masked'
 # Source: the record of ImageNet-C on Zenodo, which its authors' repository links to.
 _ZENODO = (
-  'mkdir -p {{data_dir}}/imagenet-c && for x in {archives}; do curl -L https://zenodo'
-  '.org/records/2235448/files/$x.tar | tar -x -C {{data_dir}}/imagenet-c; done'
+  'mkdir -p "{{data_dir}}/imagenet-c" && for x in {archives}; do curl -fL https://zenodo'
+  '.org/records/2235448/files/$x.tar | tar -xf - -C "{{data_dir}}/imagenet-c"; done'
 )
 _C_ARCHIVES = _ZENODO.format(archives='blur digital noise weather')
 _C_EXTRA_ARCHIVES = _ZENODO.format(archives='extra')

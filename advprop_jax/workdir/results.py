@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import os
 from typing import Any
 
 import jax
@@ -35,7 +36,10 @@ class SuiteFile:
       there = None
     elif there is not None:
       self._written = copy.deepcopy(there)
-    there = there or _read(self._place(identity))
+    self._taken_from: epath.Path | None = None  # A kept file of these weights.
+    if there is None:
+      there = _read(self._place(identity))
+      self._taken_from = self._place(identity) if there is not None else None
     if there is not None and _identity(there, identity) == identity:
       self.content = there
     self._old = dict(self.content['cells'])
@@ -67,14 +71,18 @@ class SuiteFile:
     if self._kept_as is not None:
       self.path.replace(self._kept_as)
       logging.info(
-        '%s is of other weights, images, network or attack: it is kept as %s',
+        '%s is of other weights, data, crop, network or attack: it is kept as %s',
         *(self.path, self._kept_as.name),
       )
       self._kept_as = None
-    new = self.path.with_name(f'{self.path.name}.new')
+    new = self.path.with_name(f'{self.path.name}.{os.getpid()}.new')
     new.write_text(json.dumps(self.content, indent=1, allow_nan=False) + '\n')
     new.replace(self.path)
     self._written = copy.deepcopy(self.content)
+    if self._taken_from is not None:
+      logging.info('results of %s are taken up again', self._taken_from)
+      self._taken_from.unlink(missing_ok=True)
+      self._taken_from = None
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:
@@ -87,7 +95,7 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
   except FileNotFoundError:
     return None
   except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-    logging.warning('%s is damaged and is written anew', path)
+    logging.warning('%s is damaged and is not used', path)
     return None
   return found
 

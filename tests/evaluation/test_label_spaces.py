@@ -66,7 +66,7 @@ def test_whether_a_network_fits_is_known_before_there_are_data():
   label_spaces.check_network('imagenet_a', tuple(SYNSETS[i] for i in indices))
   for name in ('imagenet', 'imagenet_r', 'several', 'objectnet'):
     with pytest.raises(
-      errors.UserError, match="the network lacks .* of ImageNet's .* its own 500 are"
+      errors.UserError, match='the network lacks .* of ImageNet that .* its own 500 are'
     ):
       label_spaces.check_network(name, half)
 
