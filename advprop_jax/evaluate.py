@@ -18,7 +18,7 @@ from advprop_jax import (
   schema,
   suite_run,
 )
-from advprop_jax.evaluation import labels, run_files, suites, tables
+from advprop_jax.evaluation import label_spaces, run_files, suites, tables
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs, results
 
@@ -102,6 +102,9 @@ def evaluate_checkpoint(
     )
     for name in names
   }
+  for problem in problems:  # Now, and not after an evaluation of hours.
+    logging.warning('%s', problem)
+  num_known = len(problems)
   todo = [x for x in work if files[x.suite].find(x.name, x.about) is None]
   _log_plan(todo, len(work), path, weights, branch_names, config)
   report = logs.create_progress(max(1, sum(x.cost for x in todo)), every_secs=10.0)
@@ -145,7 +148,7 @@ def evaluate_checkpoint(
     tables.to_markdown(tables.create_table([run_of_table])),
   )
   if problems:
-    for problem in problems[1:]:
+    for problem in problems[max(1, num_known) :]:
       logging.error('%s', problem)
     raise errors.UserError(
       f'{len(problems)} of {len(names)} suites have no result or lack a part: '
@@ -184,13 +187,20 @@ def _chosen(names: Iterable[str], config: schema.Section) -> list[str]:
         f'suites are {", ".join(names)}; allowed: {ALL} alone, or names without it'
       )
     return names
-  if set(labels.imagenet_synsets()) <= set(config.data.class_names):
-    return list(suites.SUITES)
-  logging.info(
-    "the network does not know ImageNet's classes: of all suites %s fit it",
-    ', '.join(suites.OWN),
-  )
-  return list(suites.OWN)
+  found = [x for x in suites.SUITES if _fits(x, config.data.class_names)]
+  if len(found) < len(suites.SUITES):
+    logging.info('of all suites %s fit the classes of the network', ', '.join(found))
+  return found
+
+
+def _fits(name: str, class_names: tuple[str, ...]) -> bool:
+  """Returns whether a network knows the classes of a suite, whatever its data."""
+  try:
+    for cell in suites.SUITES[name].cells.values():
+      label_spaces.check_network(cell.labels, class_names)
+  except errors.UserError:
+    return False
+  return True
 
 
 def _log_plan(

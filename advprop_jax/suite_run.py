@@ -73,6 +73,8 @@ def open_work(
         f'suite {name}, {count if len(suite.cells) > 1 else ""}{missing[0]}'
       )
   if not work:
+    for problem in problems[1:]:
+      logging.error('%s', problem)
     raise errors.UserError(problems[0])
   return work, problems
 
@@ -127,7 +129,6 @@ def evaluate_suite(
   """
   content, name = file.content, file.content['suite']
   suite, step = suites.SUITES[name], content['checkpoint']['step']
-  content['notes'] = list(suite.notes)
   is_new = False
   for item in items:  # Results of images that have changed do not count.
     if file.find(item.name, item.about) is None:
@@ -135,7 +136,6 @@ def evaluate_suite(
   _describe_cells(content, suite, branch_names)
   for item in items:
     content['class_names'] = list(item.cell.space.class_names)
-    content['notes'] += [x for x in item.cell.notes if x not in content['notes']]
     record = file.find(item.name, item.about)
     if record is None:
       try:
@@ -182,6 +182,8 @@ def _describe_cells(content: dict[str, Any], suite: suites.Suite, branch_names):
   content['summary'] = records.summarize(suite, cells, branch_names)
   content['complete'] = cells.keys() == suite.cells.keys()
   content['seconds'] = sum(x['seconds'] for x in cells.values())
+  notes = [note for x in cells.values() for note in x.get('notes', ())]
+  content['notes'] = list(dict.fromkeys([*suite.notes, *notes]))
 
 
 def _evaluate_cell(item: Work, branch_names, run: Callable[[Work], Pass]):
@@ -193,6 +195,7 @@ def _evaluate_cell(item: Work, branch_names, run: Callable[[Work], Pass]):
     'num_examples': int(result.metrics['num_examples']),
     'num_unlabelled': int(result.metrics['num_unlabelled']),
     'num_bad': parallel.sum_over_hosts(item.cell.batches.num_bad),
+    'notes': list(item.cell.notes),
     'versions': _VERSIONS,
     'seconds': round(seconds, 3),
     'seconds_of': list(suite_names),

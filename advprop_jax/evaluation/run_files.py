@@ -39,7 +39,11 @@ class Run(NamedTuple):
   @property
   def newest(self) -> dict[str, Any] | None:
     """The suite that was evaluated last."""
-    return max(self.suites.values(), key=lambda x: x['date'], default=None)
+
+    def date(suite):  # Results that were kept keep the date of their evaluation.
+      return max(suite['date'], str(suite.get('taken_up', '')))
+
+    return max(self.suites.values(), key=date, default=None)
 
   @property
   def branch_names(self) -> list[str]:

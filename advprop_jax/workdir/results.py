@@ -1,10 +1,11 @@
 """The files eval/<suite>.json: results that an interrupted evaluation goes on from."""
 
 import copy
+import datetime
 import hashlib
 import json
 import os
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 from absl import logging
@@ -22,27 +23,27 @@ class SuiteFile:
     Args:
       workdir: of the run.
       suite: name of the suite.
-      identity: what the results depend on, beside the images of each cell; JSON values.
+      identity: what the results depend on, beside each cell's own images; JSON values.
         A file with another identity is kept under another name, and is taken up again
         when its weights are evaluated again.
     """
     self.path = workdir / FOLDER / f'{suite}.json'
-    self._kept_as: epath.Path | None = None  # Where a file of other weights goes.
-    self._written: dict[str, Any] | None = None  # What stands in the file.
+    self._identity = identity
     self.content: dict[str, Any] = {'suite': suite, **identity, 'cells': {}}
-    there = _read(self.path)
-    if there is not None and _identity(there, identity) != identity:
-      self._kept_as = self._place(_identity(there, identity))
-      there = None
-    elif there is not None:
-      self._written = copy.deepcopy(there)
+    self._written: dict[str, Any] | None = None  # What this object knows to be there.
     self._taken_from: epath.Path | None = None  # A kept file of these weights.
-    if there is None:
-      there = _read(self._place(identity))
-      self._taken_from = self._place(identity) if there is not None else None
-    if there is not None and _identity(there, identity) == identity:
-      self.content = there
+    kept = self._place(identity)
+    if self._is_same(there := _read(self.path)):
+      self.content, self._written = there, copy.deepcopy(there)
+    elif self._is_same(there := _read(kept)):
+      self.content, self._taken_from = there, kept
     self._old = dict(self.content['cells'])
+
+  def _is_same(self, content: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    return content is not None and self._identity_of(content) == self._identity
+
+  def _identity_of(self, content: dict[str, Any]) -> dict[str, Any]:
+    return {key: content.get(key) for key in self._identity}
 
   def _place(self, identity: dict[str, Any]) -> epath.Path:
     """Returns where results are kept that are not those of the last evaluation."""
@@ -68,13 +69,18 @@ class SuiteFile:
     if jax.process_index() != 0 or self.content == self._written:
       return
     self.path.parent.mkdir(parents=True, exist_ok=True)
-    if self._kept_as is not None:
-      self.path.replace(self._kept_as)
-      logging.info(
-        '%s is of other weights, data, crop, network or attack: it is kept as %s',
-        *(self.path, self._kept_as.name),
-      )
-      self._kept_as = None
+    if self._written is None:  # Another evaluation may have written since the start.
+      there = _read(self.path)
+      if there is not None and not self._is_same(there):
+        place = self._place(self._identity_of(there))
+        self.path.replace(place)
+        logging.info(
+          '%s is of other weights, data, crop, network or attack: it is kept as %s',
+          *(self.path, place.name),
+        )
+    if self._taken_from is not None:
+      now = datetime.datetime.now(datetime.UTC)
+      self.content['taken_up'] = now.isoformat(timespec='seconds')
     new = self.path.with_name(f'{self.path.name}.{os.getpid()}.new')
     new.write_text(json.dumps(self.content, indent=1, allow_nan=False) + '\n')
     new.replace(self.path)
@@ -98,7 +104,3 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
     logging.warning('%s is damaged and is not used', path)
     return None
   return found
-
-
-def _identity(content: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-  return {key: content.get(key) for key in like}
