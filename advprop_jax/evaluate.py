@@ -209,14 +209,15 @@ def _log_plan(
   """Logs what will be evaluated, and what is known of the images."""
   if not todo:
     return
+  attacked = any(suites.SUITES[x.suite].attacked for x in todo)
   logging.info(
-    'evaluating step %d (%s weights) of %s; branches %s; attack %s; %d of %d sets of '
-    'images; the first batch is compiled: a minute or more on a CPU',
+    'evaluating step %d (%s weights) of %s; branches %s; attack %s; %d of %d '
+    'results are missing; the first batch is compiled: a minute or more on a CPU',
     weights['step'],
     'averaged' if weights['averaged'] else 'plain',
     path,
     ', '.join(branch_names),
-    tables.describe_attack(config.eval.attack),
+    tables.describe_attack(config.eval.attack) if attacked else 'none',
     len(todo),
     num_cells,
   )

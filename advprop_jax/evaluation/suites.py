@@ -130,8 +130,13 @@ def _corrupted(
         cell = Cell(corruption=(name, severity))
       else:  # They are 224 x 224, and another resizing would make them easier.
         cell = Cell(
-          (source(name, severity),), 'imagenet', image_size=_SIZE, crop_padding=0
-        )._replace(resize=False, origin=origin)
+          (source(name, severity),),
+          'imagenet',
+          image_size=_SIZE,
+          crop_padding=0,
+          resize=False,
+          origin=origin,
+        )
       result[corruption_error.cell_name(name, severity)] = cell
   return result
 
