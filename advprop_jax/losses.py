@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+_TINY = 1e-12
+
 
 def cross_entropy(
   logits: jax.Array, label: jax.Array, *, label_smoothing: float = 0.0
@@ -21,6 +23,42 @@ def cross_entropy(
     return hard
   uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
   return (1.0 - label_smoothing) * hard + label_smoothing * uniform
+
+
+def margin(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Returns the logit of the true class less the largest other one, float32 [B].
+
+  Negative where an example is misclassified; what Square lowers.
+  """
+  is_true = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+  others = jnp.where(is_true, -jnp.inf, logits).max(-1)
+  return _logit(logits, label) - others
+
+
+def dlr(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Returns the difference of logits ratio of each example, float32 [B].
+
+  It does not change if the logits are scaled or shifted; positive where an example is
+  misclassified. Needs 3 classes. Source: Croce and Hein 2020 (AutoAttack), equation 6;
+  1e-12 as in the authors' code.
+  """
+  largest = jax.lax.top_k(logits, 3)[0]
+  return -margin(logits, label) / (largest[:, 0] - largest[:, 2] + _TINY)
+
+
+def targeted_dlr(logits: jax.Array, label: jax.Array, target: jax.Array) -> jax.Array:
+  """Returns the DLR of each example towards a class, float32 [B].
+
+  Needs 4 classes. Source: Croce and Hein 2020 (AutoAttack), equation 7.
+  """
+  largest = jax.lax.top_k(logits, 4)[0]
+  scale = largest[:, 0] - 0.5 * (largest[:, 2] + largest[:, 3]) + _TINY
+  return -(_logit(logits, label) - _logit(logits, target)) / scale
+
+
+def _logit(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Returns the logit of a class of each example, [B]."""
+  return jnp.take_along_axis(logits, label[:, None], axis=-1)[:, 0]
 
 
 def weighted_sum(logits, labels, weights, *, label_smoothing: float):
