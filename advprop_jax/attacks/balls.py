@@ -82,7 +82,8 @@ class Ball(NamedTuple):
   """What attacks need of the ball around an image."""
 
   norm: Callable[[jax.Array], jax.Array]  # Of differences, [..., 1, 1, 1].
-  project: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # x, center, epsilon.
+  # x, center, epsilon.
+  project: Callable[[jax.Array, jax.Array, float | jax.Array], jax.Array]
   direction: Callable[[jax.Array], jax.Array]  # Of a gradient: the step of size 1.
   border_noise: Callable[[jax.Array, jax.Array], jax.Array]  # rng, image: of norm 1.
 

@@ -1,0 +1,297 @@
+"""Auto-PGD: PGD with momentum that halves its own step size, example by example.
+
+It has no step size to choose: the first steps are twice the radius of the ball, and at
+fixed checkpoints a step is halved where the loss has not risen often enough. Images are
+float32 in [0, 1], shape [B, H, W, 3]; radii are in the same unit.
+
+Source of the algorithm and of every constant: Croce and Hein 2020, 'Reliable evaluation
+of adversarial robustness with an ensemble of diverse parameter-free attacks', section
+3, and the authors' code, which it follows where the two differ.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from advprop_jax import errors, losses
+from advprop_jax.attacks import balls
+from advprop_jax.attacks.gradient import Attack
+
+MOMENTUM = 0.75  # Share of the new step; the rest is of the one before.
+RISING_SHARE = 0.75  # Rho: a step is halved where the loss rose in fewer steps.
+# Of `num_steps`: until the first checkpoint, between the last ones, and by how much
+# each interval is shorter than the one before: 22, 6 and 3 of 100.
+FIRST, SHORTEST, SHORTER_BY = 0.22, 0.06, 0.03
+MIN_CLASSES = {'ce': 2, 'dlr': 3, 'targeted_dlr': 4}  # By loss.
+
+
+def checkpoint_lengths(num_steps: int) -> list[int]:
+  """Returns the steps between checkpoints, [22, 19, 16, 13, 10, 7, 6, 6] for 100."""
+  length = max(int(FIRST * num_steps), 1)
+  shortest = max(int(SHORTEST * num_steps), 1)
+  shorter_by = max(int(SHORTER_BY * num_steps), 1)
+  lengths: list[int] = []
+  while sum(lengths) + length <= num_steps:
+    lengths.append(length)
+    length = max(length - shorter_by, shortest)
+  return lengths
+
+
+class Ascent(NamedTuple):
+  """Where the steps have led."""
+
+  # The first misclassified point of each example, or that of the largest loss where
+  # none was: float32 [B, H, W, 3].
+  image: jax.Array
+  has_fallen: jax.Array  # Whether a point was misclassified, bool [B].
+  best_loss: (
+    jax.Array
+  )  # Largest loss after 0, 1, ... steps, float32 [num_steps + 1, B].
+
+
+# (image, number of the step) -> loss [B], gradient like the image, misclassified [B].
+Evaluate = Callable[
+  [jax.Array, jax.Array | int], tuple[jax.Array, jax.Array, jax.Array]
+]
+
+
+class _State(NamedTuple):
+  """What changes from step to step; [B] or like the image, but for `step`."""
+
+  step: jax.Array
+  x: jax.Array
+  previous: jax.Array  # x, a step ago.
+  gradient: jax.Array
+  step_size: jax.Array  # [B, 1, 1, 1]
+  loss: jax.Array
+  best: jax.Array  # The point of the largest loss, its gradient and loss.
+  best_gradient: jax.Array
+  best_loss: jax.Array
+  adversarial: jax.Array
+  has_fallen: jax.Array
+  num_rises: jax.Array  # Since the last checkpoint.
+  loss_at_checkpoint: jax.Array  # The largest until then.
+  was_halved: jax.Array  # At the last checkpoint.
+  trace: jax.Array  # `Ascent.best_loss`.
+
+
+def ascend(
+  evaluate: Evaluate,
+  image: jax.Array,
+  start: jax.Array,
+  *,
+  norm: str,
+  epsilon: float | jax.Array,
+  num_steps: int,
+  stop_early: bool = True,
+) -> Ascent:
+  """Climbs the loss of every example by Auto-PGD.
+
+  What an example gets does not depend on the others, nor on whether the loop stops
+  early: its first misclassified point is the result.
+
+  Args:
+    evaluate: the loss, its gradient, and whether a point is misclassified.
+    image: the middle of the ball, float32 [B, H, W, 3] in [0, 1].
+    start: a point of the ball, like `image`.
+    norm: a key of `balls.BALLS`.
+    epsilon: radius of the ball.
+    num_steps: of gradient; the one at the start is not counted.
+    stop_early: end when every example is misclassified; the losses of the steps that
+      were not taken are NaN.
+  """
+  ball = balls.BALLS[norm]
+  window = np.zeros(max(num_steps, 1), np.int32)  # At the ends of intervals: length.
+  lengths = checkpoint_lengths(num_steps)
+  window[np.cumsum(lengths, dtype=int) - 1] = lengths
+  windows = jnp.asarray(window)
+
+  def step(state: _State) -> _State:
+    i = state.step
+    share = jnp.where(i == 0, 1.0, MOMENTUM)
+    ahead = state.x + state.step_size * ball.direction(state.gradient)
+    ahead = ball.project(ahead, image, epsilon)
+    x = state.x + share * (ahead - state.x) + (1 - share) * (state.x - state.previous)
+    x = ball.project(x, image, epsilon)
+    loss, gradient, is_wrong = evaluate(x, i + 1)
+
+    adversarial = _where(is_wrong & ~state.has_fallen, x, state.adversarial)
+    is_better = loss > state.best_loss
+    best = _where(is_better, x, state.best)
+    best_gradient = _where(is_better, gradient, state.best_gradient)
+    best_loss = jnp.where(is_better, loss, state.best_loss)
+
+    num_rises = state.num_rises + (loss > state.loss)
+    length = windows[i]
+    is_checkpoint = length > 0
+    few_rises = num_rises <= RISING_SHARE * length.astype(jnp.float32)
+    no_gain = ~state.was_halved & (state.loss_at_checkpoint >= best_loss)
+    halve = is_checkpoint & (few_rises | no_gain)
+    return _State(
+      step=i + 1,
+      x=_where(halve, best, x),
+      previous=state.x,
+      gradient=_where(halve, best_gradient, gradient),
+      step_size=state.step_size * jnp.where(halve, 0.5, 1.0)[:, None, None, None],
+      loss=loss,
+      best=best,
+      best_gradient=best_gradient,
+      best_loss=best_loss,
+      adversarial=adversarial,
+      has_fallen=state.has_fallen | is_wrong,
+      num_rises=jnp.where(is_checkpoint, 0, num_rises),
+      loss_at_checkpoint=jnp.where(is_checkpoint, best_loss, state.loss_at_checkpoint),
+      was_halved=jnp.where(is_checkpoint, halve, state.was_halved),
+      trace=state.trace.at[i + 1].set(best_loss),
+    )
+
+  def goes_on(state: _State):
+    more = state.step < num_steps
+    return more & ~state.has_fallen.all() if stop_early else more
+
+  loss, gradient, is_wrong = evaluate(start, 0)
+  trace = jnp.full((num_steps + 1, *loss.shape), jnp.nan, loss.dtype)
+  first = _State(
+    step=jnp.int32(0),
+    x=start,
+    previous=start,
+    gradient=gradient,
+    step_size=jnp.full((len(image), 1, 1, 1), 2.0, image.dtype) * epsilon,
+    # The authors' code compares the loss after the first step with 0.
+    loss=jnp.zeros_like(loss),
+    best=start,
+    best_gradient=gradient,
+    best_loss=loss,
+    adversarial=start,
+    has_fallen=is_wrong,
+    num_rises=jnp.zeros(loss.shape, jnp.int32),
+    loss_at_checkpoint=loss,
+    was_halved=jnp.ones(loss.shape, bool),
+    trace=trace.at[0].set(loss),
+  )
+  last = jax.lax.while_loop(goes_on, step, first)
+  image = _where(last.has_fallen, last.adversarial, last.best)
+  return Ascent(jax.lax.stop_gradient(image), last.has_fallen, last.trace)
+
+
+def start_on_border(
+  rng: jax.Array, image: jax.Array, *, norm: str, epsilon: float | jax.Array
+) -> jax.Array:
+  """Returns a random point on the border of the ball, clipped to [0, 1].
+
+  Args:
+    rng: a key for every example, [B].
+    image: float32 [B, H, W, 3] in [0, 1].
+    norm: a key of `balls.BALLS`.
+    epsilon: radius of the ball.
+  """
+  noise = jax.vmap(balls.BALLS[norm].border_noise)(rng, image)
+  return jnp.clip(image + epsilon * noise, 0.0, 1.0)
+
+
+def make_evaluate(
+  logits_fn, label: jax.Array, loss_of, rng: jax.Array, *, num_samples: int
+) -> Evaluate:
+  """Returns what `ascend` asks for at every point.
+
+  Args:
+    logits_fn: maps images to logits; of several samples it takes a key as well.
+    label: int32 [B]; what is not predicted so is misclassified.
+    loss_of: of logits, to be climbed, float32 [B].
+    rng: one key, for samples.
+    num_samples: gradients of a randomised network that are averaged at every point.
+      The loss and the class are the last one's, as in the authors' code.
+  """
+
+  def total(x, *key):
+    logits = logits_fn(x, *key)
+    loss = loss_of(logits)
+    return loss.sum(), (loss, logits.argmax(-1) != label)
+
+  gradient_of = jax.grad(total, has_aux=True)
+
+  def evaluate(x, step):
+    if num_samples == 1:
+      gradient, (loss, is_wrong) = gradient_of(x)
+      return loss, gradient, is_wrong
+
+    def add(i, found):
+      key = jax.random.fold_in(jax.random.fold_in(rng, step), i)
+      gradient, (loss, is_wrong) = gradient_of(x, key)
+      return loss, found[1] + gradient, is_wrong
+
+    nothing = jnp.zeros(len(x), x.dtype), jnp.zeros_like(x), jnp.zeros(len(x), bool)
+    loss, gradient, is_wrong = jax.lax.fori_loop(0, num_samples, add, nothing)
+    return loss, gradient / num_samples, is_wrong
+
+  return evaluate
+
+
+def make_apgd(
+  *,
+  num_classes: int,
+  epsilon: float | jax.Array,
+  norm: str = 'linf',
+  loss: str = 'ce',
+  num_steps: int = 100,
+  num_samples: int = 1,
+  target_rank: int | jax.Array = 2,
+) -> Attack:
+  """Returns Auto-PGD from a random point on the border of the ball.
+
+  Args:
+    num_classes: K.
+    epsilon: radius, in pixel units of [0, 1]; of 'l2' the norm over all values.
+    norm: 'linf' or 'l2'.
+    loss: 'ce', 'dlr', or 'targeted_dlr', towards the class of `target_rank`.
+    num_steps: of gradient.
+    num_samples: see `make_evaluate`; with several, the attack calls
+      `logits_fn(image, rng)`.
+    target_rank: which class is the target, by the logits of the image itself: 2 is the
+      second largest. It may be traced.
+
+  Raises:
+    UserError: an unknown norm or loss, or too few classes for the loss.
+  """
+  errors.check_choice('attack norm', norm, balls.BALLS)
+  errors.check_choice('attack loss', loss, MIN_CLASSES)
+  if num_classes < MIN_CLASSES[loss]:
+    raise errors.UserError(
+      f'the loss {loss!r} needs {MIN_CLASSES[loss]} classes; given: {num_classes}; '
+      f'allowed: {", ".join(k for k, n in MIN_CLASSES.items() if n <= num_classes)}'
+    )
+
+  def attack(logits_fn, image, label, rng):
+    keys = balls.keys_of_examples(rng, len(image))
+    shared = jax.random.fold_in(keys[0], 1)  # Apart from the one of the start.
+    start = start_on_border(keys, image, norm=norm, epsilon=epsilon)
+    if loss == 'targeted_dlr':
+      key = () if num_samples == 1 else (shared,)
+      target = class_of_rank(logits_fn(image, *key), target_rank)
+      loss_of = functools.partial(losses.targeted_dlr, label=label, target=target)
+    else:
+      untargeted = losses.dlr if loss == 'dlr' else losses.cross_entropy
+      loss_of = functools.partial(untargeted, label=label)
+
+    evaluate = make_evaluate(logits_fn, label, loss_of, shared, num_samples=num_samples)
+    found = ascend(
+      evaluate, image, start, norm=norm, epsilon=epsilon, num_steps=num_steps
+    )
+    return found.image
+
+  return attack
+
+
+def class_of_rank(logits: jax.Array, rank: int | jax.Array) -> jax.Array:
+  """Returns the class of the largest logit (rank 1), the second largest, ..., [B]."""
+  order = jnp.argsort(logits, axis=-1, descending=True)
+  return jnp.take(order, jnp.asarray(rank) - 1, axis=-1).astype(jnp.int32)
+
+
+def _where(condition: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+  """Returns images of `x` or of `y`, by a condition of every example, [B]."""
+  return jnp.where(condition[:, None, None, None], x, y)
