@@ -1,18 +1,7 @@
-"""Attacks by name: from images and a model's logits to adversarial images."""
+"""Attacks: on batches, and the worst that several of them do to each example."""
 
-from collections.abc import Callable
-
-from advprop_jax.attacks import gradient
 from advprop_jax.attacks.gradient import Attack
+from advprop_jax.attacks.standalone import autoattack
+from advprop_jax.attacks.table import ATTACKS
 
-__all__ = ['ATTACKS', 'Attack']
-
-# Name -> function of keyword arguments that returns an `Attack`. `num_classes` is given
-# to those that ask for it.
-ATTACKS: dict[str, Callable[..., Attack]] = {
-  'pgd': gradient.make_pgd,
-  'ifgsm': gradient.make_ifgsm,
-  'fgsm': gradient.make_fgsm,
-  'gd': gradient.make_gd,
-  'pgd_l2': gradient.make_pgd_l2,
-}
+__all__ = ['ATTACKS', 'Attack', 'autoattack']

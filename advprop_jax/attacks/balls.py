@@ -54,12 +54,14 @@ def l2_direction(gradient: jax.Array) -> jax.Array:
   return gradient / jnp.maximum(l2_norm(gradient), _TINY)
 
 
-def noise_linf(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
+def noise_linf(
+  rng: jax.Array, image: jax.Array, epsilon: float | jax.Array
+) -> jax.Array:
   """Returns noise, uniform in the L-infinity ball, shaped like `image`."""
   return jax.random.uniform(rng, image.shape, image.dtype, -epsilon, epsilon)
 
 
-def noise_l2(rng: jax.Array, image: jax.Array, epsilon: float) -> jax.Array:
+def noise_l2(rng: jax.Array, image: jax.Array, epsilon: float | jax.Array) -> jax.Array:
   """Returns noise, uniform in the L2 ball of every image, shaped like `image`."""
   direction_rng, radius_rng = jax.random.split(rng)
   direction = l2_direction(jax.random.normal(direction_rng, image.shape, image.dtype))

@@ -143,8 +143,8 @@ def compose(
 def make_pgd(
   *,
   num_classes: int,
-  epsilon: float,
-  step_size: float,
+  epsilon: float | jax.Array,
+  step_size: float | jax.Array,
   num_steps: int,
   targeted: bool,
   prob_start_from_clean: float,
@@ -168,7 +168,7 @@ def make_pgd(
   _check_pixels('epsilon', epsilon)
   _check_pixels('step_size', step_size)
   if step_size_floor and num_steps > 0:
-    step_size = max(step_size, epsilon / num_steps)
+    step_size = jnp.maximum(step_size, epsilon / num_steps)
   return compose(
     num_classes=num_classes,
     targeted=targeted,
@@ -270,8 +270,9 @@ def make_pgd_l2(
   )
 
 
-def _check_pixels(name: str, value: float):
-  if not 0 <= value <= 1:
+def _check_pixels(name: str, value: float | jax.Array):
+  is_known = not isinstance(value, jax.core.Tracer)
+  if is_known and not 0 <= value <= 1:
     raise errors.UserError(
       f'attack {name} is {value}; allowed: 0 to 1, in units of pixels in [0, 1]: '
       "the papers' 8 is 8 / 255"

@@ -1,0 +1,133 @@
+"""AutoAttack for any function from images to logits, of whatever library."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from advprop_jax import errors
+from advprop_jax.attacks import balls, checks, ensembles, inputs, worst_case
+
+BATCH_SIZE = 250  # Source: the authors' code.
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What attacks have done to some examples, numpy.
+
+  Attributes:
+    image: adversarial images, float32 [N, H, W, 3] in [0, 1]; the given ones where no
+      attack succeeded, or none was needed.
+    is_robust: whether an example was classified correctly and withstood all, bool [N].
+    robust_accuracy: share of such examples, 0 to 1.
+    clean_accuracy: share of examples that are classified correctly before.
+    accuracies: after each attack, by its name.
+    checks: signs of a broken evaluation, see `checks.py`.
+  """
+
+  image: np.ndarray
+  is_robust: np.ndarray
+  clean_accuracy: float
+  accuracies: dict[str, float]
+  checks: tuple[checks.Check, ...]
+
+  @property
+  def robust_accuracy(self) -> float:
+    return float(self.is_robust.mean())
+
+  def __repr__(self):
+    steps = ', '.join(f'{name} {x:.1%}' for name, x in self.accuracies.items())
+    return f'<of {len(self.is_robust)}: clean {self.clean_accuracy:.1%}, {steps}>'
+
+
+def autoattack(
+  logits_fn: Callable[..., jax.Array],
+  image,
+  label,
+  rng: jax.Array,
+  epsilon: float = 8 / 255,
+  *,
+  norm: str = 'linf',
+  version: str = 'standard',
+  batch_size: int = BATCH_SIZE,
+) -> Result:
+  """Attacks images by AutoAttack, and says what to think of the result.
+
+  >>> import jax, jax.numpy as jnp
+  >>> weights = jax.random.normal(jax.random.key(0), (8 * 8 * 3, 10))
+  >>> def logits_fn(image):  # Of Flax: model.apply(variables, image, train=False).
+  ...   return (image - 0.5).reshape(len(image), -1) @ weights
+  >>> image = jax.random.uniform(jax.random.key(1), (20, 8, 8, 3))
+  >>> label = logits_fn(image).argmax(-1)
+  >>> autoattack(logits_fn, image, label, jax.random.key(2), epsilon=8 / 255)
+  <of 20: clean 100.0%, apgd-ce 0.0%, apgd-t 0.0%, fab-t 0.0%, square 0.0%>
+
+  It runs on JAX's default device. Signs of an evaluation that is broken are warnings,
+  and stand in the result.
+
+  Args:
+    logits_fn: images, float32 [B, H, W, 3] in [0, 1], to logits, [B, K]. Normalisation
+      is part of it, and so are its weights. It has to be traceable by `jax.jit`; with
+      the version 'rand' it is `logits_fn(image, rng)`.
+    image: float [N, H, W, 3] in [0, 1], or uint8.
+    label: int [N], in [0, K).
+    rng: one key.
+    epsilon: radius: in pixel units of [0, 1], or the L2 norm over all values.
+    norm: 'linf' or 'l2'.
+    version: a key of `ensembles.VERSIONS`: 'standard', 'plus', or 'rand'.
+    batch_size: examples at a time; the results are the same for all.
+
+  Raises:
+    UserError: images, labels, epsilon or logits that attacks can do nothing with.
+  """
+  errors.check_choice('version', version, ensembles.VERSIONS)
+  errors.check_choice('norm', norm, balls.BALLS)
+  inputs.check_epsilon(epsilon, norm=norm)
+  image, label = np.asarray(image), np.asarray(label, np.int32)
+  if image.dtype != np.uint8:
+    image = image.astype(np.float32)
+  examples = worst_case.Examples(image, label, np.arange(len(label), dtype=np.int32))
+  is_randomised = version == ensembles.RANDOMISED
+  key = (rng,) if is_randomised else ()
+  shape = jax.ShapeDtypeStruct((1, *image.shape[1:]), np.float32)
+  num_classes = jax.eval_shape(logits_fn, shape, *key).shape[-1]
+  inputs.check_input(image, label, num_classes=num_classes)
+
+  stages = ensembles.stages(
+    ensembles.VERSIONS[version], epsilon=epsilon, norm=norm, num_classes=num_classes
+  )
+  run = worst_case.WorstCase(
+    lambda variables, *inputs: logits_fn(*inputs).astype(np.float32),
+    None,
+    num_classes=num_classes,
+    norm=norm,
+    batch_size=min(batch_size, len(image)),
+    rng=rng,
+    is_randomised=is_randomised,
+  )
+  state = run.begin(examples)
+  found = checks.before(run, examples, state, stages[0])
+  adversarial = np.asarray(
+    image / np.float32(255) if image.dtype == np.uint8 else image
+  )
+  adversarial = adversarial.copy()
+
+  def keep(index, images):
+    adversarial[index] = images
+
+  state = run.run(stages, examples, state, keep=keep)
+  found += checks.after(stages, state)
+  for check in found:
+    if not check.passed:
+      warnings.warn(check.text, stacklevel=2)
+  count = len(image)
+  robust = dict(zip((stage.attack for stage in stages), state.robust[1:], strict=True))
+  return Result(
+    image=adversarial,
+    is_robust=state.fallen_at == worst_case.ROBUST,
+    clean_accuracy=state.robust[0] / count,
+    accuracies={name: n / count for name, n in robust.items()},
+    checks=tuple(found),
+  )

@@ -1,0 +1,296 @@
+"""The worst that a list of attacks does to each example, at a cost that falls.
+
+The attacks run one after another, each on the examples that are still classified
+correctly: these are packed into full batches again. An adversarial image counts if it
+is in the ball and in [0, 1], and if it is misclassified in a forward pass of its own.
+What becomes of an example depends on its position in the data, not on its batch, the
+size of the batches or the number of devices.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from advprop_jax import pixels, registry
+from advprop_jax.attacks import ensembles, inputs, table
+from advprop_jax.attacks.ensembles import Stage
+
+ROBUST, WRONG_BEFORE = -1, 0  # Of `State.fallen_at`; stage i is i + 1.
+# By norm: how far outside the ball an image may be, absolutely and in shares of the
+# radius. Float32 rounds a pixel by 6e-8, and an L2 norm of 10^5 values by up to 1e-5.
+TOLERANCES = {'linf': (1e-6, 0.0), 'l2': (1e-6, 1e-4)}
+
+
+ORDERS = {'linf': np.inf, 'l2': 2}  # Of NumPy's norms.
+
+
+class Examples(NamedTuple):
+  """The examples of this host, numpy; all have a label."""
+
+  image: np.ndarray  # [N, H, W, 3], bytes or float32 in [0, 1], see `pixels.py`.
+  label: np.ndarray  # int32 [N]
+  position: np.ndarray  # int32 [N]: in the data set, of which the random numbers are.
+
+
+class State(NamedTuple):
+  """What is known after some stages."""
+
+  fallen_at: np.ndarray  # int32 [N]: the stage by which it fell, from 1 on; see above.
+  num_examples: int  # Over all hosts, as all numbers that follow.
+  robust: tuple[int, ...]  # Examples left: clean, then after each stage.
+  rejected: tuple[int, ...] = ()  # Of each stage: misclassified, but against the rules.
+  seconds: tuple[float, ...] = ()  # Of each stage.
+
+  @property
+  def num_done(self) -> int:
+    """Stages that have run."""
+    return len(self.rejected)
+
+
+class Devices(NamedTuple):
+  """How the work on a batch is placed; one device by default."""
+
+  # (function, for every argument whether it is split along the batch) -> compiled.
+  compile: Callable[[Callable, tuple[bool, ...]], Callable] = lambda function, split: (
+    jax.jit(function)
+  )
+  put: Callable[[Any], Any] = lambda batch: batch  # Of this host, to the devices.
+  get: Callable[[Any], np.ndarray] = np.asarray  # And back.
+  sum: Callable[[int], int] = int  # Over hosts; all of them call it.
+  max: Callable[[int], int] = int  # Likewise.
+
+
+LogitsOf = Callable[..., jax.Array]  # (variables, image[, key]) -> [B, K]
+
+
+class WorstCase:
+  """Runs stages on examples; what is compiled serves all batches and targets."""
+
+  def __init__(
+    self,
+    logits_of: LogitsOf,
+    variables,
+    *,
+    num_classes: int,
+    norm: str,
+    batch_size: int,
+    rng: jax.Array,
+    attack_variables=None,
+    devices: Devices | None = None,
+    is_randomised: bool = False,
+  ):
+    """Prepares the attacks on a network.
+
+    Args:
+      logits_of: maps variables and images to logits; a randomised one takes a key.
+      variables: of the network that classifies.
+      num_classes: K.
+      norm: a key of `balls.BALLS`.
+      batch_size: examples of this host at a time, a multiple of its devices.
+      rng: one key; every stage and example has its own.
+      attack_variables: of the network that the attacks see; None: the same.
+      devices: where it runs; None: on JAX's default device.
+      is_randomised: whether `logits_of` takes a key.
+    """
+    self.num_classes, self.norm, self.batch_size = num_classes, norm, batch_size
+    self.devices = devices or Devices()
+    self.logits_of, self.is_randomised = logits_of, is_randomised
+    self._rng, self._rng_of_passes = jax.random.split(rng)
+    self._variables = variables
+    self.attack_variables = variables if attack_variables is None else attack_variables
+    self._num_passes = 0
+    self._compiled: dict[Any, Callable] = {}
+    self._classify = self._compile_logits()
+
+  def _compile_logits(self):
+    def logits(variables, batch, rng):
+      key = (rng,) if self.is_randomised else ()
+      return self.logits_of(variables, pixels.to_unit(batch['image']), *key)
+
+    return self.devices.compile(logits, (False, True, False))
+
+  def logits(self, image: np.ndarray, *, is_traced_anew: bool = False) -> np.ndarray:
+    """Returns the logits of one batch, float32 [B, K]; fewer images are filled up.
+
+    Args:
+      image: see `Examples`, [n, H, W, 3], n <= `batch_size`.
+      is_traced_anew: call `logits_of` again instead of what was compiled of it. What
+        it draws outside of JAX's keys is then drawn again.
+    """
+    if is_traced_anew:
+      self._classify = self._compile_logits()
+    batch = self.devices.put({'image': self._fill(image)})
+    rng = jax.random.fold_in(self._rng_of_passes, self._num_passes)
+    self._num_passes += self.is_randomised
+    return self.devices.get(self._classify(self._variables, batch, rng))[: len(image)]
+
+  def attack(
+    self,
+    stage: Stage,
+    examples: Examples,
+    index: np.ndarray,
+    *,
+    number_of_stage: int,
+  ) -> Any:
+    """Begins the attack on one batch.
+
+    Args:
+      stage: which attack.
+      examples: of this host.
+      index: which of them, int [n], n <= `batch_size`.
+      number_of_stage: tells the random numbers of stages apart.
+
+    Returns:
+      Adversarial images on the devices, float32 [B, H, W, 3], filled up by the first.
+    """
+    if stage.section not in self._compiled:
+      self._compiled[stage.section] = self.devices.compile(
+        functools.partial(self._attack_step, stage.section),
+        (False, True, False, False, False),
+      )
+    part = Examples(*(x[index] for x in examples))
+    rng = jax.random.fold_in(self._rng, number_of_stage)
+    epsilon, rank = np.float32(stage.epsilon), np.int32(stage.target_rank)
+    batch = self.devices.put(self.fill(part))
+    step = self._compiled[stage.section]
+    return step(self.attack_variables, batch, rng, epsilon, rank)
+
+  def _attack_step(self, section, variables, batch, rng, epsilon, target_rank):
+    section = dict(section)
+    for key in ensembles.STEP_SIZES & section.keys():
+      section[key] *= epsilon
+    attack = registry.create(
+      'the attack',
+      table.ATTACKS,
+      section,
+      num_classes=self.num_classes,
+      epsilon=epsilon,
+      epsilon_l2=epsilon,
+      target_rank=target_rank,
+    )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch['position'])
+    image = pixels.to_unit(batch['image'])
+    return attack(
+      functools.partial(self.logits_of, variables), image, batch['label'], keys
+    )
+
+  def begin(self, examples: Examples) -> State:
+    """Returns the state before any attack: what is misclassified has fallen.
+
+    Raises:
+      UserError: the model returns no logits, see `inputs.check_logits`.
+    """
+    fallen_at = np.full(len(examples.label), ROBUST, np.int32)
+    for index in self._batches(np.arange(len(examples.label))):
+      logits = self.logits(examples.image[index])
+      inputs.check_logits(logits)
+      is_wrong = logits.argmax(-1) != examples.label[index]
+      fallen_at[index[is_wrong]] = WRONG_BEFORE
+    num_examples = self.devices.sum(len(fallen_at))
+    return State(fallen_at, num_examples, robust=(self._count_robust(fallen_at),))
+
+  def run(
+    self,
+    stages: Sequence[Stage],
+    examples: Examples,
+    state: State,
+    *,
+    keep: Callable[[np.ndarray, np.ndarray], None] = lambda index, image: None,
+    report: Callable[[State, float], None] = lambda state, share: None,
+  ) -> State:
+    """Runs the stages that have not run yet.
+
+    Args:
+      stages: all of them.
+      examples: of this host.
+      state: where to go on, see `begin`.
+      keep: called with the index of examples that fell, and their adversarial images.
+      report: called after every stage, with the state and 0; and after every batch,
+        with the state before the stage and the share of its batches that is done.
+
+    Returns:
+      The state after all stages.
+    """
+    for i in range(state.num_done, len(stages)):
+      state = self._run_stage(i, stages[i], examples, state, keep, report)
+      report(state, 0.0)
+    return state
+
+  def _run_stage(self, i: int, stage: Stage, examples, state: State, keep, report):
+    """Returns the state after one more stage."""
+    start, fallen_at, num_rejected = time.monotonic(), state.fallen_at.copy(), 0
+    left = np.flatnonzero(fallen_at == ROBUST)
+    batches = self._batches(left) if state.robust[-1] else []
+    under_way: list = []
+
+    def judge_oldest():
+      nonlocal num_rejected
+      index, images = under_way.pop(0)
+      image = self.devices.get(images)[: len(index)]
+      logits = self.logits(image)
+      is_wrong = logits.argmax(-1) != examples.label[index]
+      is_valid = self._is_valid(examples.image[index], image, stage.epsilon)
+      is_valid &= np.isfinite(logits).all(-1)
+      has_fallen = is_wrong & is_valid
+      num_rejected += int((is_wrong & ~is_valid).sum())
+      fallen_at[index[has_fallen]] = i + 1
+      keep(index[has_fallen], image[has_fallen])
+
+    for number, index in enumerate(batches):
+      under_way.append((index, self.attack(stage, examples, index, number_of_stage=i)))
+      if len(under_way) > 1:  # The next is computed while this one is judged.
+        judge_oldest()
+        report(state, number / len(batches))
+    while under_way:
+      judge_oldest()
+    return State(
+      fallen_at,
+      state.num_examples,
+      robust=(*state.robust, self._count_robust(fallen_at)),
+      rejected=(*state.rejected, self.devices.sum(num_rejected)),
+      seconds=(*state.seconds, round(time.monotonic() - start, 3)),
+    )
+
+  def _batches(self, index: np.ndarray) -> list[np.ndarray]:
+    """Returns parts of an index for full batches; as many on every host."""
+    size = self.batch_size
+    number = self.devices.max(-(-len(index) // size))
+    return [index[i * size : (i + 1) * size] for i in range(number)]
+
+  def fill(self, part: Examples) -> dict[str, np.ndarray]:
+    """Returns a full batch of the examples of a part, as steps have it."""
+    return {key: self._fill(x) for key, x in part._asdict().items()}
+
+  def _fill(self, x: np.ndarray) -> np.ndarray:
+    """Returns a full batch: the first example again, which costs no further steps.
+
+    Without examples it is zeros: another host has more.
+    """
+    if not len(x):
+      return np.zeros((self.batch_size, *x.shape[1:]), x.dtype)
+    missing = self.batch_size - len(x)
+    return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x
+
+  def _is_valid(self, image, adversarial, epsilon: float) -> np.ndarray:
+    """Returns whether adversarial images are in the ball and in [0, 1], bool [n]."""
+    image = np.asarray(pixels.to_unit(image), np.float64)
+    delta = (adversarial - image).reshape([len(image), -1])
+    distance = np.linalg.norm(delta, ORDERS[self.norm], axis=1)
+    absolute, relative = TOLERANCES[self.norm]
+    axes = (1, 2, 3)
+    in_range = (adversarial >= 0).all(axes) & (adversarial <= 1).all(
+      axes
+    )  # NaN is not.
+    return in_range & (distance <= epsilon * (1 + relative) + absolute)
+
+  def _count_robust(self, fallen_at: np.ndarray) -> int:
+    return self.devices.sum(int((fallen_at == ROBUST).sum()))
+
+
+def remaining_cost(stages: Sequence[Stage], state: State) -> int:
+  """Returns the forward passes that are left if no further example falls."""
+  return state.robust[-1] * sum(stage.cost for stage in stages[state.num_done :])
