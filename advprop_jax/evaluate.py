@@ -15,10 +15,19 @@ from advprop_jax import (
   images,
   model_config,
   parallel,
+  robust_config,
+  robust_run,
   schema,
   suite_run,
 )
-from advprop_jax.evaluation import label_spaces, run_files, suites, tables
+from advprop_jax.evaluation import (
+  label_spaces,
+  records,
+  run_files,
+  runner,
+  suites,
+  tables,
+)
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory, logs, results
 
@@ -96,12 +105,11 @@ def evaluate_checkpoint(
   _warn_of_seen_images(saved, config)
   weights = {'step': step, 'averaged': averaged, 'sha256': _digest(variables)}
   branch_names = sorted(variables['norms'], key=lambda x: (x != branches.CLEAN, x))
-  files = {
-    name: results.SuiteFile(
-      path, name, suite_run.identify(name, config, weights, branch_names)
-    )
-    for name in names
+  of_suite = {name: _branches_of(name, config, branch_names) for name in names}
+  identities = {
+    name: suite_run.identify(name, config, weights, of_suite[name]) for name in names
   }
+  files = {name: results.SuiteFile(path, name, x) for name, x in identities.items()}
   for problem in problems:  # Now, and not after an evaluation of hours.
     logging.warning('%s', problem)
   num_known = len(problems)
@@ -109,11 +117,43 @@ def evaluate_checkpoint(
   _log_plan(todo, len(work), path, weights, branch_names, config)
   report = logs.create_progress(max(1, sum(x.cost for x in todo)), every_secs=10.0)
   num_done = 0
-  found: dict[int, suite_run.Pass] = {}
+  found: dict[int, tuple[runner.Result, float]] = {}
+
+  def attack_all(item: suite_run.Work) -> suite_run.Pass:
+    """Takes the worst case over several attacks."""
+    nonlocal num_done
+    start, before = time.monotonic(), num_done
+    result = robust_run.evaluate(
+      item.suite,
+      item.cell,
+      config,
+      model,
+      variables,
+      file=results.ExamplesFile(
+        path, item.suite, {**identities[item.suite], **item.about}
+      ),
+      progress=lambda share: report(before + int(share * item.cost)),
+    )
+    num_done += item.cost
+    return suite_run.Pass(
+      result.num_examples,
+      0,
+      {config.eval.robustness.branch: result.scores},
+      result.pictures,
+      time.monotonic() - start,
+      (item.suite,),
+    )
 
   def run(item: suite_run.Work) -> suite_run.Pass:
     nonlocal num_done
-    same = [x for x in todo if x.cell is item.cell]  # Clean and attacked: in one pass.
+    if robust_config.is_worst_case(item.suite, config):
+      return attack_all(item)
+    # Clean and attacked: in one pass.
+    same = [
+      x
+      for x in todo
+      if x.cell is item.cell and not robust_config.is_worst_case(x.suite, config)
+    ]
     if id(item.cell) not in found:
       kinds = {suites.SUITES[x.suite].attacked for x in same}
       evaluator = evaluators.get(
@@ -127,18 +167,26 @@ def evaluate_checkpoint(
         progress=lambda n: report(num_done + cost * n // num_batches),
       )
       num_done += cost
-      secs = time.monotonic() - start
-      found[id(item.cell)] = suite_run.Pass(result, secs, tuple(x.suite for x in same))
+      found[id(item.cell)] = result, time.monotonic() - start
+    result, secs = found[id(item.cell)]
     if item is same[-1]:
-      return found.pop(id(item.cell))
-    return found[id(item.cell)]
+      del found[id(item.cell)]
+    attacked = suites.SUITES[item.suite].attacked
+    return suite_run.Pass(
+      int(result.metrics['num_examples']),
+      int(result.metrics['num_unlabelled']),
+      records.of_branches(result, branch_names, attacked=attacked),
+      result.pictures,
+      secs,
+      tuple(x.suite for x in same),
+    )
 
   metrics: dict[str, float] = {}
   with logs.MetricWriter(path) as writer:
     for name in _same_images_together(names):
       items = [x for x in work if x.suite == name]
       metrics |= suite_run.evaluate_suite(
-        files[name], items, branch_names, run, problems, writer
+        files[name], items, of_suite[name], run, problems, writer
       )
   contents = {name: x.content for name, x in files.items() if x.content['cells']}
   run_of_table = run_files.Run(path.name, path, config, [], contents, [])
@@ -163,6 +211,17 @@ def describe_interruption(workdir: str) -> str:
     'interrupted; the same command goes on with the sets of images that have no result '
     f'yet, see {workdir}/{results.FOLDER}'
   )
+
+
+def _branches_of(
+  name: str, config: schema.Section, branch_names: list[str]
+) -> list[str]:
+  """Returns the branches that a suite evaluates."""
+  if not robust_config.is_worst_case(name, config):
+    return branch_names
+  branch = config.eval.robustness.branch
+  errors.check_choice('eval.robustness.branch', branch, branch_names)
+  return [branch]
 
 
 def _same_images_together(names: list[str]) -> list[str]:

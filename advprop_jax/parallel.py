@@ -93,14 +93,24 @@ def prefetch(batches, *, size: int = 2):
     batches: iterable of pytrees of numpy arrays, see `shard`.
     size: batches on the devices that have not been asked for.
   """
-  mesh = Mesh(jax.local_devices(), (AXIS,))
-  sharding = NamedSharding(mesh, PartitionSpec(AXIS))
   queue: collections.deque = collections.deque()
   for batch in batches:
-    queue.append(jax.device_put(shard(batch), sharding))
+    queue.append(put(batch))
     if len(queue) > size:
       yield queue.popleft()
   yield from queue
+
+
+def put(batch):
+  """Returns a host's batch on its devices, split over them; see `shard`."""
+  sharding = NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(AXIS))
+  return jax.device_put(shard(batch), sharding)
+
+
+def join(x) -> np.ndarray:
+  """Returns an output of a step that is split over the devices, as one of the host."""
+  x = np.asarray(x)
+  return x.reshape((-1,) + x.shape[2:])
 
 
 def check_batch_size(name: str, batch_size: int, *, num_parts: int = 1):
@@ -167,6 +177,11 @@ def _replicated(devices) -> NamedSharding:
 def sum_over_hosts(x: int) -> int:
   """Returns the sum of a number that every host has; all of them have to call."""
   return int(multihost_utils.process_allgather(np.asarray(x)).sum())
+
+
+def max_over_hosts(x: int) -> int:
+  """Returns the largest of a number that every host has; all of them have to call."""
+  return int(multihost_utils.process_allgather(np.asarray(x)).max())
 
 
 def mean(tree):

@@ -85,6 +85,7 @@ TEXT = Kind(str, 'text')
 FLAG = Kind(bool, 'True or False')
 NAMES = Kind(tuple, "names in quotes and brackets, as in ('one',)", of=str)
 EPOCHS = Kind(tuple, 'numbers in brackets, as in (30.0, 60.0)', of=int | float)
+RADII = Kind(tuple, 'numbers in brackets, as in (2/255, 4/255)', of=int | float)
 PHASES = Kind(tuple, 'dicts of values, set in a config file', of=dict)
 
 ATTACK: dict[str, Range | Kind] = {
@@ -194,6 +195,14 @@ VALUES: dict[str, Range | Kind] = {
   'eval.every_epochs': POSITIVE,
   'eval.suites': NAMES,
   **{f'eval.attack.{key}': x for key, x in ATTACK.items()},
+  'eval.robustness.version': TEXT,
+  'eval.robustness.norm': TEXT,
+  'eval.robustness.epsilon': NOT_NEGATIVE,
+  'eval.robustness.epsilons': RADII,
+  'eval.robustness.num_restarts': COUNT,
+  'eval.robustness.num_examples': Range(0, integer=True),
+  'eval.robustness.branch': TEXT,
+  'eval.robustness.attack_branch': TEXT,
   'checkpoint.every_epochs': POSITIVE,
   'checkpoint.keep_last': COUNT,
 }

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import errors, evaluations, parallel, schema
+from advprop_jax import errors, evaluations, parallel, robust_config, schema
 from advprop_jax.evaluation import pictures, records, runner, suites
 from advprop_jax.workdir import logs, results
 
@@ -30,9 +30,12 @@ class Work(NamedTuple):
 
 
 class Pass(NamedTuple):
-  """One pass over the images of a cell."""
+  """What was found in one pass over the images of a cell."""
 
-  result: runner.Result
+  num_examples: int
+  num_unlabelled: int
+  branches: dict[str, dict[str, Any]]  # Scores of each, as JSON values.
+  pictures: runner.Pictures | None
   seconds: float
   suite_names: tuple[str, ...]  # 'val' and 'pgd' are evaluated in one.
 
@@ -64,8 +67,7 @@ def open_work(
       except errors.UserError as e:
         missing.append(f'{cell_name}: {e}')
         continue
-      num_steps = config.eval.attack.get('num_steps', 1)
-      cost = len(cell.batches) * (1 + 3 * num_steps if suite.attacked else 1)
+      cost = len(cell.batches) * _passes(name, config, cell)
       work.append(Work(name, cell_name, cell, about, cost))
     if missing:
       count = f'{len(missing)} of {len(suite.cells)} sets cannot be evaluated; '
@@ -77,6 +79,22 @@ def open_work(
       logging.error('%s', problem)
     raise errors.UserError(problems[0])
   return work, problems
+
+
+def _passes(name: str, config: schema.Section, cell: evaluations.Cell) -> int:
+  """Returns the forward passes of an image, if it withstands all attacks.
+
+  Raises:
+    UserError: the attacks of the suite cannot be, with the classes of the cell.
+  """
+  if not suites.SUITES[name].attacked:
+    return 1
+  if not robust_config.is_worst_case(name, config):
+    return 1 + 3 * config.eval.attack.get('num_steps', 1)
+  work = robust_config.create_work(
+    name, config, num_classes=len(cell.space.class_names)
+  )
+  return 1 + sum(stage.cost for stage in (*work.stages, *work.curve))
 
 
 def identify(
@@ -92,7 +110,7 @@ def identify(
   for key in ('image_size', 'crop_padding'):
     if any(getattr(cell, key) is None for cell in cells):
       data[key] = config.data[key]
-  if name in suites.OWN:
+  if any(not cell.sources for cell in cells):
     data |= {'name': config.data.name, 'split': config.data.eval_split}
   identity = {
     'title': suite.title,
@@ -100,7 +118,7 @@ def identify(
     'network': {k: x for k, x in config.model.items() if k not in NEUTRAL},
     'checkpoint': weights,
     'branch_names': branch_names,
-    'attack': dict(config.eval.attack) if suite.attacked else None,
+    'attack': robust_config.describe(name, config) if suite.attacked else None,
     'data': data,
   }
   if suite.attacked or any(cell.corruption for cell in cells):
@@ -139,7 +157,7 @@ def evaluate_suite(
     record = file.find(item.name, item.about)
     if record is None:
       try:
-        record, grid = _evaluate_cell(item, branch_names, run)
+        record, grid = _evaluate_cell(item, run)
       except errors.UserError as e:
         if jax.process_count() > 1:  # The others are in the middle of it.
           raise
@@ -186,25 +204,24 @@ def _describe_cells(content: dict[str, Any], suite: suites.Suite, branch_names):
   content['notes'] = list(dict.fromkeys([*suite.notes, *notes]))
 
 
-def _evaluate_cell(item: Work, branch_names, run: Callable[[Work], Pass]):
+def _evaluate_cell(item: Work, run: Callable[[Work], Pass]):
   """Returns the record of a cell, and a picture of the attack or None."""
-  result, seconds, suite_names = run(item)
-  attacked = suites.SUITES[item.suite].attacked
+  found = run(item)
   record = {
     **item.about,
-    'num_examples': int(result.metrics['num_examples']),
-    'num_unlabelled': int(result.metrics['num_unlabelled']),
+    'num_examples': found.num_examples,
+    'num_unlabelled': found.num_unlabelled,
     'num_bad': parallel.sum_over_hosts(item.cell.batches.num_bad),
     'notes': list(item.cell.notes),
     'versions': _VERSIONS,
-    'seconds': round(seconds, 3),
-    'seconds_of': list(suite_names),
-    'branches': records.of_branches(result, branch_names, attacked=attacked),
+    'seconds': round(found.seconds, 3),
+    'seconds_of': list(found.suite_names),
+    'branches': found.branches,
   }
   grid = None
-  if result.pictures is not None:
+  if found.pictures is not None:
     grid = pictures.adversarial_grid(
-      **result.pictures._asdict(), class_names=item.cell.space.class_names
+      **found.pictures._asdict(), class_names=item.cell.space.class_names
     )
   return record, grid
 

@@ -297,6 +297,16 @@ def get_config():
   evaluation.every_epochs = 10.0
   evaluation.suites = ('val', 'pgd')  # Names of evaluation/suites.py.
   evaluation.attack = PGD_EVAL
+  # Of the suite `autoattack`; of `pgd` with restarts, radii or a part of the images.
+  evaluation.robustness = robustness = ml_collections.ConfigDict()
+  robustness.version = 'standard'  # Of AutoAttack; or 'plus'.
+  robustness.norm = 'linf'  # Or 'l2': then radii are norms over all values.
+  robustness.epsilon = 4 / 255  # Of AutoAttack. Source: RobustBench, for ImageNet.
+  robustness.epsilons = ()  # Radii of the curve of accuracy against epsilon.
+  robustness.num_restarts = 1  # Of `eval.attack`, in the suite `pgd`.
+  robustness.num_examples = 0  # Drawn by the seed; 0: all. RobustBench has 5000.
+  robustness.branch = 'clean'  # That classifies.
+  robustness.attack_branch = ''  # That is attacked through; '': the same.
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()
   checkpoint.every_epochs = 1.0

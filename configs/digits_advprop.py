@@ -40,6 +40,7 @@ def get_config(argument=None):
   # a digit readable is larger.
   config.attack.update(epsilon=8 / 255, step_size=4 / 255, num_steps=2)
   config.eval.attack.update(epsilon=8 / 255, step_size=2 / 255, num_steps=10)
+  config.eval.robustness.epsilon = 8 / 255
   config.num_epochs = 20.0
   # Some hundred steps: the staircase hardly falls in them. Source: Goyal et al. 2017.
   config.optim.optimizer = default.SGD

@@ -286,6 +286,34 @@ def make_apgd(
   return attack
 
 
+def loss_by_step(
+  logits_fn,
+  image: jax.Array,
+  label: jax.Array,
+  rng: jax.Array,
+  *,
+  norm: str,
+  epsilon: float,
+  num_steps: int = 100,
+) -> jax.Array:
+  """Returns the largest cross-entropy of each example so far, [B, num_steps + 1].
+
+  Args: see `ascend` and `make_evaluate`; `rng` is a key for every example.
+  """
+  loss_of = functools.partial(losses.cross_entropy, label=label)
+  evaluate = make_evaluate(logits_fn, label, loss_of, rng[0], num_samples=1)
+  found = ascend(
+    evaluate,
+    image,
+    start_on_border(rng, image, norm=norm, epsilon=epsilon),
+    norm=norm,
+    epsilon=epsilon,
+    num_steps=num_steps,
+    stop_early=False,
+  )
+  return found.best_loss.T
+
+
 def class_of_rank(logits: jax.Array, rank: int | jax.Array) -> jax.Array:
   """Returns the class of the largest logit (rank 1), the second largest, ..., [B]."""
   order = jnp.argsort(logits, axis=-1, descending=True)

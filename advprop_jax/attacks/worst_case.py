@@ -291,6 +291,14 @@ class WorstCase:
     return self.devices.sum(int((fallen_at == ROBUST).sum()))
 
 
-def remaining_cost(stages: Sequence[Stage], state: State) -> int:
-  """Returns the forward passes that are left if no further example falls."""
-  return state.robust[-1] * sum(stage.cost for stage in stages[state.num_done :])
+def remaining_cost(stages: Sequence[Stage], state: State, share: float = 0.0) -> int:
+  """Returns the forward passes that are left if no further example falls.
+
+  Args:
+    stages: all of them.
+    state: after some.
+    share: of the next stage that is done.
+  """
+  costs = [stage.cost for stage in stages[state.num_done :]]
+  done = share * costs[0] if costs else 0.0
+  return int(state.robust[-1] * (sum(costs) - done))

@@ -201,7 +201,7 @@ class Evaluator:
         sums, shown = self._step(variables, batch, self._rng)
         under_way.append((branch, sums))
         if index == 0 and branch == branches.CLEAN and shown is not None:
-          *fields, mask = (_first(x, NUM_PICTURES) for x in shown)
+          *fields, mask = (parallel.join(x)[:NUM_PICTURES] for x in shown)
           if mask.any():  # Neither padding nor what cannot be decoded is shown.
             pictures = Pictures(*(x[mask] for x in fields))
         # At most one step is under way while the next is prepared: batches are large.
@@ -233,9 +233,3 @@ def _describe(name: str, total: dict, metrics: dict, details: dict):
     metrics[f'{name}_ece'] = scores.ece(found.bins)
   for score, x in total.items():
     metrics[f'{name}_{score}'] = float(x) / count
-
-
-def _first(x, n: int) -> np.ndarray:
-  """Returns the first n examples of an array stacked per device, [D, B, ...]."""
-  x = np.asarray(x)
-  return x.reshape((-1,) + x.shape[2:])[:n]

@@ -78,7 +78,8 @@ class Suite(NamedTuple):
 
   title: str  # As papers call it.
   cells: Mapping[str, Cell] = {'all': Cell()}
-  attacked: bool = False  # By `config.eval.attack`; else the images are clean.
+  # By `config.eval.attack` or `config.eval.robustness`; else the images are clean.
+  attacked: bool = False
   # {cell: scores} of a branch -> what stands in tables; 'top1' is the suite's number.
   summarize: Callable[[Mapping[str, Scores]], dict[str, Any]] = of_first_cell
   notes: tuple[str, ...] = ()  # What must be said beside the number.
@@ -168,6 +169,7 @@ _OBJECTNET = _folder('objectnet-1.0/images')
 SUITES = {
   'val': Suite('clean images'),
   'pgd': Suite('attacked images', attacked=True),
+  'autoattack': Suite('AutoAttack', attacked=True),
   'corruptions': Suite(
     'corrupted images',
     _corrupted((*corruption_error.ALEXNET, *corruption_error.EXTRA), None),

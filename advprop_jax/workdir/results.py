@@ -3,11 +3,14 @@
 import copy
 import datetime
 import hashlib
+import io
 import json
 import os
+import zipfile
 from typing import Any, TypeGuard
 
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
 
@@ -89,6 +92,47 @@ class SuiteFile:
       logging.info('results of %s are taken up again', self._taken_from)
       self._taken_from.unlink(missing_ok=True)
       self._taken_from = None
+
+
+class ExamplesFile:
+  """The file of what became of each example of a suite, of this host."""
+
+  def __init__(self, workdir: epath.Path, suite: str, identity: dict[str, Any]):
+    """Finds the file.
+
+    Args:
+      workdir: of the run.
+      suite: name of the suite.
+      identity: what the results depend on, JSON values; results with another identity
+        are replaced.
+    """
+    host = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
+    self.path = workdir / FOLDER / f'{suite}.examples{host}.npz'
+    self._identity = json.dumps(identity, sort_keys=True)
+
+  def read(self) -> tuple[dict[str, np.ndarray], str]:
+    """Returns the arrays and the text that were saved last; none, and '', if none."""
+    try:
+      with np.load(io.BytesIO(self.path.read_bytes())) as file:
+        arrays = {key: file[key] for key in file.files}
+      identity, text = (str(arrays.pop(key)) for key in ('identity', 'text'))
+    except FileNotFoundError:
+      return {}, ''
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
+      logging.warning('%s is damaged and is not used', self.path)
+      return {}, ''
+    return (arrays, text) if identity == self._identity else ({}, '')
+
+  def save(self, arrays: dict[str, np.ndarray], text: str):
+    """Replaces the file at once."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+      buffer, identity=np.str_(self._identity), text=np.str_(text), **arrays
+    )
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    new = self.path.with_name(f'{self.path.name}.{os.getpid()}.new')
+    new.write_bytes(buffer.getvalue())
+    new.replace(self.path)
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:

@@ -1,0 +1,279 @@
+"""Robust accuracy of a checkpoint: the worst case over attacks, on all devices.
+
+The attacks and the rules are in `attacks/worst_case.py`; here are the images of a data
+set, the devices, the curves, and what eval/<suite>.json says of it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from advprop_jax import errors, parallel, pixels
+from advprop_jax.attacks import apgd, checks, worst_case
+from advprop_jax.attacks.ensembles import Stage
+from advprop_jax.attacks.worst_case import ROBUST, Examples, State, WorstCase
+from advprop_jax.evaluation import runner
+
+# Apart from the keys of `runner.py`, which attacks the same images.
+_ROBUSTNESS = 0x0A77AC
+_SUBSET = 2  # Beside the run's seed, where the subset of examples is drawn.
+MAX_BATCH_PER_DEVICE = 64  # Larger ones hold more that has fallen, for little speed.
+
+
+class Work(NamedTuple):
+  """What is run on the examples."""
+
+  stages: tuple[Stage, ...]  # Of which the worst case is taken.
+  norm: str
+  # One attack at several radii, ascending, each on what the smaller ones have left.
+  curve: tuple[Stage, ...] = ()
+
+
+class Found(NamedTuple):
+  """What is known so far; it is saved after every stage."""
+
+  worst: State | None = None
+  curve: State | None = None
+
+
+class Outcome(NamedTuple):
+  """What the attacks have done."""
+
+  found: Found
+  checks: list[checks.Check]
+  loss_by_step: list[float]  # Mean over a batch, after 0, 1, ... steps of APGD.
+  pictures: runner.Pictures | None
+
+
+def on_all_devices() -> worst_case.Devices:
+  """Returns how a batch of this host is split over its devices."""
+  return worst_case.Devices(
+    compile=lambda function, split: parallel.data_parallel(
+      function, split=split, split_outputs=True
+    ),
+    put=parallel.put,
+    get=parallel.join,
+    sum=parallel.sum_over_hosts,
+    max=parallel.max_over_hosts,
+  )
+
+
+def batch_size(eval_batch_size: int) -> int:
+  """Returns how many examples of this host are attacked at a time.
+
+  Args:
+    eval_batch_size: of all hosts, a multiple of the number of devices.
+  """
+  per_device = eval_batch_size // jax.device_count()
+  return min(per_device, MAX_BATCH_PER_DEVICE) * jax.local_device_count()
+
+
+def collect(
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  num_examples: int,
+  num_total: int,
+  seed: int,
+) -> Examples:
+  """Returns the examples of this host that count, in memory, as they are stored.
+
+  Args:
+    batches: see `input/batches.py`.
+    num_examples: how many of all hosts are drawn; 0: all.
+    num_total: of all hosts; those that cannot be decoded or have no label count here.
+    seed: of the subset. It is the same for all networks on the same data.
+
+  Raises:
+    UserError: more are wanted than there are, or none counts.
+  """
+  if num_examples > num_total:
+    raise errors.UserError(
+      f'eval.robustness.num_examples is {num_examples}; allowed: 0, for all, to '
+      f'{num_total}, which the split has'
+    )
+  order = np.random.default_rng([seed, _SUBSET]).permutation(num_total)
+  is_chosen = np.zeros(num_total, bool)
+  is_chosen[order[: num_examples or num_total]] = True
+  parts: list[Examples] = []
+  for batch in batches:
+    if np.ndim(batch['label']) != 1:
+      raise errors.UserError(
+        'images have several labels; allowed: one each, to be attacked'
+      )
+    counts = batch['mask'] & is_chosen[batch['position']]
+    parts.append(
+      Examples(
+        np.asarray(batch['image'])[counts],
+        np.asarray(batch['label'], np.int32)[counts],
+        np.asarray(batch['position'], np.int32)[counts],
+      )
+    )
+  examples = Examples(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+  if not parallel.sum_over_hosts(len(examples.label)):
+    raise errors.UserError(
+      'no image can be attacked: all are without a label, or cannot be decoded; '
+      'allowed: a split with one at least'
+    )
+  return examples
+
+
+def evaluate(
+  logits_of: worst_case.LogitsOf,
+  variables,
+  attack_variables,
+  *,
+  num_classes: int,
+  eval_batch_size: int,
+  seed: int,
+  examples: Examples,
+  work: Work,
+  found: Found,
+  save: Callable[[Found], None],
+  report: Callable[[str, State, int], None],
+) -> Outcome:
+  """Attacks examples, or goes on where an interrupted run of it was.
+
+  Args:
+    logits_of: maps variables and images to logits.
+    variables: of the branch that predicts, replicated.
+    attack_variables: of the branch that is attacked through.
+    num_classes: K.
+    eval_batch_size: see `batch_size`.
+    seed: of the attacks.
+    examples: see `collect`.
+    work: the attacks.
+    found: what is known already.
+    save: called with what is known after every stage.
+    report: called after every batch and stage, with what runs or has run, the state
+      after the last stage, and the forward passes that are left at most.
+  """
+  rng = jax.random.fold_in(jax.random.key(seed), _ROBUSTNESS)
+  run = WorstCase(
+    logits_of,
+    variables,
+    attack_variables=attack_variables,
+    num_classes=num_classes,
+    norm=work.norm,
+    batch_size=batch_size(eval_batch_size),
+    rng=rng,
+    devices=on_all_devices(),
+  )
+  clean = run.begin(examples)
+  first = next(x for x in work.stages if not x.target_rank)
+  signs = checks.before(run, examples, clean, first)
+  adversarial: dict[int, np.ndarray] = {}
+
+  def keep(index, images):
+    for i, image in zip(index, images, strict=True):
+      if i < runner.NUM_PICTURES:
+        adversarial[int(i)] = image
+
+  later = clean.robust[0] * sum(x.cost for x in work.curve)
+
+  def after_stage(state: State, share: float):
+    nonlocal found
+    if not share and state.num_done:
+      found = found._replace(worst=state)
+      save(found)
+    left = worst_case.remaining_cost(work.stages, state, share) + later
+    report(_title(work.stages, state, share), state, left)
+
+  worst = run.run(
+    work.stages, examples, found.worst or clean, keep=keep, report=after_stage
+  )
+  signs += checks.after(work.stages, worst)
+  found = found._replace(worst=worst)
+
+  def after_radius(state: State, share: float):
+    nonlocal found
+    if not share and state.num_done:
+      found = found._replace(curve=state)
+      save(found)
+    left = worst_case.remaining_cost(work.curve, state, share)
+    report(_title(work.curve, state, share), state, left)
+
+  if work.curve:
+    curve = run.run(work.curve, examples, found.curve or clean, report=after_radius)
+    found = found._replace(curve=curve)
+  losses = loss_by_step(run, examples, clean, norm=work.norm, epsilon=first.epsilon)
+  return Outcome(found, signs, losses, _pictures(run, examples, adversarial))
+
+
+def loss_by_step(
+  run: WorstCase, examples: Examples, clean: State, *, norm: str, epsilon: float
+) -> list[float]:
+  """Returns the largest cross-entropy so far after 0, 1, ... 100 steps of APGD.
+
+  It is the mean over one batch of examples that are classified correctly: a curve that
+  still rises at its end says that the attack needs more steps.
+  """
+  if not clean.robust[0]:
+    return []
+  index = np.flatnonzero(clean.fallen_at == ROBUST)[: run.batch_size]
+
+  def climb(variables, batch, rng):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch['position'])
+    return apgd.loss_by_step(
+      lambda x: run.logits_of(variables, x),
+      pixels.to_unit(batch['image']),
+      batch['label'],
+      keys,
+      norm=norm,
+      epsilon=epsilon,
+    )
+
+  compiled = run.devices.compile(climb, (False, True, False))
+  part = Examples(*(x[index] for x in examples))
+  batch = run.devices.put(run.fill(part))
+  found = run.devices.get(compiled(run.attack_variables, batch, jax.random.key(0)))
+  return [round(float(x), 6) for x in found[: len(index)].mean(0)]
+
+
+def describe(work: Work, outcome: Outcome) -> dict[str, Any]:
+  """Returns what eval/<suite>.json says of the branch, as JSON values."""
+  state, curve = outcome.found.worst, outcome.found.curve
+  assert state is not None
+  count = state.num_examples
+  robust: dict[str, float] = {}
+  for stage, left in zip(work.stages, state.robust[1:], strict=True):
+    robust[stage.attack] = left / count
+  result: dict[str, Any] = {
+    'top1': state.robust[-1] / count,
+    'clean_top1': state.robust[0] / count,
+    'by_attack': robust,
+    'stages': [
+      {'name': str(stage), 'robust': left, 'rejected': rejected, 'seconds': seconds}
+      for stage, left, rejected, seconds in zip(
+        work.stages, state.robust[1:], state.rejected, state.seconds, strict=True
+      )
+    ],
+    'checks': [x._asdict() for x in outcome.checks],
+    'loss_by_step': outcome.loss_by_step,
+  }
+  if curve is not None:
+    points = {0.0: curve.robust[0] / count}
+    for stage, left in zip(work.curve, curve.robust[1:], strict=True):
+      points[stage.epsilon] = left / count
+    result['by_epsilon'] = {'epsilon': list(points), 'top1': list(points.values())}
+  return result
+
+
+def _title(stages: Sequence[Stage], state: State, share: float) -> str:
+  """Returns what is under way, or what was done last."""
+  i = state.num_done if share else state.num_done - 1
+  return str(stages[i]) if i >= 0 else 'clean'
+
+
+def _pictures(run: WorstCase, examples: Examples, adversarial: dict[int, np.ndarray]):
+  """Returns the first examples that have fallen, before and after."""
+  index = np.array(sorted(adversarial), int)
+  if parallel.max_over_hosts(len(index)) == 0:
+    return None
+  image = np.asarray(pixels.to_unit(examples.image[index]))
+  changed = np.stack([adversarial[int(i)] for i in index]) if len(index) else image
+  logits, changed_logits = run.logits(image), run.logits(changed)
+  if not len(index):  # Another host has some.
+    return None
+  return runner.Pictures(image, changed, examples.label[index], logits, changed_logits)

@@ -1,0 +1,97 @@
+"""From a config to the attacks whose worst case counts, `config.eval.robustness`."""
+
+from typing import Any
+
+from advprop_jax import attacks, errors, registry, schema
+from advprop_jax.attacks import balls, ensembles, inputs
+from advprop_jax.evaluation import robustness
+
+AUTOATTACK, PGD = 'autoattack', 'pgd'  # Names of suites.
+
+
+def is_worst_case(suite_name: str, config: schema.Section) -> bool:
+  """Returns whether of a suite the worst case counts, and not one attack.
+
+  Of `pgd` it is so if there are restarts, radii, a part of the images, or two branches:
+  then fallen images are left out, and what stands in eval/pgd.json are accuracies.
+  """
+  section = config.eval.robustness
+  several = section.num_restarts > 1 or section.epsilons or section.num_examples
+  is_studied = section.attack_branch not in ('', section.branch)
+  return suite_name == AUTOATTACK or (suite_name == PGD and bool(several or is_studied))
+
+
+def describe(suite_name: str, config: schema.Section) -> dict[str, Any]:
+  """Returns what attacks the images of a suite, as JSON values."""
+  section = config.eval.robustness
+  if not is_worst_case(suite_name, config):
+    return dict(config.eval.attack)
+  common = ('epsilons', 'num_examples', 'attack_branch')
+  if suite_name == AUTOATTACK:
+    own = {key: section[key] for key in ('version', 'norm', 'epsilon', *common)}
+    return {'name': AUTOATTACK, **own}
+  shared = {key: section[key] for key in ('num_restarts', *common)}
+  return {**config.eval.attack, **shared}
+
+
+def create_work(
+  suite_name: str, config: schema.Section, *, num_classes: int
+) -> robustness.Work:
+  """Returns the attacks of a suite.
+
+  Raises:
+    UserError: a value that cannot be, or too few classes for an attack.
+  """
+  section = config.eval.robustness
+  if suite_name == AUTOATTACK:
+    check(config)
+    stages = ensembles.stages(
+      ensembles.VERSIONS[section.version],
+      epsilon=section.epsilon,
+      norm=section.norm,
+      num_classes=num_classes,
+    )
+    for stage in stages:
+      registry.create(
+        'the attack',
+        attacks.ATTACKS,
+        dict(stage.section),
+        num_classes=num_classes,
+        epsilon=section.epsilon,
+        target_rank=max(stage.target_rank, 2),
+      )
+    one = {**ensembles.APGD_CE.section, 'norm': section.norm}
+    curve = section.epsilons and ensembles.stages_of_one(
+      one, epsilons=section.epsilons, num_restarts=1
+    )
+    return robustness.Work(tuple(stages), section.norm, tuple(curve))
+  attack = dict(config.eval.attack)
+  if not {'epsilon', 'epsilon_l2'} & attack.keys():
+    raise errors.UserError(
+      f'eval.attack is {attack["name"]!r}, which has no radius; allowed with '
+      'eval.robustness: attacks in a ball, such as pgd'
+    )
+  norm = 'l2' if 'epsilon_l2' in attack else attack.get('norm', 'linf')
+  own = attack.get('epsilon', attack.get('epsilon_l2', 0.0))
+  for epsilon in (own, *section.epsilons):
+    inputs.check_epsilon(epsilon, norm=norm)
+  stages = ensembles.stages_of_one(
+    attack, epsilons=(), num_restarts=section.num_restarts
+  )
+  curve = section.epsilons and ensembles.stages_of_one(
+    attack, epsilons=section.epsilons, num_restarts=section.num_restarts
+  )
+  return robustness.Work(tuple(stages), norm, tuple(curve))
+
+
+def check(config: schema.Section):
+  """Raises UserError for values of `eval.robustness` that cannot be."""
+  section = config.eval.robustness
+  errors.check_choice('eval.robustness.version', section.version, _VERSIONS)
+  errors.check_choice('eval.robustness.norm', section.norm, balls.BALLS)
+  for epsilon in (section.epsilon, *section.epsilons):
+    inputs.check_epsilon(epsilon, norm=section.norm)
+
+
+# Of deterministic networks, as all of ours are under `train=False`.
+_VERSIONS = [x for x in ensembles.VERSIONS if x != ensembles.RANDOMISED]
