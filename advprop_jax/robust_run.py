@@ -74,19 +74,18 @@ def evaluate(
 
   total = 0
 
-  def report(title: str, state: State, num_left: int):
+  def report(num_left: int):
     nonlocal total
     total = max(total, num_left)
     progress(1 - num_left / max(total, 1))
-    key = title, state.num_done
-    if key != reported[0] and state.num_done:
-      logging.info(
-        '%s: %d of %d images withstand all so far',
-        *(title, state.robust[-1], state.num_examples),
-      )
-    reported[0] = key
 
-  reported: list[Any] = [None]
+  def log(name: str, state: State):
+    logging.info(
+      'suite %s, %s: %d of %d images withstand all so far (%.1f %%)',
+      *(suite_name, name, state.robust[-1], state.num_examples),
+      100 * state.robust[-1] / state.num_examples,
+    )
+
   outcome = robustness.evaluate(
     logits_of,
     of(section.branch),
@@ -98,7 +97,8 @@ def evaluate(
     work=work,
     found=_read(file, examples.position),
     save=save,
-    report=report,
+    log=log,
+    progress=report,
   )
   for check in outcome.checks:
     if not check.passed:

@@ -132,19 +132,24 @@ def _check_gradients(sample: _Sample):
   examples = sample.examples
   images = Examples(examples.image[index], examples.label[index], index)
 
-  def vanish(variables, batch, rng):
-    key = (rng,) if run.is_randomised else ()
-    label = batch['label']
-
-    def total(image, loss):
-      return loss(run.logits_of(variables, image, *key), label).sum()
-
-    image = pixels.to_unit(batch['image'])
-    return [(jax.grad(total)(image, x) == 0).all((1, 2, 3)) for x in compared.values()]
-
   compared: dict[str, Any] = {'cross-entropy': losses.cross_entropy}
   if run.num_classes >= apgd.MIN_CLASSES['dlr']:
     compared['DLR'] = losses.dlr
+
+  def vanish(variables, batch, rng):
+    key = (rng,) if run.is_randomised else ()
+    label = batch['label']
+    logits, pull_back = jax.vjp(
+      lambda image: run.logits_of(variables, image, *key),
+      pixels.to_unit(batch['image']),
+    )
+    found = []
+    for loss in compared.values():
+      of_logits = jax.grad(lambda x, loss=loss: loss(x, label).sum())(logits)
+      (gradient,) = pull_back(of_logits)
+      found.append((gradient == 0).all((1, 2, 3)))
+    return found
+
   compiled = run.devices.compile(vanish, (False, True, False))
   batch = run.devices.put(run.fill(images))
   flags = compiled(run.attack_variables, batch, jax.random.key(0))

@@ -200,7 +200,8 @@ class WorstCase:
     state: State,
     *,
     keep: Callable[[np.ndarray, np.ndarray], None] = lambda index, image: None,
-    report: Callable[[State, float], None] = lambda state, share: None,
+    after_batch: Callable[[State, float], None] = lambda state, share: None,
+    after_stage: Callable[[Stage, State], None] = lambda stage, state: None,
   ) -> State:
     """Runs the stages that have not run yet.
 
@@ -209,18 +210,19 @@ class WorstCase:
       examples: of this host.
       state: where to go on, see `begin`.
       keep: called with the index of examples that fell, and their adversarial images.
-      report: called after every stage, with the state and 0; and after every batch,
-        with the state before the stage and the share of its batches that is done.
+      after_batch: called with the state before the stage, and the share of its batches
+        that is done.
+      after_stage: called with the stage and the state after it.
 
     Returns:
       The state after all stages.
     """
     for i in range(state.num_done, len(stages)):
-      state = self._run_stage(i, stages[i], examples, state, keep, report)
-      report(state, 0.0)
+      state = self._run_stage(i, stages[i], examples, state, keep, after_batch)
+      after_stage(stages[i], state)
     return state
 
-  def _run_stage(self, i: int, stage: Stage, examples, state: State, keep, report):
+  def _run_stage(self, i: int, stage: Stage, examples, state: State, keep, after_batch):
     """Returns the state after one more stage."""
     start, fallen_at, num_rejected = time.monotonic(), state.fallen_at.copy(), 0
     left = np.flatnonzero(fallen_at == ROBUST)
@@ -244,7 +246,7 @@ class WorstCase:
       under_way.append((index, self.attack(stage, examples, index, number_of_stage=i)))
       if len(under_way) > 1:  # The next is computed while this one is judged.
         judge_oldest()
-        report(state, number / len(batches))
+        after_batch(state, number / len(batches))
     while under_way:
       judge_oldest()
     return State(

@@ -4,7 +4,7 @@ The attacks and the rules are in `attacks/worst_case.py`; here are the images of
 set, the devices, the curves, and what eval/<suite>.json says of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -131,7 +131,8 @@ def evaluate(
   work: Work,
   found: Found,
   save: Callable[[Found], None],
-  report: Callable[[str, State, int], None],
+  log: Callable[[str, State], None],
+  progress: Callable[[int], None],
 ) -> Outcome:
   """Attacks examples, or goes on where an interrupted run of it was.
 
@@ -146,8 +147,8 @@ def evaluate(
     work: the attacks.
     found: what is known already.
     save: called with what is known after every stage.
-    report: called after every batch and stage, with what runs or has run, the state
-      after the last stage, and the forward passes that are left at most.
+    log: called after every stage, with its name and the state.
+    progress: called with the forward passes that are left at most.
   """
   rng = jax.random.fold_in(jax.random.key(seed), _ROBUSTNESS)
   run = WorstCase(
@@ -172,31 +173,35 @@ def evaluate(
 
   later = clean.robust[0] * sum(x.cost for x in work.curve)
 
-  def after_stage(state: State, share: float):
+  def after_batch(state: State, share: float):
+    progress(worst_case.remaining_cost(work.stages, state, share) + later)
+
+  def after_stage(stage: Stage, state: State):
     nonlocal found
-    if not share and state.num_done:
-      found = found._replace(worst=state)
-      save(found)
-    left = worst_case.remaining_cost(work.stages, state, share) + later
-    report(_title(work.stages, state, share), state, left)
+    found = found._replace(worst=state)
+    save(found)
+    log(f'{stage}', state)
+    after_batch(state, 0.0)
 
   worst = run.run(
-    work.stages, examples, found.worst or clean, keep=keep, report=after_stage
+    work.stages,
+    examples,
+    found.worst or clean,
+    keep=keep,
+    after_batch=after_batch,
+    after_stage=after_stage,
   )
   signs += checks.after(work.stages, worst)
-  found = found._replace(worst=worst)
 
-  def after_radius(state: State, share: float):
+  def after_radius(stage: Stage, state: State):
     nonlocal found
-    if not share and state.num_done:
-      found = found._replace(curve=state)
-      save(found)
-    left = worst_case.remaining_cost(work.curve, state, share)
-    report(_title(work.curve, state, share), state, left)
+    found = found._replace(curve=state)
+    save(found)
+    log(f'epsilon {stage.epsilon:.4g}, {stage}', state)
+    progress(worst_case.remaining_cost(work.curve, state))
 
   if work.curve:
-    curve = run.run(work.curve, examples, found.curve or clean, report=after_radius)
-    found = found._replace(curve=curve)
+    run.run(work.curve, examples, found.curve or clean, after_stage=after_radius)
   losses = loss_by_step(run, examples, clean, norm=work.norm, epsilon=first.epsilon)
   return Outcome(found, signs, losses, _pictures(run, examples, adversarial))
 
@@ -258,12 +263,6 @@ def describe(work: Work, outcome: Outcome) -> dict[str, Any]:
       points[stage.epsilon] = left / count
     result['by_epsilon'] = {'epsilon': list(points), 'top1': list(points.values())}
   return result
-
-
-def _title(stages: Sequence[Stage], state: State, share: float) -> str:
-  """Returns what is under way, or what was done last."""
-  i = state.num_done if share else state.num_done - 1
-  return str(stages[i]) if i >= 0 else 'clean'
 
 
 def _pictures(run: WorstCase, examples: Examples, adversarial: dict[int, np.ndarray]):

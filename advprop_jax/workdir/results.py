@@ -126,9 +126,8 @@ class ExamplesFile:
   def save(self, arrays: dict[str, np.ndarray], text: str):
     """Replaces the file at once."""
     buffer = io.BytesIO()
-    np.savez_compressed(
-      buffer, identity=np.str_(self._identity), text=np.str_(text), **arrays
-    )
+    values: dict[str, Any] = {'identity': self._identity, 'text': text, **arrays}
+    np.savez_compressed(buffer, **values)
     self.path.parent.mkdir(parents=True, exist_ok=True)
     new = self.path.with_name(f'{self.path.name}.{os.getpid()}.new')
     new.write_bytes(buffer.getvalue())
