@@ -125,10 +125,10 @@ def ascend(
     best_gradient = _where(is_better, gradient, state.best_gradient)
     best_loss = jnp.where(is_better, loss, state.best_loss)
 
-    num_rises = state.num_rises + (loss > state.loss)
+    num_rises = state.num_rises + (loss > state.loss).astype(loss.dtype)
     length = windows[i]
     is_checkpoint = length > 0
-    few_rises = num_rises <= RISING_SHARE * length.astype(jnp.float32)
+    few_rises = num_rises <= RISING_SHARE * length.astype(loss.dtype)
     no_gain = ~state.was_halved & (state.loss_at_checkpoint >= best_loss)
     halve = is_checkpoint & (few_rises | no_gain)
     return _State(
@@ -143,7 +143,7 @@ def ascend(
       best_loss=best_loss,
       adversarial=adversarial,
       has_fallen=state.has_fallen | is_wrong,
-      num_rises=jnp.where(is_checkpoint, 0, num_rises),
+      num_rises=jnp.where(is_checkpoint, 0.0, num_rises),
       loss_at_checkpoint=jnp.where(is_checkpoint, best_loss, state.loss_at_checkpoint),
       was_halved=jnp.where(is_checkpoint, halve, state.was_halved),
       trace=state.trace.at[i + 1].set(best_loss),
@@ -168,7 +168,7 @@ def ascend(
     best_loss=loss,
     adversarial=start,
     has_fallen=is_wrong,
-    num_rises=jnp.zeros(loss.shape, jnp.int32),
+    num_rises=jnp.zeros_like(loss),
     loss_at_checkpoint=loss,
     was_halved=jnp.ones(loss.shape, bool),
     trace=trace.at[0].set(loss),
@@ -266,8 +266,8 @@ def make_apgd(
     )
 
   def attack(logits_fn, image, label, rng):
-    keys = balls.keys_of_examples(rng, len(image))
-    shared = jax.random.fold_in(keys[0], 1)  # Apart from the one of the start.
+    keys = jax.vmap(jax.random.split)(balls.keys_of_examples(rng, len(image)))
+    keys, shared = keys[:, 0], keys[0, 1]
     start = start_on_border(keys, image, norm=norm, epsilon=epsilon)
     if loss == 'targeted_dlr':
       key = () if num_samples == 1 else (shared,)

@@ -65,7 +65,8 @@ def bridge(logits_fn):
     def backward(ctx, gradient):
       (x,) = ctx.saved_tensors
       found = vjp(to_jax(x), fill(gradient.numpy()))[: len(x)]
-      return torch.from_numpy(np.array(found).transpose(0, 3, 1, 2))
+      found = np.ascontiguousarray(np.transpose(found, (0, 3, 1, 2)))
+      return torch.from_numpy(found)
 
   return Logits.apply
 
@@ -82,7 +83,9 @@ def run(case, network, image, label):
   import pyautoattack
   import torch
 
-  x = torch.from_numpy(image.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255))
+  x = torch.from_numpy(
+    image.astype(np.float32).transpose(0, 3, 1, 2).copy() / np.float32(255)
+  )
   y = torch.from_numpy(label.astype(np.int64))
   attack = pyautoattack.AutoAttack(
     network,
