@@ -102,8 +102,7 @@ def make_fab(
         new = jnp.where((label == k)[:, None, None, None], jnp.inf, new)
         is_nearer = new < ratio
         return tuple(
-          jnp.where(is_nearer, x, y)
-          for x, y in zip((new, df, w), nearest, strict=True)
+          jnp.where(is_nearer, x, y) for x, y in zip((new, df, w), nearest, strict=True)
         ), None
 
       zero = jnp.zeros_like(image[:, :1, :1, :1])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from advprop_jax.attacks import balls
 
 _TINY = 1e-30
-# Far more than it takes: 3 to 10. A search that ends early stops short of the plane.
+# Far more than it takes, 3 to 20. A search that ends early stops short of the plane.
 _MAX_STEPS = 100
 # How fast values move, the fastest at 1: so the move is the shortest in its norm.
 _RATES = {
@@ -57,9 +57,7 @@ def project(point: jax.Array, w: jax.Array, b: jax.Array, *, norm: str) -> jax.A
   start = (0, jnp.zeros_like(gap), True)
   _, length, _ = jax.lax.while_loop(goes_on, newton, start)
   is_out_of_reach = _total(weight * room) <= gap
-  return direction * jnp.where(
-    is_out_of_reach, room, jnp.minimum(length * rate, room)
-  )
+  return direction * jnp.where(is_out_of_reach, room, jnp.minimum(length * rate, room))
 
 
 def _total(x: jax.Array) -> jax.Array:

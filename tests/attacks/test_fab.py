@@ -63,7 +63,7 @@ def shortest_linf(point, w, b):
 def shortest_l2(point, w, b):
   """Returns the length of the way to the nearest point, from SciPy's root of the dual.
 
-  The nearest point of plane and box is clip(point + t w) for the t that is on the plane.
+  The nearest point is clip(point + t w), for the t with which it is on the plane.
   """
 
   def way(t):
@@ -128,38 +128,39 @@ def linear_logits(w):
   return lambda x: jnp.einsum('bhwc,khwc->bk', x - 0.5, w)
 
 
-@pytest.mark.parametrize('targeted', [True, False])
+@pytest.mark.parametrize('target_rank', [2, 3, None])
 @pytest.mark.parametrize('norm', NORMS)
-def test_distance_of_a_linear_model_is_the_margin_over_the_dual_norm(norm, targeted):
+def test_distance_of_a_linear_model_is_the_margin_over_the_dual_norm(norm, target_rank):
   rng = np.random.RandomState(3)
   w = np.float32(rng.standard_normal((4, *SHAPE)))
-  image = np.float32(rng.uniform(0.45, 0.55, (5, *SHAPE)))  # The box is far.
-  logits = np.asarray(linear_logits(w)(image))
+  image = np.float32(rng.uniform(0.4, 0.6, (5, *SHAPE)))  # The box is far.
+  logits = np.asarray(linear_logits(w)(image), np.float64)
   ranked = np.argsort(-logits, -1)
   label = ranked[:, 0]
-  point = run(
-    linear_logits(w),
-    image,
-    label,
-    num_classes=4,
-    norm=norm,
-    targeted=targeted,
-    target_rank=3,
-  )
   order = {'linf': 1, 'l2': 2}[norm]
   distances = []
-  for k in range(1, 4):
-    other = ranked[:, k]
+  for other in ranked.T[1:]:
     dual = np.linalg.norm((w[label] - w[other]).reshape(5, -1), order, axis=-1)
-    margin = np.take_along_axis(logits, ranked, 1)[:, [0, k]] @ [1, -1]
+    margin = logits[np.arange(5), label] - logits[np.arange(5), other]
     distances.append(margin / dual)
-  # The boundary to a target may lie behind that to another class, nearer.
-  expected = np.array(distances).min(0)
-  if targeted:
-    expected = np.clip(norm_of(point - image, norm), expected, distances[1])
-  np.testing.assert_allclose(norm_of(point - image, norm), expected, rtol=1e-3)
-  logits = np.array(linear_logits(w)(point))
-  assert (logits.argmax(-1) != label).all()
+  nearest = np.min(distances, 0)
+  expected = nearest if target_rank is None else distances[target_rank - 2]
+  found = functools.partial(
+    run,
+    linear_logits(w),
+    image,
+    label.astype(np.int32),
+    num_classes=4,
+    norm=norm,
+    targeted=target_rank is not None,
+    target_rank=target_rank or 2,
+  )
+  one_step = norm_of(found(num_steps=1) - image, norm)
+  np.testing.assert_allclose(one_step, 1.05 * expected, rtol=1e-4)
+  if target_rank is None:
+    # It ends a bit beyond the boundary, too, but by a twentieth of a shorter way.
+    many_steps = norm_of(found(num_steps=20) - image, norm)
+    assert (many_steps > nearest).all() and (many_steps < 1.006 * nearest).all()
 
 
 def network():
@@ -191,3 +192,121 @@ def test_equals_autoattacks_own(name):
   # All are found but the last, which was misclassified before and stays.
   assert (distance[:-1] > 0.01).all() and distance[-1] == 0
   assert (logits_fn(point).argmax(-1) != label).all()
+
+
+def attack_of_network(**arguments):
+  logits_fn, image, label = network()
+  # Sums over one example at a time: a product of matrices rounds by the batch's size.
+  apart = lambda x: jax.lax.map(lambda one: logits_fn(one[None])[0], x)  # noqa: E731
+  attack = fab.make_fab(
+    num_classes=golden_fab.NUM_CLASSES, **{'num_steps': 10, **arguments}
+  )
+  return jax.jit(functools.partial(attack, apart)), image, label
+
+
+@pytest.mark.parametrize('norm, epsilon', [('linf', 0.06), ('l2', 0.4)])
+def test_an_example_is_the_same_alone_and_among_others(norm, epsilon):
+  attack, image, label = attack_of_network(
+    norm=norm, epsilon=epsilon, random_start=True
+  )
+
+  def of(index):
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), index)
+    return attack(image[index], label[index], keys)
+
+  together = of(np.arange(len(image)))
+  distance = norm_of(together - image, norm)
+  # Some end early, some never.
+  assert (distance[:-1] <= epsilon).any() and (distance > epsilon).any()
+  for i in range(len(image)):
+    # XLA rounds differently in a batch of another size.
+    np.testing.assert_allclose(of(np.array([i])), together[i : i + 1], atol=1e-6)
+  order = np.array([3, 3, 0, 3, 5, 3])
+  np.testing.assert_array_equal(of(order), together[order])
+
+
+def test_the_first_point_within_epsilon_is_kept():
+  farthest = []
+  for epsilon in (0.0, 0.06, 0.2):
+    attack, image, label = attack_of_network(epsilon=epsilon, num_steps=20)
+    distance = norm_of(attack(image, label, jax.random.key(0)) - image, 'linf')
+    farthest.append(distance)
+  nearest, half, first = farthest
+  is_near, is_nearer = nearest <= 0.2, nearest <= 0.06
+  assert (first[is_near] <= 0.2).all() and (half[is_nearer] <= 0.06).all()
+  assert (nearest <= half).all() and (half <= first).all()
+  assert (nearest < half).sum() >= 2 and (half < first).any()
+  np.testing.assert_array_equal(first[~is_near], nearest[~is_near])
+
+
+def test_random_start_lies_on_the_sphere_of_half_epsilon():
+  # No class is another's neighbour where logits do not change: x stays at its start.
+  epsilon, seen = 0.2, []
+
+  def logits_fn(x):
+    jax.debug.callback(lambda x: seen.append(np.array(x)), x)
+    return jnp.broadcast_to(jnp.array([1.0, 0.0]), (len(x), 2)) + 0.0 * x.sum()
+
+  image = jnp.full((2, *SHAPE), 0.5)
+  for norm in NORMS:
+    run(
+      logits_fn,
+      image,
+      jnp.zeros(2, jnp.int32),
+      num_classes=2,
+      norm=norm,
+      epsilon=epsilon,
+      num_steps=1,
+      random_start=True,
+    )
+    jax.effects_barrier()
+    farthest = max(norm_of(x - image, norm).max() for x in seen)
+    np.testing.assert_allclose(farthest, epsilon / 2, rtol=1e-4)
+    seen.clear()
+
+
+def test_epsilon_and_target_rank_may_be_traced():
+  logits_fn, image, label = network()
+
+  def with_both(epsilon, target_rank):
+    attack = fab.make_fab(
+      epsilon=epsilon,
+      target_rank=target_rank,
+      num_steps=10,
+      num_classes=golden_fab.NUM_CLASSES,
+    )
+    return attack(logits_fn, image, label, jax.random.key(0))
+
+  traced = jax.jit(with_both)
+  for values in [(0.0, 2), (0.1, 4)]:
+    np.testing.assert_allclose(traced(*values), with_both(*values), atol=1e-5)
+
+
+def test_no_gradient_flows_through_the_attack():
+  logits_fn, image, label = network()
+  attack = ATTACKS['fab'](epsilon=0.0, num_steps=2, num_classes=golden_fab.NUM_CLASSES)
+
+  def loss(scale):
+    scaled = lambda x: scale * logits_fn(x)  # noqa: E731
+    return attack(scaled, image * scale, label, jax.random.key(0)).sum()
+
+  assert float(jax.grad(loss)(1.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'norm': 'l1'}, "norm.*'l1'.*allowed: l2, linf"),
+    ({'epsilon': -0.1}, 'epsilon is -0.1.*0 or more'),
+    ({'epsilon': float('nan')}, 'epsilon is nan'),
+    ({'num_steps': -1}, 'num_steps is -1'),
+    ({'target_rank': 1}, 'target_rank is 1.*2 or more'),
+    ({'num_classes': 1}, 'num_classes is 1.*wrong'),
+    ({'alpha_max': 1.5}, 'alpha_max is 1.5.*0 to 1'),
+    ({'eta': 0.9}, 'eta is 0.9.*1 or more'),
+    ({'beta': 2.0}, 'beta is 2.0.*0 to 1'),
+  ],
+)
+def test_impossible_values_are_refused(change, message):
+  with pytest.raises(errors.UserError, match=message):
+    fab.make_fab(**{'epsilon': 0.1, 'num_classes': 3, **change})
