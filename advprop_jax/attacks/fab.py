@@ -6,6 +6,8 @@ step starts nearer the original. Source: Croce and Hein 2020 (FAB); constants as
 AutoAttack.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -64,7 +66,9 @@ def make_fab(
   errors.check_choice('attack norm', norm, balls.BALLS)
   _check(num_steps >= 0, 'num_steps', num_steps, '0 or more')
   if isinstance(epsilon, int | float):
-    _check(epsilon >= 0, 'epsilon', epsilon, '0 or more, in units of pixels in [0, 1]')
+    most = 1 if norm == 'linf' else math.inf
+    unit = "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
+    _check(0 <= epsilon <= most, 'epsilon', epsilon, f'0 to {most}, {unit}')
   if isinstance(target_rank, int):
     _check(target_rank >= 2, 'target_rank', target_rank, '2 or more')
   _check(num_classes >= 2, 'num_classes', num_classes, '2 or more: one has to be wrong')

@@ -38,7 +38,7 @@ def project(point: jax.Array, w: jax.Array, b: jax.Array, *, norm: str) -> jax.A
   """
   gap = b - _total(w * point)
   direction = jnp.sign(gap) * jnp.sign(w)
-  room = jnp.where(direction > 0, 1.0 - point, jnp.where(direction < 0, point, 0.0))
+  room = jnp.where(direction > 0, 1.0 - point, point)
   gap, weight, rate = jnp.abs(gap), jnp.abs(w), _RATES[norm](w)
 
   def newton(state):
@@ -56,8 +56,7 @@ def project(point: jax.Array, w: jax.Array, b: jax.Array, *, norm: str) -> jax.A
 
   start = (0, jnp.zeros_like(gap), True)
   _, length, _ = jax.lax.while_loop(goes_on, newton, start)
-  is_out_of_reach = _total(weight * room) <= gap
-  return direction * jnp.where(is_out_of_reach, room, jnp.minimum(length * rate, room))
+  return direction * jnp.minimum(length * rate, room)
 
 
 def _total(x: jax.Array) -> jax.Array:

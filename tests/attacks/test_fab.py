@@ -132,16 +132,19 @@ def linear_logits(w):
 @pytest.mark.parametrize('norm', NORMS)
 def test_distance_of_a_linear_model_is_the_margin_over_the_dual_norm(norm, target_rank):
   rng = np.random.RandomState(3)
-  w = np.float32(rng.standard_normal((4, *SHAPE)))
-  image = np.float32(rng.uniform(0.4, 0.6, (5, *SHAPE)))  # The box is far.
+  # Sparse and dense gradients, so that what is nearest depends on the norm.
+  density = np.reshape([1.0, 0.1, 0.3, 1.0], (4, 1, 1, 1))
+  w = rng.standard_normal((4, *SHAPE)) * (rng.uniform(size=(4, *SHAPE)) < density)
+  w = np.float32(w / np.sqrt(density))
+  image = np.float32(rng.uniform(0.45, 0.55, (16, *SHAPE)))  # The box is far.
   logits = np.asarray(linear_logits(w)(image), np.float64)
   ranked = np.argsort(-logits, -1)
   label = ranked[:, 0]
   order = {'linf': 1, 'l2': 2}[norm]
   distances = []
   for other in ranked.T[1:]:
-    dual = np.linalg.norm((w[label] - w[other]).reshape(5, -1), order, axis=-1)
-    margin = logits[np.arange(5), label] - logits[np.arange(5), other]
+    dual = np.linalg.norm((w[label] - w[other]).reshape(16, -1), order, axis=-1)
+    margin = logits[np.arange(16), label] - logits[np.arange(16), other]
     distances.append(margin / dual)
   nearest = np.min(distances, 0)
   expected = nearest if target_rank is None else distances[target_rank - 2]
@@ -239,8 +242,8 @@ def test_the_first_point_within_epsilon_is_kept():
   np.testing.assert_array_equal(first[~is_near], nearest[~is_near])
 
 
-def test_random_start_lies_on_the_sphere_of_half_epsilon():
-  # No class is another's neighbour where logits do not change: x stays at its start.
+def test_random_start_lies_on_the_sphere_of_half_epsilon_and_steps_end_early():
+  # Where logits do not change x stays at its start, which is no misclassified point.
   epsilon, seen = 0.2, []
 
   def logits_fn(x):
@@ -249,20 +252,25 @@ def test_random_start_lies_on_the_sphere_of_half_epsilon():
 
   image = jnp.full((2, *SHAPE), 0.5)
   for norm in NORMS:
-    run(
+    attack = functools.partial(
+      run,
       logits_fn,
       image,
-      jnp.zeros(2, jnp.int32),
       num_classes=2,
       norm=norm,
       epsilon=epsilon,
       num_steps=1,
       random_start=True,
     )
+    np.testing.assert_array_equal(attack(jnp.zeros(2, jnp.int32)), image)
     jax.effects_barrier()
     farthest = max(norm_of(x - image, norm).max() for x in seen)
     np.testing.assert_allclose(farthest, epsilon / 2, rtol=1e-4)
     seen.clear()
+  # What is misclassified as it comes costs one forward pass and no step.
+  np.testing.assert_array_equal(attack(jnp.ones(2, jnp.int32)), image)
+  jax.effects_barrier()
+  assert len(seen) == 1
 
 
 def test_epsilon_and_target_rank_may_be_traced():
@@ -297,7 +305,8 @@ def test_no_gradient_flows_through_the_attack():
   'change, message',
   [
     ({'norm': 'l1'}, "norm.*'l1'.*allowed: l2, linf"),
-    ({'epsilon': -0.1}, 'epsilon is -0.1.*0 or more'),
+    ({'epsilon': 8}, 'epsilon is 8; allowed: 0 to 1, .*8 is 8 / 255'),
+    ({'epsilon': -0.1, 'norm': 'l2'}, 'epsilon is -0.1; allowed: 0 to inf'),
     ({'epsilon': float('nan')}, 'epsilon is nan'),
     ({'num_steps': -1}, 'num_steps is -1'),
     ({'target_rank': 1}, 'target_rank is 1.*2 or more'),
