@@ -51,7 +51,7 @@ def make_fab(
     targeted: go to the boundary to one class; else to that of all which is nearest by
       the linearisation.
     target_rank: which class, by the logits of the images as they come: 2 is the one
-      with the second largest logit.
+      with the second largest logit. A traced one above K finds nothing.
     num_classes: K.
     random_start: start on the sphere of radius epsilon / 2, clipped to [0, 1], instead
       of at the image.
@@ -78,6 +78,10 @@ def make_fab(
   ball, dual_norm = balls.BALLS[norm], _DUAL_NORMS[norm]
 
   def attack(logits_fn, image, label, rng):
+    if targeted and isinstance(target_rank, int):
+      # Not before: a config is checked before its number of classes is known.
+      allowed = f'2 to {num_classes}, the number of classes'
+      _check(target_rank <= num_classes, 'target_rank', target_rank, allowed)
     logits = logits_fn(image)
     ranked = jnp.argsort(logits, descending=True)
     target = jnp.take(ranked, target_rank - 1, axis=-1)

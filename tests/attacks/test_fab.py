@@ -319,3 +319,14 @@ def test_no_gradient_flows_through_the_attack():
 def test_impossible_values_are_refused(change, message):
   with pytest.raises(errors.UserError, match=message):
     fab.make_fab(**{'epsilon': 0.1, 'num_classes': 3, **change})
+
+
+def test_a_rank_above_the_number_of_classes_is_refused_or_finds_nothing():
+  logits_fn, image, label = network()
+  with pytest.raises(errors.UserError, match='target_rank is 6; allowed: 2 to 5'):
+    run(logits_fn, image, label, num_classes=5, target_rank=6)
+  attack = fab.make_fab(
+    epsilon=0.0, num_steps=1, num_classes=5, target_rank=jnp.array(6)
+  )
+  found = attack(logits_fn, image, label, jax.random.key(0))
+  np.testing.assert_array_equal(found, image)
