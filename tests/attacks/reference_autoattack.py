@@ -24,21 +24,26 @@ SMALL = {'num_targets': 2, 'num_queries': 300}
 FULL = {'num_targets': 9, 'num_queries': 5000}
 
 
+# Network, ball, and how many of its test images.
+NETWORKS = (
+  ('digits_advprop', 'linf', 12 / 255, 200),
+  ('digits_adversarial_training', 'linf', 16 / 255, 100),
+  ('fashion_adversarial_training', 'linf', 6 / 255, 100),
+  ('digits_advprop', 'l2', 0.8, 100),
+)
+
+
 def cases():
   """Yields what is compared: network, examples, ball, attacks and their size."""
-  for name, norm, epsilon in (
-    ('digits_advprop', 'linf', 12 / 255),
-    ('digits_advprop', 'l2', 0.8),
-    ('digits_adversarial_training', 'linf', 16 / 255),
-    ('fashion_adversarial_training', 'linf', 6 / 255),
-  ):
+  for i, (name, norm, epsilon, count) in enumerate(NETWORKS):
     ball = {'network': name, 'norm': norm, 'epsilon': epsilon}
     if name == 'digits_advprop':
       for attack in (*STANDARD, 'apgd-dlr', 'fab'):
         yield {**ball, 'num_examples': 24, 'attacks': [attack], **SMALL}
-    for attack in (*STANDARD, 'apgd-dlr'):
-      yield {**ball, 'num_examples': 200, 'attacks': [attack], **FULL}
-    yield {**ball, 'num_examples': 200, 'attacks': list(STANDARD), **FULL}
+    whole = {**ball, 'num_examples': count, **FULL}
+    yield {**whole, 'attacks': list(STANDARD)}
+    for attack in (*STANDARD, 'apgd-dlr') if i == 0 else ('apgd-ce', 'apgd-dlr'):
+      yield {**whole, 'attacks': [attack]}
 
 
 def bridge(logits_fn):
@@ -115,7 +120,7 @@ def main():
   content = json.loads(FILE.read_text()) if FILE.exists() else {'results': []}
   networks = functools.cache(lambda name: bridge(trained.load(name)))
   examples = functools.cache(trained.examples)
-  for case in cases():
+  for case in sorted(cases(), key=lambda x: (x['num_examples'], len(x['attacks']) < 2)):
     if any(case.items() <= result.items() for result in content['results']):
       continue
     found, seconds = run(
