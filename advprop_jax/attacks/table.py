@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from advprop_jax.attacks import apgd, fab, gradient
+from advprop_jax.attacks import apgd, fab, gradient, square
 from advprop_jax.attacks.gradient import Attack
 
 # Name -> function of keyword arguments that returns an `Attack`. `num_classes` is given
@@ -15,4 +15,5 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
   'pgd_l2': gradient.make_pgd_l2,
   'apgd': apgd.make_apgd,
   'fab': fab.make_fab,
+  'square': square.make_square,
 }
