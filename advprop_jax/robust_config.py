@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from advprop_jax import attacks, errors, registry, schema
-from advprop_jax.attacks import balls, ensembles, inputs
+from advprop_jax import errors, schema
+from advprop_jax.attacks import balls, ensembles, inputs, worst_case
 from advprop_jax.evaluation import robustness
 
 AUTOATTACK, PGD = 'autoattack', 'pgd'  # Names of suites.
@@ -51,15 +51,7 @@ def create_work(
       norm=section.norm,
       num_classes=num_classes,
     )
-    for stage in stages:
-      registry.create(
-        'the attack',
-        attacks.ATTACKS,
-        dict(stage.section),
-        num_classes=num_classes,
-        epsilon=section.epsilon,
-        target_rank=max(stage.target_rank, 2),
-      )
+    worst_case.check_stages(stages, num_classes=num_classes)
     one = {**ensembles.APGD_CE.section, 'norm': section.norm}
     curve = section.epsilons and ensembles.stages_of_one(
       one, epsilons=section.epsilons, num_restarts=1
@@ -78,6 +70,7 @@ def create_work(
   stages = ensembles.stages_of_one(
     attack, epsilons=(), num_restarts=section.num_restarts
   )
+  worst_case.check_stages(stages, num_classes=num_classes)
   curve = section.epsilons and ensembles.stages_of_one(
     attack, epsilons=section.epsilons, num_restarts=section.num_restarts
   )

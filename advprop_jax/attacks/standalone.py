@@ -98,6 +98,7 @@ def autoattack(
   stages = ensembles.stages(
     ensembles.VERSIONS[version], epsilon=epsilon, norm=norm, num_classes=num_classes
   )
+  worst_case.check_stages(stages, num_classes=num_classes)
   run = worst_case.WorstCase(
     lambda variables, *inputs: logits_fn(*inputs).astype(np.float32),
     None,

@@ -293,6 +293,20 @@ class WorstCase:
     return self.devices.sum(int((fallen_at == ROBUST).sum()))
 
 
+def check_stages(stages: Sequence[Stage], *, num_classes: int):
+  """Raises UserError if an attack cannot be, or needs more classes, before any runs."""
+  for stage in stages:
+    registry.create(
+      f'attack {stage.attack}',
+      table.ATTACKS,
+      dict(stage.section),
+      num_classes=num_classes,
+      epsilon=stage.epsilon,
+      epsilon_l2=stage.epsilon,
+      target_rank=max(stage.target_rank, 2),
+    )
+
+
 def remaining_cost(stages: Sequence[Stage], state: State, share: float = 0.0) -> int:
   """Returns the forward passes that are left if no further example falls.
 
