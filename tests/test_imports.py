@@ -15,10 +15,10 @@ LAYERS = [
   {'train_state', 'workdir', 'evaluation', 'streams'},
   {'update'},
   {'train_step', 'fast_step'},
-  {'images', 'stream_config', 'model_config'},
+  {'images', 'stream_config', 'model_config', 'robust_config'},
   {'methods', 'step_cost', 'weights'},
   {'evaluations', 'phases', 'initial_weights'},
-  {'experiment', 'run_start', 'suite_run'},
+  {'experiment', 'run_start', 'suite_run', 'robust_run'},
   {'train', 'dry_run', 'evaluate', 'command_line', 'cli'},
 ]
 # `errors` alone is for everybody, whatever the layer.

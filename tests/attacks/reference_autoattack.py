@@ -29,7 +29,7 @@ NETWORKS = (
   ('digits_advprop', 'linf', 12 / 255, 200),
   ('digits_adversarial_training', 'linf', 16 / 255, 100),
   ('fashion_adversarial_training', 'linf', 6 / 255, 100),
-  ('digits_advprop', 'l2', 0.8, 100),
+  ('digits_advprop', 'l2', 2.0, 100),
 )
 
 
