@@ -62,15 +62,21 @@ class Line(NamedTuple):
 
 
 def lines(
-  title: str, series: Sequence[Line], *, is_share: bool, x_name: str = 'step'
+  title: str,
+  series: Sequence[Line],
+  *,
+  is_share: bool,
+  x_name: str = 'step',
+  is_counted: bool = True,
 ) -> str:
-  """Draws values by step, or by something else that is counted.
+  """Draws values by step, or by something else.
 
   Args:
     title: what the values are.
     series: at least one, with at least one point each.
     is_share: whether they are shares of 1, shown in percent.
-    x_name: what is counted.
+    x_name: what they are by.
+    is_counted: whether that is a number of things, and has no fractions.
   """
 
   def draw(axes):
@@ -87,8 +93,11 @@ def lines(
       )
     axes.set_xlabel(x_name)
     axes.grid(axis='y')
-    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))  # 50k.
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True, steps=_STEPS))
+    if is_counted:
+      axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))  # 50k.
+    axes.xaxis.set_major_locator(
+      ticker.MaxNLocator(5, integer=is_counted, steps=_STEPS)
+    )
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=_STEPS))
     if is_share:
       axes.yaxis.set_major_formatter(_PERCENT)

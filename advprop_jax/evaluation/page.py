@@ -9,10 +9,11 @@ from typing import Any
 from PIL import Image
 
 from advprop_jax import errors
-from advprop_jax.evaluation import charts, panels, suites, tables
+from advprop_jax.evaluation import charts, panels, robust_panels, suites, tables
 from advprop_jax.evaluation.run_files import Run, flatten, is_number
 
 MAX_PICTURE_BYTES = 2**20  # Larger pictures are made smaller.
+ON_REQUEST = ('autoattack',)  # Suites that take hours: a run without is complete.
 SCORES = ('top1', 'top5', 'loss', 'brier', 'ece')
 
 
@@ -29,10 +30,12 @@ def describe(runs: Sequence[Run]) -> dict[str, Any]:
     'num_colours': charts.NUM_COLOURS,
     'runs': [_describe_run(run) for run in runs],
     'table': tables.create_table(runs),
-    'marks': (tables.STALE, tables.TRAINING),
+    'marks': tables.STALE + tables.TRAINING + tables.FAILED,
     'missing': list(missing(runs)),
     'notes': list(notes(runs)),
     'scores': list(_scores(runs)),
+    'robustness': list(robust_panels.results(runs)),
+    'robustness_charts': list(robust_panels.curves(runs)),
     'falls': panels.falls(runs),
     'curves': list(panels.curves(runs)),
     'corrupted': list(panels.corrupted(runs)),
@@ -77,8 +80,9 @@ def _describe_run(run: Run) -> dict[str, Any]:
 def missing(runs: Sequence[Run]) -> Iterator[dict[str, str]]:
   """Yields what a run lacks of all suites, with the command that evaluates it."""
   shown = [*suites.OWN, *(x for run in runs for x in run.suites)]
+  expected = [x for x in dict.fromkeys(shown) if x not in ON_REQUEST]
   for run in runs:
-    absent = [x for x in dict.fromkeys(shown) if x not in run.suites]
+    absent = [x for x in expected if x not in run.suites]
     if 'c' in run.suites and 'corruptions' in absent:
       absent.remove('corruptions')
     partly = [key for key, suite in run.suites.items() if not suite['complete']]

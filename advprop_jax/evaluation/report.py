@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import jinja2
 
 from advprop_jax import errors
-from advprop_jax.evaluation import page, run_files, tables
+from advprop_jax.evaluation import page, robust_panels, run_files, tables
 from advprop_jax.evaluation.run_files import Run
 
 
@@ -48,6 +48,7 @@ def _as_html(runs: Sequence[Run]) -> str:
 
 def _as_markdown(runs: Sequence[Run]) -> str:
   parts = [tables.to_markdown(tables.create_table(runs))]
+  parts += robust_panels.to_markdown(runs)
   parts += [f'{suite}: {note}' for suite, note in page.notes(runs)]
   parts += [f'{x["run"]}: {x["what"]}: `{x["command"]}`' for x in page.missing(runs)]
   return '\n\n'.join(parts) + '\n'

@@ -14,6 +14,10 @@ from advprop_jax import errors
 _SUITE_TYPES = {'title': str, 'date': str, 'complete': bool, 'checkpoint': dict}
 _SUITE_TYPES |= {'summary': dict, 'cells': dict, 'notes': list, 'class_names': list}
 _CELL_TYPES = {'data': dict, 'input': dict, 'num_examples': int, 'branches': dict}
+# What branches have besides if the worst case over attacks was taken, see
+# `robustness.describe`: the types of those that are there.
+_ATTACKED_TYPES = {'by_attack': dict, 'by_epsilon': dict, 'loss_by_step': list}
+_ATTACKED_TYPES |= {'stages': list, 'checks': list}
 
 # Suites that a training evaluates -> what marks them in the names of its numbers.
 IN_TRAINING = {'val': '', 'pgd': 'pgd_'}
@@ -185,13 +189,28 @@ def _check_suite(suite: dict[str, Any], file: pathlib.Path):
     for cell in suite['cells'].values():
       parts.append(('cells', cell, _CELL_TYPES))
       if not _wrong(cell, _CELL_TYPES):
-        parts += [('branches', x, {}) for x in cell['branches'].values()]
+        for x in cell['branches'].values():
+          parts += _parts_of_branch(x)
+    if suite.get('attack') is not None:
+      parts.append(('attack', suite['attack'], {}))
     problem = next((key for key, x, types in parts if _wrong(x, types)), '')
   if problem:
     raise errors.UserError(
       f'{file} is damaged: {problem!r} is not as it was written; allowed: a file as '
       'main.py writes it; evaluating again replaces it'
     )
+
+
+def _parts_of_branch(x) -> Iterator[tuple[str, Any, dict]]:
+  """Yields what has to be JSON objects, with the types of what is in them."""
+  if not isinstance(x, dict):
+    yield 'branches', x, {}
+    return
+  types = {key: kind for key, kind in _ATTACKED_TYPES.items() if key in x}
+  yield 'branches', x, types
+  if not _wrong(x, types):
+    for key in ('stages', 'checks'):
+      yield from ((key, item, {}) for item in x.get(key, ()))
 
 
 def _wrong(x, types: Mapping[str, type]) -> str:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from advprop_jax.evaluation import run_files
+from advprop_jax.evaluation import run_files, suites
 from advprop_jax.evaluation.run_files import Run
 
 
@@ -22,7 +22,7 @@ class Column(NamedTuple):
   scale: int = 100  # Shares of 1 are shown in percent.
 
 
-# In the papers' order. Titles of the last three are completed, see `_complete`.
+# In the papers' order. Titles of the last four are completed, see `_complete`.
 COLUMNS = (
   Column('top1', 'ImageNet', 'top-1, %', 'imagenet', 'top1'),
   Column('mce', 'ImageNet-C', 'mCE, lower is better', 'c', 'mce', 1),
@@ -40,9 +40,11 @@ COLUMNS = (
   ),
   Column('own', 'clean', 'top-1, %', 'val', 'top1'),
   Column('pgd', 'attacked', 'top-1, %', 'pgd', 'top1'),
+  Column('autoattack', 'AutoAttack', 'top-1, %', 'autoattack', 'top1'),
   Column('corruptions', 'corrupted', 'top-1, %, 15 x 5', 'corruptions', 'top1'),
 )
-STALE, TRAINING = '†', '‡'
+STALE, TRAINING, FAILED = '†', '‡', '§'
+ATTACKED = tuple(name for name, suite in suites.SUITES.items() if suite.attacked)
 
 
 class Row(NamedTuple):
@@ -88,7 +90,7 @@ def create_table(runs: Iterable[Run]) -> Table:
     cells = tuple(_show(line.get(key), 1) for key in comparable)
     if any(cells) and line['model'] in {run.model for run in runs}:
       rows.append(Row(f'{line["model"]}, {line["name"]}', '', line['source'], cells))
-  notes = [*_attack_notes(runs), *_mark_notes(runs)]
+  notes = [*_failure_notes(runs), *_attack_notes(runs), *_mark_notes(runs)]
   return Table(tuple(_complete(x, runs) for x in columns), tuple(rows), tuple(notes))
 
 
@@ -108,27 +110,82 @@ def to_markdown(table: Table) -> str:
 
 
 def describe_attack(attack: Mapping[str, Any]) -> str:
-  """Returns 'PGD-10, epsilon 8/255, steps of 2/255'."""
-  name = str(attack.get('name', '')).upper().replace('_', ' ')
-  steps = attack.get('num_steps')
-  words = [f'{name}-{steps}' if steps else name]
-  for key, text in (
-    ('epsilon', 'epsilon {:.3g}/255'),
-    ('step_size', 'steps of {:.3g}/255'),
-  ):
+  """Returns 'PGD-10, epsilon 8/255, steps of 2/255, 5 restarts, 100 images'."""
+  words = [attack_name(attack), _radius(attack)]
+  for key, scale, unit in (('step_size', 255, '/255'), ('step_size_l2', 1, '')):
     if run_files.is_number(attack.get(key)):
-      words.append(text.format(255 * attack[key]))
-  for key, text in (('epsilon_l2', 'L2 {}'), ('step_size_l2', 'steps of {}')):
-    if key in attack:
-      words.append(text.format(attack[key]))
-  return ', '.join(words + ['targeted'] * bool(attack.get('targeted')))
+      words.append(f'steps of {scale * attack[key]:.3g}{unit}')
+  words += [f'loss {attack["loss"]}'] if attack.get('loss') else []
+  words += ['targeted'] * bool(attack.get('targeted'))
+  return ', '.join(filter(None, [*words, *attack_extent(attack)]))
 
 
-def attack_of(run: Run) -> dict[str, Any]:
-  """Returns the attack of the suite `pgd`, or of the evaluations in training."""
-  if 'pgd' in run.suites:
-    return run.suites['pgd'].get('attack') or {}
-  return run.config.get('eval', {}).get('attack') or {}
+def attack_title(attack: Mapping[str, Any]) -> str:
+  """Returns the same without how it steps."""
+  words = [attack_name(attack), _radius(attack), *attack_extent(attack)]
+  return ', '.join(filter(None, words))
+
+
+def attack_name(attack: Mapping[str, Any]) -> str:
+  """Returns 'PGD-10' or 'AutoAttack standard'."""
+  name = str(attack.get('name', ''))
+  if name == 'autoattack':
+    return f'AutoAttack {attack.get("version", "")}'.strip()
+  name, steps = name.upper().replace('_', ' '), attack.get('num_steps')
+  return f'{name}-{steps}' if steps else name
+
+
+def attack_extent(attack: Mapping[str, Any]) -> list[str]:
+  """Returns what is other than one run on all images through the branch itself."""
+  words = []
+  for key, usual, unit in (
+    ('num_restarts', 1, 'restart'),
+    ('num_examples', 0, 'image'),
+  ):
+    count = attack.get(key, usual)
+    if count != usual:
+      words.append(f'{count} {unit}{"s" * (count != 1)}')
+  if attack.get('attack_branch'):
+    words.append(f'through {attack["attack_branch"]}')
+  return words
+
+
+def is_l2(attack: Mapping[str, Any]) -> bool:
+  """Returns whether the radius of an attack is an L2 norm."""
+  return attack.get('norm') == 'l2' or 'epsilon_l2' in attack
+
+
+def is_worst_case(attack: Mapping[str, Any]) -> bool:
+  """Returns whether the worst case was taken, see `robust_config.describe`.
+
+  An image that was wrong before is wrong then, whatever the attack makes of it.
+  """
+  return attack.get('name') == 'autoattack' or 'num_restarts' in attack
+
+
+def attack_of(run: Run, suite: str) -> dict[str, Any]:
+  """Returns the attack of a suite, or of the evaluations in training.
+
+  It has an `attack_branch` only if that is another one than the branch that classifies.
+  """
+  if suite not in run.suites:
+    is_known = suite in run_files.IN_TRAINING
+    return (is_known and run.config.get('eval', {}).get('attack')) or {}
+  content = run.suites[suite]
+  attack = content.get('attack') or {}
+  if attack.get('attack_branch') in [*content['summary']]:
+    return {key: x for key, x in attack.items() if key != 'attack_branch'}
+  return attack
+
+
+def failed_checks(run: Run, suite: str, branch: str) -> list[str]:
+  """Returns what checks of the attacks on a branch have found, if they failed."""
+  found = run.first_cell(suite).get('branches', {}).get(branch, {}).get('checks', [])
+  return [
+    str(x.get('text') or x.get('name') or 'not known')
+    for x in found
+    if x.get('passed') is not True
+  ]
 
 
 def data_of(run: Run) -> str:
@@ -154,6 +211,8 @@ def _value(run: Run, column: Column, branch: str):
 
 def _cell(run: Run, column: Column, branch: str) -> str:
   text = _show(_value(run, column, branch), column.scale)
+  if text and failed_checks(run, column.suite, branch):
+    text += FAILED
   if text and column.suite in run.suites and _is_stale(run, column.suite):
     return text + STALE
   is_of_training = column.suite in run_files.IN_TRAINING.keys() - run.suites.keys()
@@ -180,13 +239,34 @@ def _is_stale(run: Run, suite: str) -> bool:
   )
 
 
+def _radius(attack: Mapping[str, Any]) -> str:
+  epsilon = attack.get('epsilon_l2', attack.get('epsilon'))
+  if not run_files.is_number(epsilon):
+    return ''
+  return f'L2 {epsilon:.3g}' if is_l2(attack) else f'epsilon {255 * epsilon:.3g}/255'
+
+
+def _attacks(runs: Iterable[Run], suite: str) -> list[tuple[Run, dict[str, Any]]]:
+  """Returns the runs that have scores of a suite, with its attack."""
+  return [
+    (run, attack_of(run, suite))
+    for run in runs
+    if any(run.scores(suite, branch) for branch in run.branch_names)
+  ]
+
+
 def _published_key(column: Column, runs: Iterable[Run]) -> str:
-  """Returns the column of published.tsv that may stand beside ours."""
+  """Returns the column of published.tsv that may stand beside ours.
+
+  None may beside a worst case: in published ones, images that were wrong before count
+  as they are after the attack, and there are no restarts and no parts of the images.
+  """
   if column.key != 'pgd':
     return column.key
-  attacks = {
-    describe_attack(attack_of(run)) for run in runs if run.scores('pgd', 'clean')
-  }
+  found = [x for _, x in _attacks(runs, 'pgd')]
+  if any(is_worst_case(x) for x in found):
+    return ''
+  attacks = {describe_attack(x) for x in found}
   steps = ', epsilon 4/255, steps of 1/255'
   known = {f'PGD-{n}{steps}': f'pgd{n}' for n in (10, 20, 50)}
   same = len(attacks) == 1 and all(_is_imagenet(run) for run in runs)
@@ -199,27 +279,38 @@ def _complete(column: Column, runs: Iterable[Run]) -> Column:
     words = {data_of(run) for run in runs if run.scores('val', 'clean')}
     title = f'{words.pop()}, clean' if len(words) == 1 else 'own images, clean'
     return column._replace(title=title)
-  if column.key == 'pgd':
-    attacks = {attack_title(run) for run in runs if run.scores('pgd', 'clean')}
+  if column.key in ATTACKED:
+    attacks = {attack_title(x) for _, x in _attacks(runs, column.key)}
     return column._replace(title=attacks.pop()) if len(attacks) == 1 else column
   return column
 
 
-def attack_title(run: Run) -> str:
-  """Returns 'PGD-10, epsilon 8/255' of the suite `pgd`."""
-  return ', '.join(describe_attack(attack_of(run)).split(', ')[:2])
+def _failure_notes(runs: Iterable[Run]):
+  """Yields which numbers are not to be trusted, and why."""
+  failures = [
+    f'{run.name}, {suite}: {"; ".join(found)}'
+    for run in runs
+    for suite in run.suites
+    for branch in run.branch_names
+    if (found := failed_checks(run, suite, branch))
+  ]
+  if failures:
+    yield f'{FAILED} Not to be trusted, since checks failed. {". ".join(failures)}.'
 
 
 def _attack_notes(runs: Iterable[Run]):
   """Yields what attacked the images, of all runs at once if that was the same."""
-  attacks: dict[str, list[str]] = {}
-  for run in runs:
-    if any(run.scores('pgd', branch) for branch in run.branch_names):
-      attacks.setdefault(describe_attack(attack_of(run)), []).append(run.name)
-  for attack, names in attacks.items():
-    whose = f' of {", ".join(names)}' if len(attacks) > 1 else ''
-    how = f'{attack or "not known"}; images are attacked through the branch.'
-    yield f'Attack{whose}: {how}'
+  for suite in ATTACKED:
+    attacks: dict[tuple[str, str], list[str]] = {}
+    for run, attack in _attacks(runs, suite):
+      of_branch = 'attacked through the branch'
+      if attack.get('attack_branch'):
+        of_branch = 'classified through the branch, and attacked through that other one'
+      key = describe_attack(attack) or 'not known', of_branch
+      attacks.setdefault(key, []).append(run.name)
+    for (text, of_branch), names in attacks.items():
+      whose = f' of {", ".join(names)}' if len(attacks) > 1 else ''
+      yield f'Attack{whose}: {text}; images are {of_branch}.'
 
 
 def _mark_notes(runs: Iterable[Run]):

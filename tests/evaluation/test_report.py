@@ -19,6 +19,7 @@ from advprop_jax.evaluation import (
   corruption_error,
   panels,
   report,
+  robust_panels,
   run_files,
   tables,
 )
@@ -399,12 +400,230 @@ def test_the_command_loads_neither_jax_nor_tensorflow():
   subprocess.run([sys.executable, '-c', code], check=True)
 
 
+AUTOATTACK = {
+  **{'name': 'autoattack', 'version': 'standard', 'norm': 'linf', 'epsilon': 8 / 255},
+  **{'epsilons': [4 / 255], 'num_examples': 0, 'attack_branch': ''},
+}
+RESTARTS = {'num_restarts': 5, 'epsilons': [], 'num_examples': 0, 'attack_branch': ''}
+CHECKS = [
+  {'name': 'leaks', 'passed': True, 'text': 'none leaks'},
+  {'name': 'square', 'passed': False, 'text': 'Square found <b>more</b>'},
+]
+
+
+def worst_case(checks=CHECKS, **more):
+  """Returns what was found of a branch, as an evaluation writes it."""
+  return {
+    'top1': 0.5,
+    'clean_top1': 0.875,
+    'by_attack': {'apgd-ce': 0.75, 'apgd-t': 0.5},
+    'stages': [
+      {'name': 'apgd-ce', 'robust': 6, 'rejected': 0, 'seconds': 1.5},
+      {'name': 'apgd-t, target 1', 'robust': 5, 'rejected': 1, 'seconds': 1.5},
+      {'name': 'apgd-t, target 2', 'robust': 4, 'rejected': 2, 'seconds': 1.5},
+    ],
+    'checks': list(checks),
+    'loss_by_step': [0.25, 0.5, 0.75],
+    'by_epsilon': {'epsilon': [0.0, 4 / 255], 'top1': [0.875, 0.75]},
+    **more,
+  }
+
+
+def write_worst_case(run, name, found, attack, **values):
+  write_suite(run, name, found, attack=attack, **values)
+  file = run / 'eval' / f'{name}.json'
+  content = json.loads(file.read_text())
+  file.write_text(json.dumps(content | {'summary': {'clean': {'top1': found['top1']}}}))
+  return run
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """Returns {title: series} of the charts of lines, none of which is really drawn."""
+  found = {}
+  monkeypatch.setattr(charts, 'lines', lambda title, x, **_: found.setdefault(title, x))
+  return found
+
+
+@pytest.mark.parametrize(
+  'attack, title, more',
+  [
+    (ATTACK, 'PGD-10, epsilon 8/255', ''),
+    (AUTOATTACK, 'AutoAttack standard, epsilon 8/255', ''),
+    (AUTOATTACK | {'norm': 'l2', 'epsilon': 0.8}, 'AutoAttack standard, L2 0.8', ''),
+    ({'name': 'pgd_l2', 'epsilon_l2': 0.5, 'num_steps': 3}, 'PGD L2-3, L2 0.5', ''),
+    (ATTACK | RESTARTS, 'PGD-10, epsilon 8/255', ', 5 restarts'),
+    (
+      {**ATTACK, **RESTARTS, 'num_restarts': 1, 'num_examples': 100},
+      *('PGD-10, epsilon 8/255', ', 100 images'),
+    ),
+    (
+      AUTOATTACK | {'version': 'plus', 'attack_branch': 'adv', 'num_examples': 1},
+      *('AutoAttack plus, epsilon 8/255', ', 1 image, through adv'),
+    ),
+  ],
+)
+def test_an_attack_in_words(attack, title, more):
+  steps = ', steps of 2/255' * ('step_size' in attack)
+  assert tables.describe_attack(attack) == title + steps + more
+  assert tables.attack_title(attack) == title + more
+
+
+def test_the_worst_case_with_its_failed_checks(tmp_path):
+  a = write_worst_case(tmp_path / 'a', 'autoattack', worst_case(), AUTOATTACK)
+  passed = worst_case(CHECKS[:1] * 3, stages=[])
+  b = write_worst_case(tmp_path / 'b', 'autoattack', passed, AUTOATTACK)
+  text = report.create_report([str(a), str(b)])
+  parser = Parser(text)
+  assert not parser.open
+  assert [x['id'] for tag, x in parser.elements if tag == 'section'] == [
+    *('runs', 'results', 'robustness')
+  ]
+  (box,) = re.findall('<div class="warning">(.*?)</div>', text, re.DOTALL)
+  words = ' '.join(Parser(box).text)
+  assert '1 of 2 checks failed' in words and 'Square found <b>more</b>' in words
+  assert text.index(box) < text.index('class="charts"')
+  assert 'all 3 checks passed' in text
+  rows = parser.rows
+  assert ['apgd-ce', '75.0', '0'] in rows and ['apgd-t', '50.0', '3'] in rows
+  assert ['clean', '87.5'] in rows and ['apgd-t', '50.0'] in rows
+  assert text.count('<svg') == 2
+  assert '>50.0<span class="mark">§</span>' in text
+  write = report.create_report([str(a), str(b)], 'md').split('\n\n')
+  assert '| AutoAttack standard, epsilon 8/255, top-1, % |' in write[0]
+  assert '| 50.0§ |' in write[0] and '| 50.0 |' in write[0]
+  assert write[1] == (
+    '§ Not to be trusted, since checks failed. a, autoattack: Square found <b>more</b>.'
+  )
+  assert write[2] == (
+    'Attack: AutoAttack standard, epsilon 8/255; images are attacked through the '
+    'branch.'
+  )
+  assert write[3] == (
+    'a, clean, AutoAttack standard, epsilon 8/255: top-1 in % of 8 images, after each '
+    'attack: clean 87.5, apgd-ce 75.0, apgd-t 50.0; 3 adversarial images rejected; '
+    '1 of 2 checks failed.'
+  )
+
+
+def test_robustness_by_radius_and_step(tmp_path, drawn):
+  run = write_worst_case(tmp_path / 'a', 'autoattack', worst_case(), AUTOATTACK)
+  radii = {'epsilon': [0.0, 0.5], 'top1': [1.0, 0.25]}
+  attack = {'name': 'pgd_l2', 'epsilon_l2': 0.5, 'num_steps': 3, **RESTARTS}
+  write_worst_case(run, 'pgd', worst_case(by_epsilon=radii), attack)
+  list(robust_panels.curves(run_files.read_runs([str(run)])))
+  by_radius, by_l2 = (
+    drawn['top-1 by epsilon, in 1/255, APGD-CE'],
+    drawn['top-1 by epsilon, an L2 norm, PGD L2-3, 5 restarts'],
+  )
+  np.testing.assert_allclose(by_radius[0].points, [(0, 0.875), (4, 0.75)])
+  assert by_l2[0].points == [(0, 1), (0.5, 0.25)]
+  losses = drawn['loss by step of APGD-CE, largest so far']
+  assert {x.name for x in losses} == {'pgd', 'autoattack'}
+  assert [x.points for x in losses] == [[(0, 0.25), (1, 0.5), (2, 0.75)]] * 2
+
+
+def test_radii_have_ticks_between_whole_numbers():
+  series = [charts.Line(0, 0, '', [(0, 1.0), (0.5, 0.5)])]
+  svg = charts.lines('x', series, is_share=True, x_name='radius', is_counted=False)
+  assert re.search('>0.2<', svg) and 'm</text>' not in svg
+
+
+def test_through_which_branch_images_were_attacked(tmp_path):
+  attack = AUTOATTACK | {'attack_branch': 'clean'}  # Which is the one that classifies.
+  run = write_worst_case(tmp_path / 'a', 'autoattack', worst_case(), attack)
+  attack = attack | {'attack_branch': 'adv'}
+  other = write_worst_case(tmp_path / 'b', 'autoattack', worst_case(), attack)
+  text = report.create_report([str(run), str(other)], 'md')
+  start = 'AutoAttack standard, epsilon 8/255'
+  assert f'Attack of a: {start}; images are attacked through the branch.' in text
+  assert f'Attack of b: {start}, through adv; images are classified through' in text
+  assert '| AutoAttack, top-1, % |' in text  # By more than one attack.
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    RESTARTS,
+    {'num_restarts': 1, 'num_examples': 9},
+    {'num_restarts': 1, 'attack_branch': 'adv'},
+    {'num_restarts': 1, 'epsilons': [4 / 255]},
+  ],
+)
+def test_no_published_number_stands_beside_a_worst_case(changes, tmp_path):
+  imagenet = ('imagenet2012', 'validation')
+  attack = {'name': 'pgd', 'epsilon': 4 / 255, 'step_size': 1 / 255, 'num_steps': 20}
+
+  def published(attack):
+    values = {'model': 'resnet_50', 'data': imagenet}
+    write_worst_case(tmp_path, 'pgd', worst_case(), attack, **values)
+    write_suite(tmp_path, 'val', scores(0.75), **values)
+    rows = tables.create_table(run_files.read_runs([str(tmp_path)])).rows
+    return {row.cells for row in rows if row.source}
+
+  assert ('69.7', '42.2') in published(attack)
+  found = published(attack | changes)
+  assert ('69.7', '') in found and all(not pgd for _, pgd in found)
+
+
+def test_a_run_without_autoattack_lacks_nothing(tmp_path):
+  run = write_run(tmp_path / 'a')
+  other = write_worst_case(
+    write_run(tmp_path / 'b'), 'autoattack', worst_case(), AUTOATTACK
+  )
+  write_worst_case(other, 'pgd', worst_case(), ATTACK | RESTARTS)
+  text = report.create_report([str(run), str(other)], 'md')
+  assert 'no result of' not in text and '--suites' not in text
+
+
+def test_what_a_worst_case_lacks_is_not_shown(tmp_path, drawn):
+  whole = worst_case()
+  places = [(whole, key) for key in [*whole][1:]]  # Summaries have the top-1.
+  places += [(x, key) for key in ('stages', 'checks') for x in whole[key] for key in x]
+  places += [(whole['by_epsilon'], key) for key in whole['by_epsilon']]
+  for values, key in places:
+    kept = values.pop(key)
+    write_worst_case(tmp_path, 'autoattack', whole, AUTOATTACK)
+    assert '% of 8 images' in report.create_report([str(tmp_path)], 'md')
+    list(robust_panels.curves(run_files.read_runs([str(tmp_path)])))
+    values[key] = kept
+  write_worst_case(tmp_path, 'autoattack', {'top1': 0.5}, {'name': 'autoattack'})
+  drawn.clear()
+  text = report.create_report([str(tmp_path)])
+  assert 'no check was made' in text and 'class="warning"' not in text and not drawn
+  del whole['checks'][0]['passed']  # Then it is not known to have passed.
+  write_worst_case(tmp_path, 'autoattack', whole, AUTOATTACK)
+  assert '2 of 2 checks failed' in report.create_report([str(tmp_path)], 'md')
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [
+    ('by_attack', [1]),
+    ('by_epsilon', None),
+    ('loss_by_step', {}),
+    ('stages', [3]),
+    ('checks', ['x']),
+    ('checks', 'x'),
+  ],
+)
+def test_a_worst_case_of_wrong_types_is_damage(key, value, tmp_path):
+  found = worst_case(**{key: value})
+  write_worst_case(tmp_path, 'autoattack', found, AUTOATTACK)
+  with pytest.raises(errors.UserError, match='autoattack.json is damaged'):
+    report.create_report([str(tmp_path)])
+  write_worst_case(tmp_path, 'autoattack', worst_case(), 'x')
+  with pytest.raises(errors.UserError, match="damaged: 'attack' is not"):
+    report.create_report([str(tmp_path)])
+
+
 @pytest.mark.skipif(not CHROMIUM, reason='chromium is not installed')
 def test_the_page_fits_on_a_phone(tmp_path):
   run = write_run(tmp_path / 'a_long_name_of_a_run_without_any_blanks_in_it')
   old = {'checkpoint': {'step': 20, 'averaged': True}, 'date': '2001-01-01'}
   for name in ('imagenet', 'a', 'r', 'sketch', 'stylized', 'v2', 'real', 'objectnet'):
     write_suite(run, name, scores(0.5, clean_top1=0.75), **old)  # A wide table.
+  write_worst_case(run, 'autoattack', worst_case(), AUTOATTACK)
   page = report.create_report([str(run), str(write_run(tmp_path / 'b', seed=1))])
   outer = tmp_path / 'outer.html'
   # Chromium's own window cannot be that narrow.
