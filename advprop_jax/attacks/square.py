@@ -80,8 +80,8 @@ def search(
     image: float32 [B, H, W, C]. One whose margin is not positive stays as it is.
     start: where to begin, like `image`.
     propose: (iteration from 0 on, int32 []; best points so far) to the points to try,
-      like `image`. A point is kept if its margin is less or not positive; an example
-      whose margin is not positive changes no more.
+      like `image`. A point is kept if its margin is less; an example whose margin is
+      not positive changes no more.
     num_queries: number of proposals; fewer if all margins fall to 0 or less.
 
   Returns:
@@ -102,7 +102,7 @@ def search(
       jnp.where(iteration == -1, start, propose(iteration, best)),
     )
     new = margin_fn(point)
-    keep = (margin > 0) & ((new < margin) | (new <= 0))
+    keep = (margin > 0) & (new < margin)
     best = jnp.where(keep[:, None, None, None], point, best)
     margin = jnp.where(keep, new, margin)
     # The start is kept even if the image itself has a lower margin.
