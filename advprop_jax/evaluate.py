@@ -268,7 +268,10 @@ def _log_plan(
   """Logs what will be evaluated, and what is known of the images."""
   if not todo:
     return
-  attacked = any(suites.SUITES[x.suite].attacked for x in todo)
+  attacked = dict.fromkeys(x.suite for x in todo if suites.SUITES[x.suite].attacked)
+  described = [
+    tables.describe_attack(robust_config.describe(name, config)) for name in attacked
+  ]
   logging.info(
     'evaluating step %d (%s weights) of %s; branches %s; attack %s; %d of %d '
     'results are missing; the first batch is compiled: a minute or more on a CPU',
@@ -276,7 +279,7 @@ def _log_plan(
     'averaged' if weights['averaged'] else 'plain',
     path,
     ', '.join(branch_names),
-    tables.describe_attack(config.eval.attack) if attacked else 'none',
+    '; '.join(described) or 'none',
     len(todo),
     num_cells,
   )

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils import epath
 from PIL import Image
 from tiny_model import create_tiny_model
 
@@ -28,10 +29,12 @@ from advprop_jax import (
   model_config,
   parallel,
   phases,
+  robust_run,
   schema,
   train,
 )
-from advprop_jax.evaluation import runner
+from advprop_jax.evaluation import robustness, runner, suites
+from advprop_jax.workdir import results
 from configs import default
 
 # Kinds of sections whose keys are not all in `default.get_config()`.
@@ -184,6 +187,14 @@ CHANGES = {
   'eval.attack.step_size_floor': Change(
     True, 'evaluation', {'eval.attack.epsilon': 0.25}
   ),
+  'eval.robustness.version': Change('plus', 'worst_case'),
+  'eval.robustness.norm': Change('l2', 'worst_case'),
+  'eval.robustness.epsilon': Change(0.25, 'worst_case'),
+  'eval.robustness.epsilons': Change((0.25,), 'worst_case'),
+  'eval.robustness.num_restarts': Change(2, 'worst_case'),
+  'eval.robustness.num_examples': Change(3, 'worst_case'),
+  'eval.robustness.branch': Change('none', 'worst_case'),  # Must be one of the network.
+  'eval.robustness.attack_branch': Change('none', 'worst_case'),
   'checkpoint.every_epochs': Change(0.5, 'loop', {'eval.every_epochs': 1.0}),
   'checkpoint.keep_last': Change(1, 'loop'),
 }
@@ -366,6 +377,33 @@ def evaluation(config):
   exp = experiment.create_experiment(config)
   state = parallel.replicate(exp.create_state())
   return {k: x.metrics for k, x in exp.evaluation.run(state.eval_variables).items()}
+
+
+def worst_case(config):
+  """Returns which attacks run on which examples; they do not run."""
+  exp = experiment.create_experiment(config)
+  state = parallel.replicate(exp.create_state())
+  cell = evaluations.open_cell(exp.config, suites.Cell())
+  found = []
+
+  def evaluate(*args, work, examples, **others):
+    found.append((work, examples.position.tolist()))
+    raise errors.UserError('nothing is evaluated')
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(robustness, 'evaluate', evaluate)
+    for name in ('pgd', 'autoattack'):
+      with pytest.raises(errors.UserError, match='nothing is evaluated'):
+        robust_run.evaluate(
+          name,
+          cell,
+          exp.config,
+          exp.model,
+          state.eval_variables,
+          file=results.ExamplesFile(epath.Path('nowhere'), name, {}),
+          progress=print,
+        )
+  return found
 
 
 def loop(config):

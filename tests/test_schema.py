@@ -66,9 +66,16 @@ def test_what_lies_beside_the_range_or_is_no_number_is_one_line(key):
 def test_a_value_of_another_type_is_one_line(key):
   right = {schema.TEXT: 'a', schema.FLAG: True, schema.NAMES: ('a', 'b')}
   right |= {schema.EPOCHS: (1.0, 2.0), schema.PHASES: ({},)}
+  right |= {schema.RADII: right[schema.EPOCHS]}
   allowed = schema.VALUES[key]
   check(key, right[allowed])
-  for value in [0.5, 1, None, ('a', 1), *(x for k, x in right.items() if k != allowed)]:
+  for value in [
+    0.5,
+    1,
+    None,
+    ('a', 1),
+    *(x for x in right.values() if x != right[allowed]),
+  ]:
     with pytest.raises(
       errors.UserError, match=f'^{key} is .*; allowed: {allowed}'[:20]
     ):

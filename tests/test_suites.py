@@ -334,7 +334,7 @@ def test_of_all_suites_a_network_has_those_that_fit(run, monkeypatch):
   ):
     run('sketch')
   names = evaluate._chosen(['all'], schema.to_sections({'data': {'class_names': ()}}))
-  assert names == ['val', 'pgd', 'corruptions']
+  assert names == ['val', 'pgd', 'autoattack', 'corruptions']
   data = {
     'class_names': [SYNSETS[i] for i in label_spaces._class_lists()['imagenet_r']]
   }
