@@ -379,6 +379,10 @@ def evaluation(config):
   return {k: x.metrics for k, x in exp.evaluation.run(state.eval_variables).items()}
 
 
+class Recorded(Exception):
+  """Nothing more has to run."""
+
+
 def worst_case(config):
   """Returns which attacks run on which examples; they do not run."""
   exp = experiment.create_experiment(config)
@@ -388,12 +392,12 @@ def worst_case(config):
 
   def evaluate(*args, work, examples, **others):
     found.append((work, examples.position.tolist()))
-    raise errors.UserError('nothing is evaluated')
+    raise Recorded
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(robustness, 'evaluate', evaluate)
     for name in ('pgd', 'autoattack'):
-      with pytest.raises(errors.UserError, match='nothing is evaluated'):
+      with pytest.raises(Recorded):
         robust_run.evaluate(
           name,
           cell,

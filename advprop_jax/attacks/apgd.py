@@ -194,7 +194,12 @@ def start_on_border(
 
 
 def make_evaluate(
-  logits_fn, label: jax.Array, loss_of, rng: jax.Array, *, num_samples: int
+  logits_fn,
+  label: jax.Array,
+  loss_of,
+  rng: jax.Array | None = None,
+  *,
+  num_samples: int = 1,
 ) -> Evaluate:
   """Returns what `ascend` asks for at every point.
 
@@ -202,7 +207,7 @@ def make_evaluate(
     logits_fn: maps images to logits; of several samples it takes a key as well.
     label: int32 [B]; what is not predicted so is misclassified.
     loss_of: of logits, to be climbed, float32 [B].
-    rng: one key, for samples.
+    rng: one key, for several samples.
     num_samples: gradients of a randomised network that are averaged at every point.
       The loss and the class are the last one's, as in the authors' code.
   """
@@ -301,7 +306,7 @@ def loss_by_step(
   Args: see `ascend` and `make_evaluate`; `rng` is a key for every example.
   """
   loss_of = functools.partial(losses.cross_entropy, label=label)
-  evaluate = make_evaluate(logits_fn, label, loss_of, rng[0], num_samples=1)
+  evaluate = make_evaluate(logits_fn, label, loss_of)
   found = ascend(
     evaluate,
     image,

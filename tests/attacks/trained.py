@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from advprop_jax import evaluations, model_config, schema
+from advprop_jax import evaluations, images, model_config, schema
 from advprop_jax.evaluation import robustness, suites
 
 DATA = pathlib.Path(__file__).parent.parent / 'data'
@@ -40,7 +40,7 @@ def load(name):
 def examples(name, num_examples, data_dir=''):
   """Returns held-out images of a network, uint8 [N, 32, 32, 3], and their labels."""
   config = read_config(name, data_dir)
-  class_names = tuple(str(x) for x in range(10))
+  class_names = images.open_to_evaluate(config, config.data.eval_split).class_names
   cell = evaluations.open_cell(
     model_config.with_class_names(config, class_names), suites.Cell()
   )

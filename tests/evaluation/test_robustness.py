@@ -1,0 +1,257 @@
+"""Tests the suites of the worst case: on devices, with files, resumed, one by one."""
+
+import functools
+import json
+import shutil
+
+import compilation
+import jax
+import numpy as np
+import pytest
+from absl import logging as absl_logging
+from PIL import Image
+from tiny_model import create_tiny_model
+
+from advprop_jax import errors, evaluate, model_config, parallel, schema, train
+from advprop_jax.attacks import ensembles, worst_case
+from advprop_jax.evaluation import robustness
+from configs import digits_advprop, saved
+
+CLASSES = ('cat', 'dog', 'flower', 'house')
+SHORT = {'num_steps': 5, 'num_queries': 20}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch, fast_compilation):
+  """Replaces the network and shortens the attacks."""
+  monkeypatch.setattr(model_config, 'create_model', create_tiny_model)
+  members = {}
+  for name in ('apgd-ce', 'apgd-t', 'square'):
+    member = ensembles.VERSIONS['standard'][name]
+    section = {k: SHORT.get(k, x) for k, x in member.section.items()}
+    members[name] = member._replace(section=section)
+  monkeypatch.setitem(ensembles.VERSIONS, 'standard', members)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """Returns the folder of a run that tells the brighter quarter of an image."""
+  root = tmp_path_factory.mktemp('images')
+  rng = np.random.default_rng(0)
+  for split in ('train', 'test'):
+    for j, name in enumerate(CLASSES):
+      for i in range(10):
+        pixels = rng.integers(60, 120, (16, 16, 3), np.uint8)
+        pixels[..., j % 3] += 40
+        pixels[..., 0] += 30 * (j == 3)
+        path = root / split / name / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+  config = digits_advprop.get_config('smoke')
+  config.data.update(
+    name=f'folder:{root}', batch_size=8, eval_batch_size=16, image_size=16
+  )
+  config.data.flip, config.data.exif_orientation = False, 'none'
+  config.attack.epsilon, config.optim.schedule.learning_rate = 0.01, 10.0
+  config.num_epochs, config.optim.ema_decay = 20.0, 0.5
+  config.eval.every_epochs = config.checkpoint.every_epochs = 20.0
+  config.eval.robustness.epsilon = 0.03
+  workdir = tmp_path_factory.mktemp('runs') / 'trial'
+  with pytest.MonkeyPatch.context() as patch, compilation.without_optimizations():
+    patch.setattr(model_config, 'create_model', create_tiny_model)
+    train.train_and_evaluate(config, str(workdir))
+  return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+  return shutil.copytree(trained, tmp_path / 'trial')
+
+
+def load(workdir, **changes):
+  config = saved.get_config((workdir / 'config.json').read_text())
+  with config.unlocked():
+    config.eval.robustness.update(changes)
+  return config
+
+
+def run(workdir, suite, **changes):
+  """Returns the record of the cell of a suite, evaluated."""
+  config = load(workdir, **changes)
+  evaluate.evaluate_checkpoint(config, str(workdir), suite_names=(suite,))
+  return json.loads((workdir / 'eval' / f'{suite}.json').read_text())
+
+
+def test_autoattack_of_a_checkpoint(workdir, caplog):
+  absl_logging.set_verbosity(absl_logging.INFO)
+  with caplog.at_level('INFO'):
+    content = run(workdir, 'autoattack', epsilons=(0.01, 0.03, 0.06))
+  (cell,) = content['cells'].values()
+  (branch,) = cell['branches']
+  found = cell['branches'][branch]
+  assert branch == 'clean' and content['branch_names'] == ['clean']
+  assert content['attack']['epsilon'] == 0.03 and cell['num_examples'] == 40
+  assert list(found['by_attack']) == ['apgd-ce', 'apgd-t', 'square']
+  # 4 classes have 3 targets, one stage each.
+  names = [x['name'] for x in found['stages']]
+  assert names == ['apgd-ce', *(f'apgd-t, target {i}' for i in (1, 2, 3)), 'square']
+  lines = [found['clean_top1'], *found['by_attack'].values()]
+  assert lines == sorted(lines, reverse=True) and lines[-1] == found['top1']
+  assert content['summary']['clean']['top1'] == found['top1'] < found['clean_top1']
+  curve = found['by_epsilon']
+  assert curve['epsilon'] == [0.0, 0.01, 0.03, 0.06]
+  assert curve['top1'][0] == found['clean_top1']
+  assert curve['top1'] == sorted(curve['top1'], reverse=True)
+  assert len(found['loss_by_step']) == 101
+  assert found['loss_by_step'] == sorted(found['loss_by_step'])
+  assert {x['name'] for x in found['checks']} >= {'leaks', 'epsilon 0', 'square'}
+  text = caplog.text
+  assert 'suite autoattack, apgd-t, target 3: ' in text and 'of 40 images' in text
+  assert 'suite autoattack, epsilon 0.06' in text
+  with np.load(workdir / 'eval' / 'autoattack.examples.npz') as file:
+    fallen_at, position = file['worst_fallen_at'], file['position']
+  assert (fallen_at == worst_case.ROBUST).mean() == found['top1']
+  assert sorted(position) == list(range(40))
+
+
+def test_an_interrupted_evaluation_goes_on(workdir, monkeypatch):
+  calls, attack = [], worst_case.WorstCase.attack
+
+  def count(self, stage, *args, **kwargs):
+    calls.append(str(stage))
+    if limit is not None and calls.count('apgd-t, target 2') > limit:
+      raise KeyboardInterrupt
+    return attack(self, stage, *args, **kwargs)
+
+  monkeypatch.setattr(worst_case.WorstCase, 'attack', count)
+  limit = 0
+  with pytest.raises(KeyboardInterrupt):
+    run(workdir, 'autoattack')
+  assert not (workdir / 'eval' / 'autoattack.json').exists()
+  assert 'apgd-t, target 1' in calls
+  calls.clear()
+  limit = None
+  resumed = run(workdir, 'autoattack')
+  # The checks look at one batch again; of the attacks, two are not made again.
+  assert 'apgd-t, target 1' not in calls and 'apgd-t, target 2' in calls
+  shutil.rmtree(workdir / 'eval')
+  calls.clear()
+  whole = run(workdir, 'autoattack')
+  assert 'apgd-t, target 1' in calls
+
+  def flags(content):
+    (cell,) = content['cells'].values()
+    return cell['branches']['clean']['by_attack'], cell['num_examples']
+
+  assert flags(resumed) == flags(whole)
+  calls.clear()
+  assert flags(run(workdir, 'autoattack')) == flags(whole) and not calls
+
+
+def test_devices_change_nothing(workdir):
+  # Four devices of a pmap, against one that jit runs on.
+  assert jax.device_count() == 4
+  config = schema.read(load(workdir))
+  config = model_config.with_class_names(config, CLASSES)
+  model = create_tiny_model(config, num_classes=4)
+  image = np.random.default_rng(2).uniform(size=(22, 16, 16, 3)).astype(np.float32)
+  variables = model.init(jax.random.key(3), image[:1], train=False)
+
+  def logits_of(variables, image):
+    return 30 * model.apply(variables, image, train=False)
+
+  label = np.asarray(logits_of(variables, image)).argmax(-1).astype(np.int32)
+  examples = worst_case.Examples(image, label, np.arange(22, dtype=np.int32))
+  stages = ensembles.stages(
+    ensembles.VERSIONS['standard'], epsilon=0.1, norm='linf', num_classes=4
+  )
+  found = []
+  for devices, placed in (
+    (robustness.on_all_devices(), parallel.replicate(variables)),
+    (worst_case.Devices(), variables),
+  ):
+    attacks = worst_case.WorstCase(
+      logits_of,
+      placed,
+      num_classes=4,
+      norm='linf',
+      batch_size=8,
+      rng=jax.random.key(0),
+      devices=devices,
+    )
+    found.append(attacks.run(stages, examples, attacks.begin(examples)))
+  assert found[0].fallen_at.tolist() == found[1].fallen_at.tolist()
+  assert found[0].robust == found[1].robust and found[0].robust[-1] < 22
+
+
+def test_pgd_with_restarts_and_radii(workdir):
+  plain = run(workdir, 'pgd')
+  assert {'loss', 'confusion'} <= plain['cells']['all']['branches']['clean'].keys()
+  content = run(workdir, 'pgd', num_restarts=3, epsilons=(0.02, 0.3))
+  found = content['cells']['all']['branches']['clean']
+  # The run's own epsilon, and three restarts at it.
+  assert [x['name'] for x in found['stages']] == [
+    'pgd',
+    'pgd, restart 1',
+    'pgd, restart 2',
+  ]
+  assert found['top1'] <= plain['cells']['all']['branches']['clean']['top1']
+  assert found['by_epsilon']['epsilon'] == [0.0, 0.02, 0.3]
+  assert found['by_epsilon']['top1'][-1] < found['clean_top1']
+  assert content['attack']['num_restarts'] == 3
+
+
+def test_a_part_is_drawn_by_the_seed(workdir):
+  cell = run(workdir, 'pgd', num_examples=12)['cells']['all']
+  assert cell['num_examples'] == 12
+  batches = [
+    {
+      'image': np.full((8, 2, 2, 3), i, np.uint8),
+      'label': np.arange(8, dtype=np.int32),
+      'mask': np.arange(8) != 3,
+      'position': np.arange(8 * i, 8 * i + 8, dtype=np.int32),
+    }
+    for i in range(3)
+  ]
+  draw = functools.partial(robustness.collect, batches, num_total=24)
+  drawn = [draw(num_examples=10, seed=x).position.tolist() for x in (0, 0, 1)]
+  assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) <= 10
+  whole = draw(num_examples=0, seed=0)
+  assert len(whole.position) == 21 and whole.image[-1, 0, 0, 0] == 2
+  assert set(drawn[0]) <= set(whole.position.tolist())
+
+
+def test_the_other_branch_is_attacked_through(workdir):
+  own = run(workdir, 'pgd', num_examples=40)
+  other = run(workdir, 'pgd', num_examples=40, branch='adv', attack_branch='clean')
+  assert own['branch_names'] == ['clean'] and other['branch_names'] == ['adv']
+  assert other['attack']['attack_branch'] == 'clean'
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'epsilon': 0.0}, 'epsilon is 0.0; allowed: above 0'),
+    ({'epsilons': (0.1, -0.1)}, 'epsilon is -0.1; allowed: above 0'),
+    ({'version': 'rand'}, "unknown eval.robustness.version 'rand'; allowed: plus, st"),
+    ({'norm': 'l1'}, "unknown eval.robustness.norm 'l1'; allowed: l2, linf"),
+    ({'branch': 'best'}, "unknown eval.robustness.branch 'best'; allowed: adv, clean"),
+    ({'attack_branch': 'x'}, "eval.robustness.attack_branch 'x'; allowed: adv, clean"),
+    ({'num_examples': 41}, 'num_examples is 41; allowed: 0, for all, to 40'),
+  ],
+)
+def test_what_cannot_be_is_one_line(workdir, changes, message):
+  with pytest.raises(errors.UserError, match=message) as found:
+    run(workdir, 'autoattack', **changes)
+  assert '\n' not in str(found.value)
+
+
+def test_a_damaged_file_of_examples_is_not_used(workdir, caplog):
+  first = run(workdir, 'pgd', num_examples=40)
+  path = workdir / 'eval' / 'pgd.examples.npz'
+  path.write_bytes(path.read_bytes()[:100])
+  (workdir / 'eval' / 'pgd.json').unlink()
+  with caplog.at_level('WARNING'):
+    again = run(workdir, 'pgd', num_examples=40)
+  assert 'pgd.examples.npz is damaged and is not used' in caplog.text
+  assert again['summary'] == first['summary']
