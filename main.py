@@ -56,7 +56,9 @@ def parse_flags(argv):
   """Parses the command line; what is wrong with it is reported in one line."""
   try:
     argv, source = command_line.choose_config(
-      argv, default_config=DEFAULT_CONFIG, saved_config=SAVED_CONFIG
+      command_line.write_out_fractions(argv),
+      default_config=DEFAULT_CONFIG,
+      saved_config=SAVED_CONFIG,
     )
     FLAGS.set_default('workdir', directory.default_workdir(source))
     # The config first, to check the keys. Not as the flag's default: that is executed

@@ -45,6 +45,25 @@ class FractionParser(flags.FloatParser):
       raise ValueError(f'{argument!r} is no number; allowed: 0.5 or 4/255') from None
 
 
+def write_out_fractions(argv: list[str]) -> list[str]:
+  """Returns a command line with (0.5, 0.25) for (1/2, 1/4), which tuples cannot hold.
+
+  Args:
+    argv: whose values of `--config.key=(...)` count; what is in quotes is text.
+  """
+
+  def divide(match):
+    text, numerator, denominator = match.groups()
+    is_number = text is None and float(denominator)
+    return repr(float(numerator) / float(denominator)) if is_number else match[0]
+
+  pattern = r"""('[^']*'|"[^"]*")|(\d+\.?\d*)\s*/\s*(\d+\.?\d*)"""
+  return [
+    re.sub(pattern, divide, word) if re.match(r'--?config\.[^=]*=\(', word) else word
+    for word in argv
+  ]
+
+
 def choose_config(
   argv: list[str], *, default_config: str, saved_config: str
 ) -> tuple[list[str], str]:

@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from advprop_jax import command_line
+
 ROOT = pathlib.Path(__file__).parent.parent
 # Imports once what main.py imports, and forks for each line. The end is at once: the
 # libraries would take a second for it.
@@ -682,3 +684,17 @@ def test_a_wrong_command_line_is_one_line_and_no_traceback(
   for part in rest:
     assert part in last
   assert not workdir.exists() and sorted(odd_files.rglob('*')) == before
+
+
+def test_tuples_may_hold_fractions():
+  argv = ['main.py', '--config.eval.robustness.epsilons=(2/255, 4/255,0.5)']
+  (_, word) = command_line.write_out_fractions(argv)
+  assert word == f'--config.eval.robustness.epsilons=({2 / 255!r}, {4 / 255!r},0.5)'
+  for same in (
+    "--config.eval.suites=('1/2',)",
+    '--workdir=(1/2)',
+    '--config=(1/2)',
+    '--config.attack.epsilon=4/255',  # A number, see `FractionParser`.
+    '--config.eval.robustness.epsilons=(1/0,)',
+  ):
+    assert command_line.write_out_fractions(['main.py', same]) == ['main.py', same]
