@@ -278,5 +278,7 @@ def check_section(place: str, section: Mapping[str, Any]):
       check_section(key, value)
     elif key in KINDS:
       raise errors.UserError(f"{key} is {value!r}; allowed: a section with a 'name'")
+    elif name == 'epsilon' and section.get('norm') == 'l2':
+      pass  # A norm over all values of an image; the attack checks it.
     elif key in VALUES and not VALUES[key].allows(value):
       raise errors.UserError(f'{key} is {value!r}; allowed: {VALUES[key]}')

@@ -10,6 +10,7 @@ of adversarial robustness with an ensemble of diverse parameter-free attacks', s
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -220,7 +221,7 @@ def make_evaluate(
   gradient_of = jax.grad(total, has_aux=True)
 
   def evaluate(x, step):
-    if num_samples == 1:
+    if num_samples == 1 or rng is None:
       gradient, (loss, is_wrong) = gradient_of(x)
       return loss, gradient, is_wrong
 
@@ -260,10 +261,22 @@ def make_apgd(
       second largest. It may be traced.
 
   Raises:
-    UserError: an unknown norm or loss, or too few classes for the loss.
+    UserError: a value is outside its range, or there are too few classes for the loss.
   """
   errors.check_choice('attack norm', norm, balls.BALLS)
   errors.check_choice('attack loss', loss, MIN_CLASSES)
+  largest = 1.0 if norm == 'linf' else math.inf
+  if isinstance(epsilon, int | float) and not 0 <= epsilon <= largest:
+    raise errors.UserError(
+      f'attack epsilon is {epsilon}; allowed: 0 to {largest}, in the unit of {norm!r}: '
+      "pixels of [0, 1], or the norm over all of an image's values"
+    )
+  for name, value, least in (
+    ('num_steps', num_steps, 0),
+    ('num_samples', num_samples, 1),
+  ):
+    if value < least:
+      raise errors.UserError(f'attack {name} is {value}; allowed: {least} or more')
   if num_classes < MIN_CLASSES[loss]:
     raise errors.UserError(
       f'the loss {loss!r} needs {MIN_CLASSES[loss]} classes; given: {num_classes}; '

@@ -240,9 +240,9 @@ class Classifier:
         predicts. With `targeted=True` the attack moves towards a random other class.
       name: a key of `attacks.ATTACKS`.
       seed: of its random numbers.
-      **arguments: of the attack, see `attacks/gradient.py`: `epsilon` (4 / 255 if it is
-        not given), `step_size` (epsilon / 4), `num_steps` (10), ... All are in units
-        of pixels in [0, 1].
+      **arguments: of the attack, see `attacks/table.py`. Of those of `gradient.py`:
+        `epsilon` (4 / 255 if it is not given), `step_size` (epsilon / 4), `num_steps`
+        (10), ... All are in units of pixels in [0, 1].
 
     Raises:
       UserError: an unknown attack or argument, or a value outside of its range.
@@ -253,7 +253,8 @@ class Classifier:
     defaults = {**ATTACK_ARGUMENTS, **given}
     defaults.setdefault('step_size', defaults['epsilon'] / 4)
     takes = inspect.signature(attacks.ATTACKS[name]).parameters
-    section = {key: x for key, x in defaults.items() if key in takes or key in given}
+    needs = {k for k, x in takes.items() if x.default is inspect.Parameter.empty}
+    section = {key: x for key, x in defaults.items() if key in needs or key in given}
     image = pixels.to_unit(self._crop(images))
     label = (
       self._run(image).argmax(-1)
