@@ -36,11 +36,12 @@ def make_fab(
   alpha_max: float = 0.1,
   eta: float = 1.05,
   beta: float = 0.9,
+  keep_farther: bool = False,
 ) -> Attack:
   """Returns FAB: every image becomes the nearest misclassified one that was found.
 
-  An image stays as it is if none was found or if it is misclassified itself. The result
-  may be farther away than epsilon: who counts it as a success has to look.
+  An image stays as it is if none was found within epsilon or if it is misclassified
+  itself.
 
   Args:
     epsilon: a point as near as that is good enough: an example's first one is kept, and
@@ -59,6 +60,7 @@ def make_fab(
     eta: how far to go on the way to the plane; above 1 is beyond it.
     beta: share of the way from the original that the next step keeps when a point is
       misclassified.
+    keep_farther: return what was found farther away than epsilon, too.
 
   Raises:
     UserError: a value is outside its range.
@@ -151,7 +153,10 @@ def make_fab(
       start = jnp.clip(image + 0.5 * epsilon * noise, 0.0, 1.0)
     distance = jnp.where(is_wrong(logits), 0.0, jnp.inf)
     state = jax.lax.while_loop(goes_on, step, (0, start, image, distance))
-    return jax.lax.stop_gradient(state[2])
+    _, _, nearest, distance = state
+    if not keep_farther:
+      nearest = jnp.where(distance <= epsilon, nearest, image)
+    return jax.lax.stop_gradient(nearest)
 
   return attack
 

@@ -60,14 +60,20 @@ def on_all_devices() -> worst_case.Devices:
   )
 
 
-def batch_size(eval_batch_size: int) -> int:
+def batch_size(eval_batch_size: int, num_examples: int) -> int:
   """Returns how many examples of this host are attacked at a time.
+
+  Batches are of equal size, so that little of the last one is empty.
 
   Args:
     eval_batch_size: of all hosts, a multiple of the number of devices.
+    num_examples: of this host.
   """
-  per_device = eval_batch_size // jax.device_count()
-  return min(per_device, MAX_BATCH_PER_DEVICE) * jax.local_device_count()
+  num_devices = jax.local_device_count()
+  per_device = min(eval_batch_size // jax.device_count(), MAX_BATCH_PER_DEVICE)
+  most = parallel.max_over_hosts(num_examples)
+  num_batches = -(-most // (per_device * num_devices))
+  return -(-most // (num_batches * num_devices)) * num_devices
 
 
 def collect(
@@ -157,7 +163,7 @@ def evaluate(
     attack_variables=attack_variables,
     num_classes=num_classes,
     norm=work.norm,
-    batch_size=batch_size(eval_batch_size),
+    batch_size=batch_size(eval_batch_size, len(examples.label)),
     rng=rng,
     devices=on_all_devices(),
   )

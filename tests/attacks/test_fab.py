@@ -119,7 +119,9 @@ def test_no_plane_is_no_way(norm):
 
 def run(logits_fn, image, label, rng=None, **arguments):
   rng = jax.random.key(0) if rng is None else rng
-  attack = fab.make_fab(**{'epsilon': 0.0, 'num_steps': 20, **arguments})
+  attack = fab.make_fab(
+    **{'epsilon': 0.0, 'num_steps': 20, 'keep_farther': True, **arguments}
+  )
   return jax.jit(functools.partial(attack, logits_fn))(image, label, rng)
 
 
@@ -202,7 +204,8 @@ def attack_of_network(**arguments):
   # Sums over one example at a time: a product of matrices rounds by the batch's size.
   apart = lambda x: jax.lax.map(lambda one: logits_fn(one[None])[0], x)  # noqa: E731
   attack = fab.make_fab(
-    num_classes=golden_fab.NUM_CLASSES, **{'num_steps': 10, **arguments}
+    num_classes=golden_fab.NUM_CLASSES,
+    **{'num_steps': 10, 'keep_farther': True, **arguments},
   )
   return jax.jit(functools.partial(attack, apart)), image, label
 
@@ -282,12 +285,33 @@ def test_epsilon_and_target_rank_may_be_traced():
       target_rank=target_rank,
       num_steps=10,
       num_classes=golden_fab.NUM_CLASSES,
+      keep_farther=True,
     )
     return attack(logits_fn, image, label, jax.random.key(0))
 
   traced = jax.jit(with_both)
   for values in [(0.0, 2), (0.1, 4)]:
     np.testing.assert_allclose(traced(*values), with_both(*values), atol=1e-5)
+
+
+@pytest.mark.parametrize('norm, epsilon', [('linf', 0.06), ('l2', 0.4)])
+def test_what_is_farther_than_epsilon_is_not_returned(norm, epsilon):
+  logits_fn, image, label = network()
+  far, near = (
+    run(
+      *(logits_fn, image, label),
+      num_classes=golden_fab.NUM_CLASSES,
+      norm=norm,
+      epsilon=epsilon,
+      keep_farther=keep,
+    )
+    for keep in (True, False)
+  )
+  distance = balls.BALLS[norm].norm(far - image)
+  is_far = np.asarray(distance > epsilon)[:, 0, 0, 0]
+  assert 0 < is_far.sum() < len(image)
+  np.testing.assert_array_equal(near[is_far], image[is_far])
+  np.testing.assert_array_equal(near[~is_far], far[~is_far])
 
 
 def test_no_gradient_flows_through_the_attack():

@@ -184,6 +184,18 @@ def test_devices_change_nothing(workdir):
   assert found[0].robust == found[1].robust and found[0].robust[-1] < 22
 
 
+def test_batches_are_even_and_fit():
+  assert jax.local_device_count() == 4
+  for eval_batch_size, num_examples, expected in (
+    (1024, 360, 180),  # Two batches, of 256 at most.
+    (1024, 256, 256),
+    (1024, 3, 4),  # A multiple of the devices.
+    (40, 360, 40),
+    (40, 41, 24),
+  ):
+    assert robustness.batch_size(eval_batch_size, num_examples) == expected
+
+
 def test_pgd_with_restarts_and_radii(workdir):
   plain = run(workdir, 'pgd')
   assert {'loss', 'confusion'} <= plain['cells']['all']['branches']['clean'].keys()
