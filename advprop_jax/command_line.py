@@ -57,7 +57,7 @@ def write_out_fractions(argv: list[str]) -> list[str]:
     is_number = text is None and float(denominator)
     return repr(float(numerator) / float(denominator)) if is_number else match[0]
 
-  pattern = r"""('[^']*'|"[^"]*")|(\d+\.?\d*)\s*/\s*(\d+\.?\d*)"""
+  pattern = r"""('[^']*'|"[^"]*")|(?<![\w.-])(\d+\.?\d*)\s*/\s*(\d+\.?\d*)(?![\w.])"""
   return [
     re.sub(pattern, divide, word) if re.match(r'--?config\.[^=]*=\(', word) else word
     for word in argv

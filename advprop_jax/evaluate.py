@@ -129,15 +129,15 @@ def evaluate_checkpoint(
       config,
       model,
       variables,
-      file=results.ExamplesFile(
-        path, item.suite, {**identities[item.suite], **item.about}
+      open_file=lambda work: results.ExamplesFile(
+        path, item.suite, {**identities[item.suite], **item.about, **work}
       ),
       progress=lambda share: report(before + int(share * item.cost)),
     )
     num_done += item.cost
     return suite_run.Pass(
       result.num_examples,
-      0,
+      result.num_unlabelled,
       {config.eval.robustness.branch: result.scores},
       result.pictures,
       time.monotonic() - start,

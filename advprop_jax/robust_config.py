@@ -17,8 +17,15 @@ def is_worst_case(suite_name: str, config: schema.Section) -> bool:
   """
   section = config.eval.robustness
   several = section.num_restarts > 1 or section.epsilons or section.num_examples
-  is_studied = section.attack_branch not in ('', section.branch)
-  return suite_name == AUTOATTACK or (suite_name == PGD and bool(several or is_studied))
+  return suite_name == AUTOATTACK or (
+    suite_name == PGD and bool(several or is_studied(config))
+  )
+
+
+def is_studied(config: schema.Section) -> bool:
+  """Returns whether one branch is attacked through, and another classifies."""
+  section = config.eval.robustness
+  return section.attack_branch not in ('', section.branch)
 
 
 def describe(suite_name: str, config: schema.Section) -> dict[str, Any]:
@@ -26,7 +33,7 @@ def describe(suite_name: str, config: schema.Section) -> dict[str, Any]:
   section = config.eval.robustness
   if not is_worst_case(suite_name, config):
     return dict(config.eval.attack)
-  common = ('epsilons', 'num_examples', 'attack_branch')
+  common = ('epsilons', 'num_examples', 'subset_seed', 'attack_branch')
   if suite_name == AUTOATTACK:
     own = {key: section[key] for key in ('version', 'norm', 'epsilon', *common)}
     return {'name': AUTOATTACK, **own}
@@ -42,16 +49,19 @@ def create_work(
   Raises:
     UserError: a value that cannot be, or too few classes for an attack.
   """
-  section = config.eval.robustness
+  section, shape = config.eval.robustness, (config.data.image_size,) * 2 + (3,)
   if suite_name == AUTOATTACK:
     check(config)
+    members = ensembles.VERSIONS[section.version]
+    if is_studied(config):
+      members = ensembles.to_transfer(members)
     stages = ensembles.stages(
-      ensembles.VERSIONS[section.version],
+      members,
       epsilon=section.epsilon,
       norm=section.norm,
       num_classes=num_classes,
     )
-    worst_case.check_stages(stages, num_classes=num_classes)
+    worst_case.check_stages(stages, num_classes=num_classes, image_shape=shape)
     one = {**ensembles.APGD_CE.section, 'norm': section.norm}
     curve = section.epsilons and ensembles.stages_of_one(
       one, epsilons=section.epsilons, num_restarts=1
@@ -70,7 +80,7 @@ def create_work(
   stages = ensembles.stages_of_one(
     attack, epsilons=(), num_restarts=section.num_restarts
   )
-  worst_case.check_stages(stages, num_classes=num_classes)
+  worst_case.check_stages(stages, num_classes=num_classes, image_shape=shape)
   curve = section.epsilons and ensembles.stages_of_one(
     attack, epsilons=section.epsilons, num_restarts=section.num_restarts
   )

@@ -16,6 +16,7 @@ class Robustness(NamedTuple):
   """What was found of a branch."""
 
   num_examples: int
+  num_unlabelled: int
   scores: dict[str, Any]  # As eval/<suite>.json has it.
   pictures: runner.Pictures | None
 
@@ -27,7 +28,7 @@ def evaluate(
   model,
   variables: dict,
   *,
-  file: results.ExamplesFile,
+  open_file: Callable[[dict[str, Any]], results.ExamplesFile],
   progress: Callable[[float], None],
 ) -> Robustness:
   """Attacks the images of a suite through `config.eval.robustness.branch`.
@@ -38,8 +39,8 @@ def evaluate(
     config: of the evaluation.
     model: maps images to logits.
     variables: {'params', 'norms', 'batch_stats'}, replicated.
-    file: receives what became of each example, after every attack; an interrupted
-      evaluation goes on from it.
+    open_file: of what the attacks are, the file that receives what became of each
+      example, after every attack; an interrupted evaluation goes on from it.
     progress: called with the share of the work that is done.
 
   Raises:
@@ -51,11 +52,12 @@ def evaluate(
       errors.check_choice(f'eval.robustness.{key}', section[key], norms)
   num_classes = len(cell.space.class_names)
   work = robust_config.create_work(suite_name, config, num_classes=num_classes)
-  examples = robustness.collect(
+  file = open_file({'work': repr(work)})
+  examples, num_unlabelled = robustness.collect(
     cell.batches,
     num_examples=section.num_examples,
     num_total=cell.dataset.num_examples(cell.split),
-    seed=config.seed,
+    seed=section.subset_seed,
   )
   columns = cell.space.columns
 
@@ -89,7 +91,7 @@ def evaluate(
   outcome = robustness.evaluate(
     logits_of,
     of(section.branch),
-    of(section.attack_branch or section.branch),
+    of(section.attack_branch) if robust_config.is_studied(config) else None,
     num_classes=num_classes,
     eval_batch_size=config.data.eval_batch_size,
     seed=config.seed,
@@ -106,6 +108,7 @@ def evaluate(
   assert outcome.found.worst is not None
   return Robustness(
     outcome.found.worst.num_examples,
+    num_unlabelled,
     robustness.describe(work, outcome),
     outcome.pictures,
   )

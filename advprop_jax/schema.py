@@ -201,6 +201,7 @@ VALUES: dict[str, Range | Kind] = {
   'eval.robustness.epsilons': RADII,
   'eval.robustness.num_restarts': COUNT,
   'eval.robustness.num_examples': Range(0, integer=True),
+  'eval.robustness.subset_seed': Range(0, 2**31 - 1, integer=True),
   'eval.robustness.branch': TEXT,
   'eval.robustness.attack_branch': TEXT,
   'checkpoint.every_epochs': POSITIVE,

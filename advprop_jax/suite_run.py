@@ -16,6 +16,8 @@ from advprop_jax.workdir import logs, results
 
 # Keys of `config.model` that change no logit.
 NEUTRAL = ('name', 'remat_blocks', 'smooth_backward', 'drop_connect_rate', 'bn_scope')
+# Suite -> what marks it in the names of numbers of the same images.
+_KINDS = {'pgd': '_pgd', 'autoattack': '_autoattack'}
 _VERSIONS = {x.__name__: x.__version__ for x in (jax, flax, np)}
 
 
@@ -165,7 +167,7 @@ def evaluate_suite(
         continue
       is_new = True
       if grid is not None:
-        writer.write_image(step, f'{title(item)}/clean_pgd', grid)
+        writer.write_image(step, f'{title(item)}/clean{_KINDS[name]}', grid)
     cells = {**content['cells'], item.name: record}
     content['cells'] = {x: cells[x] for x in suite.cells if x in cells}
     _describe_cells(content, suite, branch_names)
@@ -239,7 +241,7 @@ def _metrics(content: dict[str, Any], items: list[Work]) -> dict[str, float]:
     return {}
   (item,) = items
   (record,) = content['cells'].values()
-  start, kind = title(item), '_pgd' if content['attack'] else ''
+  start, kind = title(item), _KINDS.get(content['suite'], '')
   counts = {f'{start}/{x}': record[x] for x in ('num_examples', 'num_unlabelled')}
   return counts | {
     f'{start}/{branch}{kind}_{key}': x

@@ -304,7 +304,8 @@ def get_config():
   robustness.epsilon = 4 / 255  # Of AutoAttack. Source: RobustBench, for ImageNet.
   robustness.epsilons = ()  # Radii of the curve of accuracy against epsilon.
   robustness.num_restarts = 1  # Of `eval.attack`, in the suite `pgd`.
-  robustness.num_examples = 0  # Drawn by the seed; 0: all. RobustBench has 5000.
+  robustness.num_examples = 0  # Of all; 0: all of them. RobustBench has 5000.
+  robustness.subset_seed = 0  # Which; not `seed`, so that networks share them.
   robustness.branch = 'clean'  # That classifies.
   robustness.attack_branch = ''  # That is attacked through; '': the same.
 

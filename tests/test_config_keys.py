@@ -193,6 +193,9 @@ CHANGES = {
   'eval.robustness.epsilons': Change((0.25,), 'worst_case'),
   'eval.robustness.num_restarts': Change(2, 'worst_case'),
   'eval.robustness.num_examples': Change(3, 'worst_case'),
+  'eval.robustness.subset_seed': Change(
+    1, 'worst_case', {'eval.robustness.num_examples': 3}
+  ),
   'eval.robustness.branch': Change('none', 'worst_case'),  # Must be one of the network.
   'eval.robustness.attack_branch': Change('none', 'worst_case'),
   'checkpoint.every_epochs': Change(0.5, 'loop', {'eval.every_epochs': 1.0}),
@@ -404,7 +407,9 @@ def worst_case(config):
           exp.config,
           exp.model,
           state.eval_variables,
-          file=results.ExamplesFile(epath.Path('nowhere'), name, {}),
+          open_file=functools.partial(
+            results.ExamplesFile, epath.Path('nowhere'), name
+          ),
           progress=print,
         )
   return found

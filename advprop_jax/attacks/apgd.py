@@ -48,6 +48,7 @@ class Ascent(NamedTuple):
   # The first misclassified point of each example, or that of the largest loss where
   # none was: float32 [B, H, W, 3].
   image: jax.Array
+  best: jax.Array  # The point of the largest loss.
   has_fallen: jax.Array  # Whether a point was misclassified, bool [B].
   best_loss: (
     jax.Array
@@ -176,7 +177,8 @@ def ascend(
   )
   last = jax.lax.while_loop(goes_on, step, first)
   image = _where(last.has_fallen, last.adversarial, last.best)
-  return Ascent(jax.lax.stop_gradient(image), last.has_fallen, last.trace)
+  image, best = jax.lax.stop_gradient((image, last.best))
+  return Ascent(image, best, last.has_fallen, last.trace)
 
 
 def start_on_border(
@@ -246,6 +248,7 @@ def make_apgd(
   num_steps: int = 100,
   num_samples: int = 1,
   target_rank: int | jax.Array = 2,
+  keep_strongest: bool = False,
 ) -> Attack:
   """Returns Auto-PGD from a random point on the border of the ball.
 
@@ -259,6 +262,8 @@ def make_apgd(
       `logits_fn(image, rng)`.
     target_rank: which class is the target, by the logits of the image itself: 2 is the
       second largest. It may be traced.
+    keep_strongest: take all steps and return the point of the largest loss, to be
+      shown to another network; else the first that is misclassified, if there is one.
 
   Raises:
     UserError: a value is outside its range, or there are too few classes for the loss.
@@ -297,9 +302,15 @@ def make_apgd(
 
     evaluate = make_evaluate(logits_fn, label, loss_of, shared, num_samples=num_samples)
     found = ascend(
-      evaluate, image, start, norm=norm, epsilon=epsilon, num_steps=num_steps
+      evaluate,
+      image,
+      start,
+      norm=norm,
+      epsilon=epsilon,
+      num_steps=num_steps,
+      stop_early=not keep_strongest,
     )
-    return found.image
+    return found.best if keep_strongest else found.image
 
   return attack
 

@@ -33,6 +33,20 @@ def _averaged(member: Member) -> Member:
   return member._replace(section={**member.section, 'num_samples': 20})
 
 
+def to_transfer(members: Mapping[str, Member]) -> dict[str, Member]:
+  """Returns attacks whose images are meant for another network than they see.
+
+  APGD then goes on to the largest loss, where for its own network it keeps the first
+  point that is misclassified, hardly beyond the boundary.
+  """
+  return {
+    name: member._replace(section={**member.section, 'keep_strongest': True})
+    if member.section['name'] == 'apgd'
+    else member
+    for name, member in members.items()
+  }
+
+
 # By version, {name as AutoAttack calls it: member}, in their order.
 VERSIONS: dict[str, dict[str, Member]] = {
   'standard': {

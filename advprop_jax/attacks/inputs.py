@@ -9,20 +9,26 @@ from advprop_jax import errors
 MAX_PROBABILITY_ERROR = 1e-5  # Of rows that sum to 1. Source: AutoAttack's `checks.py`.
 
 
-def check_input(image: np.ndarray, label: np.ndarray, *, num_classes: int):
+def check_images(image: np.ndarray, label: np.ndarray):
   """Raises UserError if images or labels are not what attacks expect."""
-  if image.ndim != 4 or image.shape[-1] != 3 or len(image) != len(label):
+  if image.ndim != 4 or label.shape != image.shape[:1]:
     raise errors.UserError(
       f'images are {list(image.shape)} and labels {list(label.shape)}; allowed: '
-      '[N, H, W, 3] and [N]'
+      '[N, H, W, C] and [N]'
     )
   if not len(image):
     raise errors.UserError('there are no images; allowed: 1 or more')
+  if not np.issubdtype(label.dtype, np.integer):
+    raise errors.UserError(f'labels are {label.dtype}; allowed: whole numbers')
   if image.dtype != np.uint8 and not (0 <= image.min() and image.max() <= 1):
     raise errors.UserError(
       f'images have values from {image.min():.4g} to {image.max():.4g}; allowed: 0 to '
       '1, before any normalisation, which is part of the model'
     )
+
+
+def check_labels(label: np.ndarray, *, num_classes: int):
+  """Raises UserError if a label is none of a model's classes."""
   if not (0 <= label.min() and label.max() < num_classes):
     raise errors.UserError(
       f'labels are {label.min()} to {label.max()}; allowed: 0 to {num_classes - 1}, as '
@@ -39,22 +45,23 @@ def check_epsilon(epsilon: float, *, norm: str):
     raise errors.UserError(f'epsilon is {epsilon}; allowed: above 0, {allowed}')
 
 
-def check_logits(logits: np.ndarray):
-  """Raises UserError if a model's output is no logits.
+def find_problem(logits: np.ndarray) -> str | None:
+  """Returns in one line why a model's output is no logits, None if it may be.
 
   Args:
-    logits: of some images, float32 [n, K].
+    logits: of some images, float32 [n, K], n > 0.
   """
   if not np.isfinite(logits).all():
-    raise errors.UserError(
-      f'the model returns values that are not finite, for '
-      f'{int((~np.isfinite(logits)).any(-1).sum())} of {len(logits)} images; allowed: '
-      'finite logits'
+    count = int((~np.isfinite(logits)).any(-1).sum())
+    return (
+      f'the model returns values that are not finite, for {count} of {len(logits)} '
+      'images; allowed: finite logits'
     )
   limit = MAX_PROBABILITY_ERROR
   in_range = logits.min() > -limit and logits.max() < 1 + limit
   if in_range and (abs(logits.sum(-1) - 1) < limit).all():
-    raise errors.UserError(
+    return (
       'the model returns probabilities: every row is in [0, 1] and sums to 1; allowed: '
       'logits, since the gradients of a softmax vanish'
     )
+  return None

@@ -10,8 +10,6 @@ import numpy as np
 from advprop_jax import errors
 from advprop_jax.attacks import balls, checks, ensembles, inputs, worst_case
 
-BATCH_SIZE = 250  # Source: the authors' code.
-
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -51,7 +49,7 @@ def autoattack(
   *,
   norm: str = 'linf',
   version: str = 'standard',
-  batch_size: int = BATCH_SIZE,
+  batch_size: int = worst_case.MAX_BATCH,
 ) -> Result:
   """Attacks images by AutoAttack, and says what to think of the result.
 
@@ -71,13 +69,13 @@ def autoattack(
     logits_fn: images, float32 [B, H, W, 3] in [0, 1], to logits, [B, K]. Normalisation
       is part of it, and so are its weights. It has to be traceable by `jax.jit`; with
       the version 'rand' it is `logits_fn(image, rng)`.
-    image: float [N, H, W, 3] in [0, 1], or uint8.
+    image: float [N, H, W, C] in [0, 1], or uint8.
     label: int [N], in [0, K).
     rng: one key.
     epsilon: radius: in pixel units of [0, 1], or the L2 norm over all values.
     norm: 'linf' or 'l2'.
     version: a key of `ensembles.VERSIONS`: 'standard', 'plus', or 'rand'.
-    batch_size: examples at a time; the results are the same for all.
+    batch_size: examples at a time at most; the results are the same for all, but for 'rand'.
 
   Raises:
     UserError: images, labels, epsilon or logits that attacks can do nothing with.
@@ -85,7 +83,11 @@ def autoattack(
   errors.check_choice('version', version, ensembles.VERSIONS)
   errors.check_choice('norm', norm, balls.BALLS)
   inputs.check_epsilon(epsilon, norm=norm)
-  image, label = np.asarray(image), np.asarray(label, np.int32)
+  image, label = np.asarray(image), np.asarray(label)
+  inputs.check_images(image, label)
+  if batch_size < 1:
+    raise errors.UserError(f'batch_size is {batch_size}; allowed: 1 or more')
+  label = label.astype(np.int32)
   if image.dtype != np.uint8:
     image = image.astype(np.float32)
   examples = worst_case.Examples(image, label, np.arange(len(label), dtype=np.int32))
@@ -93,18 +95,18 @@ def autoattack(
   key = (rng,) if is_randomised else ()
   shape = jax.ShapeDtypeStruct((1, *image.shape[1:]), np.float32)
   num_classes = jax.eval_shape(logits_fn, shape, *key).shape[-1]
-  inputs.check_input(image, label, num_classes=num_classes)
+  inputs.check_labels(label, num_classes=num_classes)
 
   stages = ensembles.stages(
     ensembles.VERSIONS[version], epsilon=epsilon, norm=norm, num_classes=num_classes
   )
-  worst_case.check_stages(stages, num_classes=num_classes)
+  worst_case.check_stages(stages, num_classes=num_classes, image_shape=image.shape[1:])
   run = worst_case.WorstCase(
     lambda variables, *inputs: logits_fn(*inputs).astype(np.float32),
     None,
     num_classes=num_classes,
     norm=norm,
-    batch_size=min(batch_size, len(image)),
+    batch_size=worst_case.even_batch_size(len(image), batch_size),
     rng=rng,
     is_randomised=is_randomised,
   )

@@ -8,14 +8,16 @@ size of the batches or the number of devices.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from advprop_jax import pixels, registry
+from advprop_jax import errors, pixels, registry
 from advprop_jax.attacks import ensembles, inputs, table
 from advprop_jax.attacks.ensembles import Stage
 
@@ -25,6 +27,7 @@ ROBUST, WRONG_BEFORE = -1, 0  # Of `State.fallen_at`; stage i is i + 1.
 TOLERANCES = {'linf': (1e-6, 0.0), 'l2': (1e-6, 1e-4)}
 
 
+MAX_BATCH = 64  # Of a device. Larger ones hold more that has fallen, for little speed.
 ORDERS = {'linf': np.inf, 'l2': 2}  # Of NumPy's norms.
 
 
@@ -43,6 +46,8 @@ class State(NamedTuple):
   num_examples: int  # Over all hosts, as all numbers that follow.
   robust: tuple[int, ...]  # Examples left: clean, then after each stage.
   rejected: tuple[int, ...] = ()  # Of each stage: misclassified, but against the rules.
+  # Of each stage: misclassified in one program and not in the other.
+  unsteady: tuple[int, ...] = ()
   seconds: tuple[float, ...] = ()  # Of each stage.
 
   @property
@@ -92,7 +97,7 @@ class WorstCase:
       norm: a key of `balls.BALLS`.
       batch_size: examples of this host at a time, a multiple of its devices.
       rng: one key; every stage and example has its own.
-      attack_variables: of the network that the attacks see; None: the same.
+      attack_variables: of another network that the attacks see; None: the same.
       devices: where it runs; None: on JAX's default device.
       is_randomised: whether `logits_of` takes a key.
     """
@@ -101,7 +106,8 @@ class WorstCase:
     self.logits_of, self.is_randomised = logits_of, is_randomised
     self._rng, self._rng_of_passes = jax.random.split(rng)
     self._variables = variables
-    self.attack_variables = variables if attack_variables is None else attack_variables
+    self.is_transfer = attack_variables is not None
+    self.attack_variables = attack_variables if self.is_transfer else variables
     self._num_passes = 0
     self._compiled: dict[Any, Callable] = {}
     self._classify = self._compile_logits()
@@ -145,51 +151,52 @@ class WorstCase:
       number_of_stage: tells the random numbers of stages apart.
 
     Returns:
-      Adversarial images on the devices, float32 [B, H, W, 3], filled up by the first.
+      Adversarial images, float32 [B, H, W, C], and their classes in the same program,
+      int32 [B]: on the devices, and filled up by the first.
     """
-    if stage.section not in self._compiled:
-      self._compiled[stage.section] = self.devices.compile(
-        functools.partial(self._attack_step, stage.section),
+    key = stage.section, stage.target_rank > 0
+    if key not in self._compiled:
+      self._compiled[key] = self.devices.compile(
+        functools.partial(self._attack_step, *key),
         (False, True, False, False, False),
       )
     part = Examples(*(x[index] for x in examples))
     rng = jax.random.fold_in(self._rng, number_of_stage)
     epsilon, rank = np.float32(stage.epsilon), np.int32(stage.target_rank)
     batch = self.devices.put(self.fill(part))
-    step = self._compiled[stage.section]
+    step = self._compiled[key]
     return step(self.attack_variables, batch, rng, epsilon, rank)
 
-  def _attack_step(self, section, variables, batch, rng, epsilon, target_rank):
-    section = dict(section)
-    for key in ensembles.STEP_SIZES & section.keys():
-      section[key] *= epsilon
-    attack = registry.create(
-      'the attack',
-      table.ATTACKS,
-      section,
-      num_classes=self.num_classes,
-      epsilon=epsilon,
-      epsilon_l2=epsilon,
-      target_rank=target_rank,
-    )
+  def _attack_step(
+    self, section, is_targeted, variables, batch, rng, epsilon, target_rank
+  ):
+    rank = target_rank if is_targeted else None
+    attack = _create(section, self.num_classes, epsilon, rank)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch['position'])
-    image = pixels.to_unit(batch['image'])
-    return attack(
-      functools.partial(self.logits_of, variables), image, batch['label'], keys
+    logits_fn = functools.partial(self.logits_of, variables)
+    adversarial = attack(
+      logits_fn, pixels.to_unit(batch['image']), batch['label'], keys
     )
+    if self.is_randomised or self.is_transfer:  # Nothing to compare with.
+      return adversarial, batch['label']
+    return adversarial, logits_fn(adversarial).argmax(-1)
 
   def begin(self, examples: Examples) -> State:
     """Returns the state before any attack: what is misclassified has fallen.
 
     Raises:
-      UserError: the model returns no logits, see `inputs.check_logits`.
+      UserError: the model returns no logits, see `inputs.check_logits`; on all hosts.
     """
+    problem = None
     fallen_at = np.full(len(examples.label), ROBUST, np.int32)
     for index in self._batches(np.arange(len(examples.label))):
       logits = self.logits(examples.image[index])
-      inputs.check_logits(logits)
       is_wrong = logits.argmax(-1) != examples.label[index]
       fallen_at[index[is_wrong]] = WRONG_BEFORE
+      if len(index) and problem is None:
+        problem = inputs.find_problem(logits)
+    if self.devices.sum(problem is not None):
+      raise errors.UserError(problem or 'another host has met a problem, see its log')
     num_examples = self.devices.sum(len(fallen_at))
     return State(fallen_at, num_examples, robust=(self._count_robust(fallen_at),))
 
@@ -202,6 +209,7 @@ class WorstCase:
     keep: Callable[[np.ndarray, np.ndarray], None] = lambda index, image: None,
     after_batch: Callable[[State, float], None] = lambda state, share: None,
     after_stage: Callable[[Stage, State], None] = lambda stage, state: None,
+    first_number: int = 0,
   ) -> State:
     """Runs the stages that have not run yet.
 
@@ -213,40 +221,49 @@ class WorstCase:
       after_batch: called with the state before the stage, and the share of its batches
         that is done.
       after_stage: called with the stage and the state after it.
+      first_number: of the first stage, for its random numbers.
 
     Returns:
       The state after all stages.
     """
     for i in range(state.num_done, len(stages)):
-      state = self._run_stage(i, stages[i], examples, state, keep, after_batch)
+      state = self._run_stage(
+        i + first_number, stages[i], examples, state, keep, after_batch
+      )
       after_stage(stages[i], state)
     return state
 
-  def _run_stage(self, i: int, stage: Stage, examples, state: State, keep, after_batch):
+  def _run_stage(
+    self, number: int, stage: Stage, examples, state: State, keep, after_batch
+  ):
     """Returns the state after one more stage."""
-    start, fallen_at, num_rejected = time.monotonic(), state.fallen_at.copy(), 0
+    start, fallen_at = time.monotonic(), state.fallen_at.copy()
+    num_rejected = num_unsteady = 0
     left = np.flatnonzero(fallen_at == ROBUST)
     batches = self._batches(left) if state.robust[-1] else []
     under_way: list = []
 
     def judge_oldest():
-      nonlocal num_rejected
-      index, images = under_way.pop(0)
-      image = self.devices.get(images)[: len(index)]
+      nonlocal num_rejected, num_unsteady
+      index, found = under_way.pop(0)
+      image, predicted = (self.devices.get(x)[: len(index)] for x in found)
       logits = self.logits(image)
+      if not self.is_transfer and not self.is_randomised:
+        num_unsteady += int((predicted != logits.argmax(-1)).sum())
       is_wrong = logits.argmax(-1) != examples.label[index]
       is_valid = self._is_valid(examples.image[index], image, stage.epsilon)
       is_valid &= np.isfinite(logits).all(-1)
       has_fallen = is_wrong & is_valid
       num_rejected += int((is_wrong & ~is_valid).sum())
-      fallen_at[index[has_fallen]] = i + 1
+      fallen_at[index[has_fallen]] = state.num_done + 1
       keep(index[has_fallen], image[has_fallen])
 
-    for number, index in enumerate(batches):
-      under_way.append((index, self.attack(stage, examples, index, number_of_stage=i)))
+    for i, index in enumerate(batches):
+      found = self.attack(stage, examples, index, number_of_stage=number)
+      under_way.append((index, found))
       if len(under_way) > 1:  # The next is computed while this one is judged.
         judge_oldest()
-        after_batch(state, number / len(batches))
+        after_batch(state, i / len(batches))
     while under_way:
       judge_oldest()
     return State(
@@ -254,6 +271,7 @@ class WorstCase:
       state.num_examples,
       robust=(*state.robust, self._count_robust(fallen_at)),
       rejected=(*state.rejected, self.devices.sum(num_rejected)),
+      unsteady=(*state.unsteady, self.devices.sum(num_unsteady)),
       seconds=(*state.seconds, round(time.monotonic() - start, 3)),
     )
 
@@ -280,7 +298,7 @@ class WorstCase:
   def _is_valid(self, image, adversarial, epsilon: float) -> np.ndarray:
     """Returns whether adversarial images are in the ball and in [0, 1], bool [n]."""
     image = np.asarray(pixels.to_unit(image), np.float64)
-    delta = (adversarial - image).reshape([len(image), -1])
+    delta = (adversarial - image).reshape([len(image), math.prod(image.shape[1:])])
     distance = np.linalg.norm(delta, ORDERS[self.norm], axis=1)
     absolute, relative = TOLERANCES[self.norm]
     axes = (1, 2, 3)
@@ -293,18 +311,52 @@ class WorstCase:
     return self.devices.sum(int((fallen_at == ROBUST).sum()))
 
 
-def check_stages(stages: Sequence[Stage], *, num_classes: int):
-  """Raises UserError if an attack cannot be, or needs more classes, before any runs."""
+def even_batch_size(num_examples: int, most: int) -> int:
+  """Returns the size of equal batches, `most` at most: little of the last is empty."""
+  num_batches = -(-num_examples // most)
+  return -(-num_examples // num_batches)
+
+
+def check_stages(
+  stages: Sequence[Stage], *, num_classes: int, image_shape: tuple[int, ...]
+):
+  """Raises UserError if an attack cannot be made or traced, before any runs.
+
+  Args:
+    stages: all of them.
+    num_classes: K.
+    image_shape: (H, W, C).
+  """
+  image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+  label = jax.ShapeDtypeStruct((1,), np.int32)
+
+  def logits_fn(image, *key):
+    return jnp.zeros([len(image), num_classes]) + image.mean()
+
   for stage in stages:
-    registry.create(
-      f'attack {stage.attack}',
-      table.ATTACKS,
-      dict(stage.section),
-      num_classes=num_classes,
-      epsilon=stage.epsilon,
-      epsilon_l2=stage.epsilon,
-      target_rank=max(stage.target_rank, 2),
-    )
+    try:
+      attack = _create(
+        stage.section,
+        num_classes,
+        stage.epsilon,
+        stage.target_rank if stage.target_rank else None,
+      )
+      jax.eval_shape(
+        functools.partial(attack, logits_fn), image, label, jax.random.key(0)
+      )
+    except errors.UserError as e:
+      raise errors.UserError(f'{stage.attack}: {e}') from e
+
+
+def _create(section, num_classes: int, epsilon, target_rank):
+  """Returns the attack of a stage; without a target its section says which, if any."""
+  section = dict(section)
+  for key in ensembles.STEP_SIZES & section.keys():
+    section[key] *= epsilon
+  given = {'num_classes': num_classes, 'epsilon': epsilon, 'epsilon_l2': epsilon}
+  if target_rank is not None:
+    given['target_rank'] = target_rank
+  return registry.create('the attack', table.ATTACKS, section, **given)
 
 
 def remaining_cost(stages: Sequence[Stage], state: State, share: float = 0.0) -> int:

@@ -18,8 +18,7 @@ from advprop_jax.evaluation import runner
 
 # Apart from the keys of `runner.py`, which attacks the same images.
 _ROBUSTNESS = 0x0A77AC
-_SUBSET = 2  # Beside the run's seed, where the subset of examples is drawn.
-MAX_BATCH_PER_DEVICE = 64  # Larger ones hold more that has fallen, for little speed.
+_SUBSET = 2  # Beside the seed of the subset of examples.
 
 
 class Work(NamedTuple):
@@ -70,10 +69,10 @@ def batch_size(eval_batch_size: int, num_examples: int) -> int:
     num_examples: of this host.
   """
   num_devices = jax.local_device_count()
-  per_device = min(eval_batch_size // jax.device_count(), MAX_BATCH_PER_DEVICE)
+  per_device = min(eval_batch_size // jax.device_count(), worst_case.MAX_BATCH)
   most = parallel.max_over_hosts(num_examples)
-  num_batches = -(-most // (per_device * num_devices))
-  return -(-most // (num_batches * num_devices)) * num_devices
+  size = worst_case.even_batch_size(most, per_device * num_devices)
+  return -(-size // num_devices) * num_devices
 
 
 def collect(
@@ -82,8 +81,10 @@ def collect(
   num_examples: int,
   num_total: int,
   seed: int,
-) -> Examples:
-  """Returns the examples of this host that count, in memory, as they are stored.
+) -> tuple[Examples, int]:
+  """Returns the examples of this host that count, and how many have no label.
+
+  They are in memory, as they are stored; those without a label are of all hosts.
 
   Args:
     batches: see `input/batches.py`.
@@ -103,12 +104,15 @@ def collect(
   is_chosen = np.zeros(num_total, bool)
   is_chosen[order[: num_examples or num_total]] = True
   parts: list[Examples] = []
+  num_unlabelled = 0
   for batch in batches:
     if np.ndim(batch['label']) != 1:
       raise errors.UserError(
         'images have several labels; allowed: one each, to be attacked'
       )
-    counts = batch['mask'] & is_chosen[batch['position']]
+    is_here = (batch['position'] >= 0) & is_chosen[batch['position']]
+    counts = batch['mask'] & is_here
+    num_unlabelled += int((is_here & (batch['label'] < 0)).sum())
     parts.append(
       Examples(
         np.asarray(batch['image'])[counts],
@@ -122,7 +126,7 @@ def collect(
       'no image can be attacked: all are without a label, or cannot be decoded; '
       'allowed: a split with one at least'
     )
-  return examples
+  return examples, parallel.sum_over_hosts(num_unlabelled)
 
 
 def evaluate(
@@ -145,7 +149,7 @@ def evaluate(
   Args:
     logits_of: maps variables and images to logits.
     variables: of the branch that predicts, replicated.
-    attack_variables: of the branch that is attacked through.
+    attack_variables: of the branch that is attacked through; None: the same.
     num_classes: K.
     eval_batch_size: see `batch_size`.
     seed: of the attacks.
@@ -157,6 +161,8 @@ def evaluate(
     progress: called with the forward passes that are left at most.
   """
   rng = jax.random.fold_in(jax.random.key(seed), _ROBUSTNESS)
+  if not _is_same_on_all_hosts(found):
+    found = Found()
   run = WorstCase(
     logits_of,
     variables,
@@ -174,7 +180,7 @@ def evaluate(
 
   def keep(index, images):
     for i, image in zip(index, images, strict=True):
-      if i < runner.NUM_PICTURES:
+      if i < min(runner.NUM_PICTURES, run.batch_size):
         adversarial[int(i)] = image
 
   later = clean.robust[0] * sum(x.cost for x in work.curve)
@@ -207,9 +213,24 @@ def evaluate(
     progress(worst_case.remaining_cost(work.curve, state))
 
   if work.curve:
-    run.run(work.curve, examples, found.curve or clean, after_stage=after_radius)
+    curve = run.run(
+      work.curve,
+      examples,
+      found.curve or clean,
+      after_stage=after_radius,
+      first_number=len(work.stages),
+    )
+    signs += checks.after(work.curve, curve)
   losses = loss_by_step(run, examples, clean, norm=work.norm, epsilon=first.epsilon)
   return Outcome(found, signs, losses, _pictures(run, examples, adversarial))
+
+
+def _is_same_on_all_hosts(found: Found) -> bool:
+  """Returns whether all hosts have got as far as this one."""
+  counts = [0 if x is None else x.num_done for x in found]
+  most = [parallel.max_over_hosts(n) for n in counts]  # All hosts have to call.
+  least = [-parallel.max_over_hosts(-n) for n in counts]
+  return most == least
 
 
 def loss_by_step(

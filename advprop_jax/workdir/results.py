@@ -103,12 +103,12 @@ class ExamplesFile:
     Args:
       workdir: of the run.
       suite: name of the suite.
-      identity: what the results depend on, JSON values; results with another identity
-        are replaced.
+      identity: what the results depend on, JSON values; each has a file of its own.
     """
-    host = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
-    self.path = workdir / FOLDER / f'{suite}.examples{host}.npz'
     self._identity = json.dumps(identity, sort_keys=True)
+    digest = hashlib.sha256(self._identity.encode()).hexdigest()[:8]
+    host = f'.{jax.process_index()}' if jax.process_count() > 1 else ''
+    self.path = workdir / FOLDER / f'{suite}.examples.{digest}{host}.npz'
 
   def read(self) -> tuple[dict[str, np.ndarray], str]:
     """Returns the arrays and the text that were saved last; none, and '', if none."""

@@ -44,19 +44,23 @@ def with_statistics_of_the_batch(image):
   return sound(image - image.mean(0) + 0.5)
 
 
+def create_run(logits_fn, batch_size=COUNT):
+  return worst_case.WorstCase(
+    lambda variables, image: logits_fn(image),
+    jnp.zeros(1),
+    num_classes=NUM_CLASSES,
+    norm='linf',
+    batch_size=batch_size,
+    rng=jax.random.key(0),
+  )
+
+
 def find(logits_fn, stage, label=None):
   """Returns {name: check} of a model."""
   label = np.asarray(logits_fn(IMAGE)).argmax(-1) if label is None else label
   positions = np.arange(COUNT, dtype=np.int32)
   examples = worst_case.Examples(IMAGE, label.astype(np.int32), positions)
-  run = worst_case.WorstCase(
-    lambda variables, image: logits_fn(image),
-    jnp.zeros(1),
-    num_classes=NUM_CLASSES,
-    norm='linf',
-    batch_size=COUNT,
-    rng=jax.random.key(0),
-  )
+  run = create_run(logits_fn)
   state = run.begin(examples)
   return {x.name: x for x in checks.before(run, examples, state, stage)}
 
@@ -144,14 +148,48 @@ def test_square_that_beats_gradients_is_noticed():
   count = len(stages)
   for last, passed in ((500, True), (498, True), (497, False)):
     state = State(
-      np.zeros(1), 1000, (900, *[500] * (count - 1), last), (0,) * count, (0.0,) * count
+      *(np.zeros(1), 1000, (900, *[500] * (count - 1), last)),
+      *((0,) * count, (0,) * count, (0.0,) * count),
     )
     (check,) = checks.after(stages, state)
     assert check.passed == passed  # AutoAttack's limit: 0.2 % of all.
-    assert ('gradients are masked' in check.text) != passed
+    assert ('gradients may be masked' in check.text) != passed
   state = state._replace(rejected=(3,) + (0,) * (count - 1))
   rules, _ = checks.after(stages, state)
   assert not rules.passed and '3 of apgd-ce' in rules.text
+
+
+def test_one_image_fails_no_check_that_needs_several():
+  examples = worst_case.Examples(
+    IMAGE[:1], np.zeros(1, np.int32), np.zeros(1, np.int32)
+  )
+  label = np.asarray(sound(IMAGE[:1])).argmax(-1).astype(np.int32)
+  for size in (1, 2):
+    run = create_run(sound, batch_size=size)
+    state = run.begin(examples._replace(label=label))
+    found = {
+      x.name: x for x in checks.before(run, examples._replace(label=label), state, APGD)
+    }
+    assert failed(found) == set() and 'epsilon 1/2' not in found
+    assert ('leaks' in found) == (size > 1)
+  run = create_run(with_statistics_of_the_batch, batch_size=2)
+  label = run.logits(IMAGE[:1]).argmax(-1).astype(np.int32)
+  state = run.begin(examples._replace(label=label))
+  found = checks.before(run, examples._replace(label=label), state, APGD)
+  assert 'leaks' in failed({x.name: x for x in found})
+
+
+def test_one_image_is_no_sign():
+  stages = ensembles.stages(
+    {'apgd-ce': ensembles.APGD_CE, 'square': ensembles.SQUARE},
+    epsilon=0.1,
+    norm='linf',
+    num_classes=5,
+  )
+  state = State(np.zeros(1), 20, (20, 10, 9), (0, 0), (0, 0), (0.0, 0.0))
+  assert all(x.passed for x in checks.after(stages, state))
+  state = state._replace(robust=(20, 10, 8), unsteady=(0, 5))
+  assert [x.passed for x in checks.after(stages, state)] == [False, False]
 
 
 # Of the library, with few steps: the same attacks take most of a minute.
@@ -227,10 +265,21 @@ def test_a_randomised_model_takes_a_key(short):
     ({'epsilon': float('nan')}, 'epsilon is nan; allowed'),
     ({'label': np.full(COUNT, 5)}, 'labels are 5 to 5; allowed: 0 to 4'),
     ({'label': np.full(COUNT, -1)}, 'labels are -1 to -1; allowed: 0 to 4'),
-    ({'label': np.zeros(3)}, r'labels \[3\]; allowed: \[N, H, W, 3\] and \[N\]'),
+    ({'label': np.zeros(3, int)}, r'labels \[3\]; allowed: \[N, H, W, C\] and \[N\]'),
     ({'image': IMAGE * 255}, 'values from .* allowed: 0 to 1, before any normal'),
-    ({'image': IMAGE[:0], 'label': np.zeros(0)}, 'no images; allowed: 1 or more'),
+    ({'image': IMAGE[:0], 'label': np.zeros(0, int)}, 'no images; allowed: 1 or more'),
     ({'image': IMAGE * np.nan}, 'values from nan to nan; allowed: 0 to 1'),
+    ({'label': np.zeros((COUNT, 5), int)}, r'labels \[24, 5\]; allowed: \[N, H,'),
+    ({'label': np.zeros(COUNT)}, 'labels are float64; allowed: whole numbers'),
+    ({'image': IMAGE[0], 'label': 0}, r'images are \[4, 4, 3\] and labels \[\]'),
+    ({'batch_size': 0}, 'batch_size is 0; allowed: 1 or more'),
+    (
+      {
+        'image': IMAGE[:, :3],
+        'logits_fn': lambda x: sound(jnp.concatenate([x, x[:, :1]], 1)),
+      },
+      'square: .* has images of 3 x 4 pixels; allowed: ',
+    ),
     ({'version': 'strong'}, "unknown version 'strong'; allowed: plus, rand, standard"),
     ({'norm': 'l1'}, "unknown norm 'l1'; allowed: l2, linf"),
     ({'logits_fn': lambda x: jax.nn.softmax(sound(x))}, 'returns probabilities'),
@@ -245,5 +294,5 @@ def test_bad_input_is_one_line(changes, message):
 
 
 def test_targets_need_classes():
-  with pytest.raises(errors.UserError, match='needs 4 classes; given: 3; allowed: ce'):
+  with pytest.raises(errors.UserError, match='apgd-t: .* needs 4 classes; given: 3'):
     attack(lambda x: sound(x)[:, :3], label=np.zeros(COUNT, int))

@@ -197,6 +197,69 @@ def test_one_branch_is_attacked_and_another_predicts(examples):
   assert own.robust[1] < transferred.robust[1]  # What it falls to.
 
 
+def test_apgd_for_another_network_goes_on_to_the_largest_loss(examples):
+  # The first point that fools the attacked network hardly fools a similar one.
+  other = WEIGHTS + 0.5 * np.random.RandomState(5).standard_normal(WEIGHTS.shape)
+  run = create(attack_variables=jnp.asarray(other, jnp.float32))
+  section = {'apgd-ce': ensembles.APGD_CE}
+  left = []
+  for members in (section, ensembles.to_transfer(section)):
+    stages = ensembles.stages(members, epsilon=0.06, norm='linf', num_classes=5)
+    left.append(run.run(stages, examples, run.begin(examples)).robust[-1])
+  assert left[1] < left[0] - 3
+
+
+def test_fab_is_not_against_the_rules_where_it_finds_nothing_near(examples):
+  members = {'fab-t': ensembles.FAB_T._replace(num_targets=2)}
+  stages = ensembles.stages(members, epsilon=0.02, norm='linf', num_classes=5)
+  run = create()
+  state = run.run(stages, examples, run.begin(examples))
+  assert 0 < state.robust[-1] < COUNT - 2 and state.rejected == (0, 0)
+
+
+@pytest.mark.parametrize('name, loss', [('apgd', 'targeted_dlr'), ('fab', None)])
+def test_without_a_rank_the_target_is_the_likeliest_wrong_class(name, loss, examples):
+  section = {'name': name, 'epsilon': 0.03, 'num_steps': 10}
+  section |= {'loss': loss} if loss else {}
+  (stage,) = ensembles.stages_of_one(section, epsilons=(), num_restarts=1)
+  run = create()
+  states = [
+    run.run([x], examples, run.begin(examples))
+    for x in (stage, stage._replace(target_rank=2), stage._replace(target_rank=5))
+  ]
+  left = [x.robust[-1] for x in states]
+  assert left[0] == left[1] < left[2]
+
+
+def test_a_host_without_examples_takes_part(examples):
+  devices = worst_case.Devices(max=lambda n: max(n, 2))  # Another one has two batches.
+  run = create(devices=devices, batch_size=COUNT)
+  few = worst_case.Examples(*(x[:2] for x in examples))
+  state = run.run(STAGES, few, run.begin(few))
+  assert state.robust[0] == 2 and state.num_done == len(STAGES)
+  assert state.rejected == state.unsteady == (0,) * len(STAGES)
+
+
+def test_a_step_may_be_longer_than_the_radius():
+  section = {**dict(pgd(0.1, 3).section), 'epsilon': 8 / 255, 'step_size': 10 / 255}
+  stages = ensembles.stages_of_one(section, epsilons=(), num_restarts=1)
+  worst_case.check_stages(stages, num_classes=5, image_shape=SHAPE)
+
+
+def test_programs_that_disagree_are_counted(examples, monkeypatch):
+  run = create()
+  begin, passes = run.begin(examples), []
+  logits = run.logits
+
+  def other(image):
+    passes.append(len(image))
+    return np.roll(logits(image), 1, axis=1)
+
+  monkeypatch.setattr(run, 'logits', other)
+  state = run.run([fgsm(0.02)], examples, begin)
+  assert state.unsteady == (COUNT - 2,) and sum(passes) == COUNT - 2
+
+
 def test_logits_that_are_none_are_refused(examples):
   for broken, message in (
     (lambda v, x: jax.nn.softmax(logits_of(v, x)), 'returns probabilities'),

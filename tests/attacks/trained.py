@@ -44,7 +44,7 @@ def examples(name, num_examples, data_dir=''):
   cell = evaluations.open_cell(
     model_config.with_class_names(config, class_names), suites.Cell()
   )
-  found = robustness.collect(
+  found, _ = robustness.collect(
     cell.batches,
     num_examples=num_examples,
     num_total=cell.dataset.num_examples(cell.split),

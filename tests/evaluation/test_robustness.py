@@ -108,7 +108,8 @@ def test_autoattack_of_a_checkpoint(workdir, caplog):
   text = caplog.text
   assert 'suite autoattack, apgd-t, target 3: ' in text and 'of 40 images' in text
   assert 'suite autoattack, epsilon 0.06' in text
-  with np.load(workdir / 'eval' / 'autoattack.examples.npz') as file:
+  (path,) = (workdir / 'eval').glob('autoattack.examples.*.npz')
+  with np.load(path) as file:
     fallen_at, position = file['worst_fallen_at'], file['position']
   assert (fallen_at == worst_case.ROBUST).mean() == found['top1']
   assert sorted(position) == list(range(40))
@@ -213,22 +214,36 @@ def test_pgd_with_restarts_and_radii(workdir):
   assert content['attack']['num_restarts'] == 3
 
 
+def test_suites_have_numbers_of_their_own(workdir):
+  config = load(workdir, num_examples=6)
+  with config.unlocked():  # A batch of less than the pictures; an attack without steps.
+    config.data.eval_batch_size = 4
+    config.eval.attack = {'name': 'fgsm', 'epsilon': 0.03, 'targeted': False}
+  values = evaluate.evaluate_checkpoint(
+    config, str(workdir), suite_names=('pgd', 'autoattack')
+  )
+  names = {key.rpartition('/')[2] for key in values}
+  assert {'clean_pgd_top1', 'clean_autoattack_top1'} <= names
+  assert len(list((workdir / 'pictures').glob('*autoattack*'))) <= 1
+
+
 def test_a_part_is_drawn_by_the_seed(workdir):
   cell = run(workdir, 'pgd', num_examples=12)['cells']['all']
   assert cell['num_examples'] == 12
   batches = [
     {
       'image': np.full((8, 2, 2, 3), i, np.uint8),
-      'label': np.arange(8, dtype=np.int32),
+      'label': np.where((np.arange(8) == 3) & (i > 0), -1, np.arange(8)),
       'mask': np.arange(8) != 3,
       'position': np.arange(8 * i, 8 * i + 8, dtype=np.int32),
     }
     for i in range(3)
   ]
   draw = functools.partial(robustness.collect, batches, num_total=24)
-  drawn = [draw(num_examples=10, seed=x).position.tolist() for x in (0, 0, 1)]
+  drawn = [draw(num_examples=10, seed=x)[0].position.tolist() for x in (0, 0, 1)]
   assert drawn[0] == drawn[1] != drawn[2] and len(drawn[0]) <= 10
-  whole = draw(num_examples=0, seed=0)
+  whole, num_unlabelled = draw(num_examples=0, seed=0)
+  assert num_unlabelled == 2  # Of three that do not count, one cannot be decoded.
   assert len(whole.position) == 21 and whole.image[-1, 0, 0, 0] == 2
   assert set(drawn[0]) <= set(whole.position.tolist())
 
@@ -260,10 +275,10 @@ def test_what_cannot_be_is_one_line(workdir, changes, message):
 
 def test_a_damaged_file_of_examples_is_not_used(workdir, caplog):
   first = run(workdir, 'pgd', num_examples=40)
-  path = workdir / 'eval' / 'pgd.examples.npz'
+  (path,) = (workdir / 'eval').glob('pgd.examples.*.npz')
   path.write_bytes(path.read_bytes()[:100])
   (workdir / 'eval' / 'pgd.json').unlink()
   with caplog.at_level('WARNING'):
     again = run(workdir, 'pgd', num_examples=40)
-  assert 'pgd.examples.npz is damaged and is not used' in caplog.text
+  assert f'{path.name} is damaged and is not used' in caplog.text
   assert again['summary'] == first['summary']
