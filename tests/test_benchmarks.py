@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import pytest
 
 from advprop_jax import errors, models
+from advprop_jax.attacks import ensembles, worst_case
 from advprop_jax.input import augment_ops, batches, corruptions
 from advprop_jax.input.datasets import prepared
 from advprop_jax.models import arithmetic, efficientnet
 from benchmarks import attack_gradients, input_pipeline, step_time, training
+from benchmarks import autoattack as autoattack_benchmark
 from benchmarks import corruptions as corruptions_benchmark
 from benchmarks import evaluate as evaluate_benchmark
 
@@ -275,3 +277,54 @@ def test_an_evaluation_is_timed_beside_the_forward_pass(capsys, fast_compilation
   for line in lines:
     ratio = line['images_per_sec'] / line['forward_images_per_sec']
     assert line['ratio'] == pytest.approx(ratio, rel=0.05, abs=0.002)
+
+
+def test_autoattack_is_timed_beside_the_gradients_alone(capsys, fast_compilation):
+  words = ['--model=efficientnet_tiny', '--size=32', '--batch=4', '--steps=2']
+  autoattack_benchmark.main(['--what=apgd', *words, '--repeats=1'])
+  line = json.loads(capsys.readouterr().out)
+  ratio = line['gradients_per_sec'] / line['bare_gradients_per_sec']
+  assert line['share'] == pytest.approx(ratio)
+
+
+def test_autoattack_is_timed_with_all_examples_left_in(
+  capsys, digits_dir, monkeypatch, fast_compilation
+):
+  # The first attack is the one that the radius is searched with: compiled once.
+  section = {**ensembles.APGD_CE.section, 'num_steps': 4}
+  short_apgd = {**section, 'norm': 'linf'}
+  monkeypatch.setattr(autoattack_benchmark, 'SHORT_APGD', short_apgd)
+  monkeypatch.setattr(autoattack_benchmark, 'EPSILONS', [0.02, 0.09, 0.3])
+  standard = {
+    'apgd-ce': ensembles.APGD_CE._replace(section=section),
+    'square': ensembles.SQUARE,
+  }
+  monkeypatch.setitem(ensembles.VERSIONS, 'standard', standard)
+  counts = []  # Of examples, by batch of any attack.
+  attack = worst_case.WorstCase.attack
+
+  def spy(self, stage, examples, index, **kwargs):
+    counts.append((stage.attack, len(index)))
+    return attack(self, stage, examples, index, **kwargs)
+
+  monkeypatch.setattr(worst_case.WorstCase, 'attack', spy)
+  words = ['--examples=12', '--batch=4', '--queries=10', '--repeats=1']
+  words.append(f'--data-dir={digits_dir}')
+  autoattack_benchmark.main(['--what=dropping', *words])
+  line = json.loads(capsys.readouterr().out)
+
+  assert line['clean_accuracy'] == 1 and line['queries'] == 10
+  assert line['robust_accuracy'] == line['robust_accuracy_all']
+  assert line['epsilon'] == 0.09 and 0 < line['robust_accuracy'] < 0.7
+  assert line['share'] == line['seconds_dropping'] / line['seconds_all']
+  # Three radii, one example to compile, then with dropping, then without.
+  start = counts.index(('square', 1)) + 1
+  all_left_in = [*3 * [('apgd-ce', 4)], *3 * [('square', 4)]]
+  assert counts[start - 2 : start + 3] == [
+    ('apgd-ce', 1),
+    ('square', 1),
+    *all_left_in[:3],
+  ]
+  assert counts[-6:] == all_left_in
+  left = sum(count for _, count in counts[start + 3 : -6])
+  assert 12 * line['robust_accuracy'] <= left < 12
