@@ -75,7 +75,7 @@ def autoattack(
     epsilon: radius: in pixel units of [0, 1], or the L2 norm over all values.
     norm: 'linf' or 'l2'.
     version: a key of `ensembles.VERSIONS`: 'standard', 'plus', or 'rand'.
-    batch_size: examples at a time at most; the results are the same for all, but for 'rand'.
+    batch_size: examples at a time at most. Only of 'rand' the results depend on it.
 
   Raises:
     UserError: images, labels, epsilon or logits that attacks can do nothing with.
