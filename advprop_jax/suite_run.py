@@ -167,7 +167,7 @@ def evaluate_suite(
         continue
       is_new = True
       if grid is not None:
-        writer.write_image(step, f'{title(item)}/clean{_KINDS[name]}', grid)
+        writer.write_image(step, f'{title(item)}/clean{_KINDS.get(name, "_pgd")}', grid)
     cells = {**content['cells'], item.name: record}
     content['cells'] = {x: cells[x] for x in suite.cells if x in cells}
     _describe_cells(content, suite, branch_names)

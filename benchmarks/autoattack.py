@@ -47,7 +47,7 @@ EPSILONS = [i / 255 for i in range(2, 41, 2)]
 SHORT_APGD = {**ensembles.APGD_CE.section, 'num_steps': 20, 'norm': NORM}
 MAX_LOGITS_DIFFERENCE = 1e-4
 # Images at a time; of the peer's are all, of ours as many as the library has by itself.
-BATCH_SIZES = {'apgd': 16, 'dropping': 16, 'peer': standalone.BATCH_SIZE}
+BATCH_SIZES = {'apgd': 16, 'dropping': 16, 'peer': worst_case.MAX_BATCH}
 
 
 def take_turns(repeats: int, *calls) -> list[float]:

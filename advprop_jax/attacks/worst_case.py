@@ -129,6 +129,7 @@ class WorstCase:
     """
     if is_traced_anew:
       self._classify = self._compile_logits()
+    image = pixels.to_unit(image)  # Before: one program for bytes and floats.
     batch = self.devices.put({'image': self._fill(image)})
     rng = jax.random.fold_in(self._rng_of_passes, self._num_passes)
     self._num_passes += self.is_randomised
