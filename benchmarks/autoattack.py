@@ -34,7 +34,7 @@ import reference_autoattack
 import trained
 
 from advprop_jax import errors, losses, models
-from advprop_jax.attacks import apgd, checks, ensembles, inputs, standalone, worst_case
+from advprop_jax.attacks import apgd, checks, ensembles, inputs, worst_case
 from advprop_jax.models import initializers
 from benchmarks import training
 
