@@ -64,7 +64,11 @@ def is_small(result):
   return result['num_queries'] < 5000
 
 
-SMALL = [x for x in RESULTS if is_small(x) and x['norm'] == 'linf']
+# By default some, for their time; the others with `-m large`.
+DEFAULT = (['apgd-t'], ['fab-t'], ['square'])
+SMALL = [
+  x for x in RESULTS if is_small(x) and x['norm'] == 'linf' and x['attacks'] in DEFAULT
+]
 LARGE = [x for x in RESULTS if x not in SMALL]
 
 
