@@ -65,6 +65,7 @@ class Devices(NamedTuple):
   )
   put: Callable[[Any], Any] = lambda batch: batch  # Of this host, to the devices.
   get: Callable[[Any], np.ndarray] = np.asarray  # And back.
+  num_local: int = 1  # Devices of this host.
   sum: Callable[[int], int] = int  # Over hosts; all of them call it.
   max: Callable[[int], int] = int  # Likewise.
 
@@ -109,7 +110,9 @@ class WorstCase:
     self.is_transfer = attack_variables is not None
     self.attack_variables = attack_variables if self.is_transfer else variables
     self._num_passes = 0
+    # Of a section, with and without a target: its program, and its batch size.
     self._compiled: dict[Any, Callable] = {}
+    self._sizes: dict[Any, int] = {}
     self._classify = self._compile_logits()
 
   def _compile_logits(self):
@@ -130,7 +133,7 @@ class WorstCase:
     if is_traced_anew:
       self._classify = self._compile_logits()
     image = pixels.to_unit(image)  # Before: one program for bytes and floats.
-    batch = self.devices.put({'image': self._fill(image)})
+    batch = self.devices.put({'image': self._fill(image, self.batch_size)})
     rng = jax.random.fold_in(self._rng_of_passes, self._num_passes)
     self._num_passes += self.is_randomised
     return self.devices.get(self._classify(self._variables, batch, rng))[: len(image)]
@@ -155,7 +158,7 @@ class WorstCase:
       Adversarial images, float32 [B, H, W, C], and their classes in the same program,
       int32 [B]: on the devices, and filled up by the first.
     """
-    key = stage.section, stage.target_rank > 0
+    key, size = _program(stage), self._size_of(stage, self.batch_size)
     if key not in self._compiled:
       self._compiled[key] = self.devices.compile(
         functools.partial(self._attack_step, *key),
@@ -164,7 +167,7 @@ class WorstCase:
     part = Examples(*(x[index] for x in examples))
     rng = jax.random.fold_in(self._rng, number_of_stage)
     epsilon, rank = np.float32(stage.epsilon), np.int32(stage.target_rank)
-    batch = self.devices.put(self.fill(part))
+    batch = self.devices.put(self.fill(part, size))
     step = self._compiled[key]
     return step(self.attack_variables, batch, rng, epsilon, rank)
 
@@ -190,7 +193,7 @@ class WorstCase:
     """
     problem = None
     fallen_at = np.full(len(examples.label), ROBUST, np.int32)
-    for index in self._batches(np.arange(len(examples.label))):
+    for index in self._batches(np.arange(len(examples.label)), self.batch_size):
       logits = self.logits(examples.image[index])
       is_wrong = logits.argmax(-1) != examples.label[index]
       fallen_at[index[is_wrong]] = WRONG_BEFORE
@@ -241,7 +244,9 @@ class WorstCase:
     start, fallen_at = time.monotonic(), state.fallen_at.copy()
     num_rejected = num_unsteady = 0
     left = np.flatnonzero(fallen_at == ROBUST)
-    batches = self._batches(left) if state.robust[-1] else []
+    batches = []
+    if state.robust[-1]:
+      batches = self._batches(left, self._size_of(stage, self.devices.max(len(left))))
     under_way: list = []
 
     def judge_oldest():
@@ -276,24 +281,36 @@ class WorstCase:
       seconds=(*state.seconds, round(time.monotonic() - start, 3)),
     )
 
-  def _batches(self, index: np.ndarray) -> list[np.ndarray]:
+  def _size_of(self, stage: Stage, num_left: int) -> int:
+    """Returns the batch size of a stage: what fits when its program is first used."""
+    size = even_batch_size(
+      num_left, self.batch_size, num_devices=self.devices.num_local
+    )
+    return self._sizes.setdefault(_program(stage), size)
+
+  def _batches(self, index: np.ndarray, size: int) -> list[np.ndarray]:
     """Returns parts of an index for full batches; as many on every host."""
-    size = self.batch_size
     number = self.devices.max(-(-len(index) // size))
     return [index[i * size : (i + 1) * size] for i in range(number)]
 
-  def fill(self, part: Examples) -> dict[str, np.ndarray]:
-    """Returns a full batch of the examples of a part, as steps have it."""
-    return {key: self._fill(x) for key, x in part._asdict().items()}
+  def fill(self, part: Examples, size: int | None = None) -> dict[str, np.ndarray]:
+    """Returns a batch of the examples of a part, as steps have it.
 
-  def _fill(self, x: np.ndarray) -> np.ndarray:
+    Args:
+      part: as many as the batch has at most.
+      size: of the batch; None: `batch_size`.
+    """
+    size = size or self.batch_size
+    return {key: self._fill(x, size) for key, x in part._asdict().items()}
+
+  def _fill(self, x: np.ndarray, size: int) -> np.ndarray:
     """Returns a full batch: the first example again, which costs no further steps.
 
     Without examples it is zeros: another host has more.
     """
     if not len(x):
-      return np.zeros((self.batch_size, *x.shape[1:]), x.dtype)
-    missing = self.batch_size - len(x)
+      return np.zeros((size, *x.shape[1:]), x.dtype)
+    missing = size - len(x)
     return np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) if missing else x
 
   def _is_valid(self, image, adversarial, epsilon: float) -> np.ndarray:
@@ -312,10 +329,22 @@ class WorstCase:
     return self.devices.sum(int((fallen_at == ROBUST).sum()))
 
 
-def even_batch_size(num_examples: int, most: int) -> int:
-  """Returns the size of equal batches, `most` at most: little of the last is empty."""
+def even_batch_size(num_examples: int, most: int, *, num_devices: int = 1) -> int:
+  """Returns the size of equal batches, so that little of the last one is empty.
+
+  Args:
+    num_examples: at least one.
+    most: the largest size, a multiple of `num_devices`.
+    num_devices: that a batch is split over.
+  """
   num_batches = -(-num_examples // most)
-  return -(-num_examples // num_batches)
+  per_device = -(-num_examples // (num_batches * num_devices))
+  return per_device * num_devices
+
+
+def _program(stage: Stage) -> tuple:
+  """Returns what a compiled stage is known by; its target and radius may change."""
+  return stage.section, stage.target_rank > 0
 
 
 def check_stages(

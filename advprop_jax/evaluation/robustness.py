@@ -54,6 +54,7 @@ def on_all_devices() -> worst_case.Devices:
     ),
     put=parallel.put,
     get=parallel.join,
+    num_local=jax.local_device_count(),
     sum=parallel.sum_over_hosts,
     max=parallel.max_over_hosts,
   )
@@ -71,8 +72,9 @@ def batch_size(eval_batch_size: int, num_examples: int) -> int:
   num_devices = jax.local_device_count()
   per_device = min(eval_batch_size // jax.device_count(), worst_case.MAX_BATCH)
   most = parallel.max_over_hosts(num_examples)
-  size = worst_case.even_batch_size(most, per_device * num_devices)
-  return -(-size // num_devices) * num_devices
+  return worst_case.even_batch_size(
+    most, per_device * num_devices, num_devices=num_devices
+  )
 
 
 def collect(
