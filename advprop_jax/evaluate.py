@@ -209,7 +209,8 @@ def describe_interruption(workdir: str) -> str:
   """Returns the line that says after Ctrl-C what is left of an evaluation."""
   return (
     'interrupted; the same command goes on with the sets of images that have no result '
-    f'yet, see {workdir}/{results.FOLDER}'
+    'yet, and of AutoAttack after the last whole attack, see '
+    f'{workdir}/{results.FOLDER}'
   )
 
 

@@ -83,7 +83,7 @@ def evaluate(
 
   def log(name: str, state: State):
     logging.info(
-      'suite %s, %s: %d of %d images withstand all so far (%.1f %%)',
+      'suite %s, %s: %d of %d images are classified correctly (%.1f %%)',
       *(suite_name, name, state.robust[-1], state.num_examples),
       100 * state.robust[-1] / state.num_examples,
     )

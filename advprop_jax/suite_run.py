@@ -93,6 +93,13 @@ def _passes(name: str, config: schema.Section, cell: evaluations.Cell) -> int:
     return 1
   if not robust_config.is_worst_case(name, config):
     return 1 + 3 * config.eval.attack.get('num_steps', 1)
+  num_examples = config.eval.robustness.num_examples
+  num_total = cell.dataset.num_examples(cell.split)
+  if num_examples > num_total:
+    raise errors.UserError(
+      f'eval.robustness.num_examples is {num_examples}; allowed: 0, for all, to '
+      f'{num_total}, which the split has'
+    )
   work = robust_config.create_work(
     name, config, num_classes=len(cell.space.class_names)
   )

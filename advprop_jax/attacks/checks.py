@@ -70,7 +70,9 @@ def before(
     stage: an attack with gradients, without a target.
   """
   if not state.robust[0]:
-    return []
+    text = 'no image is classified correctly before any attack'
+    why = ': labels, their order or the preprocessing are wrong'
+    return [Check('clean', False, text + why)]
   index = np.flatnonzero(state.fallen_at == ROBUST)[: run.batch_size]
   sample = _Sample(run, examples, index, run.devices.sum(len(index)))
   # A randomised model answers each pass in another way; another network than the one

@@ -90,18 +90,13 @@ def collect(
 
   Args:
     batches: see `input/batches.py`.
-    num_examples: how many of all hosts are drawn; 0: all.
+    num_examples: how many of all hosts are drawn, `num_total` at most; 0: all.
     num_total: of all hosts; those that cannot be decoded or have no label count here.
     seed: of the subset. It is the same for all networks on the same data.
 
   Raises:
-    UserError: more are wanted than there are, or none counts.
+    UserError: none counts.
   """
-  if num_examples > num_total:
-    raise errors.UserError(
-      f'eval.robustness.num_examples is {num_examples}; allowed: 0, for all, to '
-      f'{num_total}, which the split has'
-    )
   order = np.random.default_rng([seed, _SUBSET]).permutation(num_total)
   is_chosen = np.zeros(num_total, bool)
   is_chosen[order[: num_examples or num_total]] = True
@@ -159,7 +154,7 @@ def evaluate(
     work: the attacks.
     found: what is known already.
     save: called with what is known after every stage.
-    log: called after every stage, with its name and the state.
+    log: called before and after every stage, with what has run and the state.
     progress: called with the forward passes that are left at most.
   """
   rng = jax.random.fold_in(jax.random.key(seed), _ROBUSTNESS)
@@ -176,6 +171,10 @@ def evaluate(
     devices=on_all_devices(),
   )
   clean = run.begin(examples)
+  log('before any attack', clean)
+  for state, stages in ((found.worst, work.stages), (found.curve, work.curve)):
+    if state is not None:
+      log(f'going on after {state.num_done} of {len(stages)} runs of attacks', state)
   first = next(x for x in work.stages if not x.target_rank)
   signs = checks.before(run, examples, clean, first)
   adversarial: dict[int, np.ndarray] = {}

@@ -179,6 +179,12 @@ def test_one_image_fails_no_check_that_needs_several():
   assert 'leaks' in failed({x.name: x for x in found})
 
 
+def test_labels_that_are_all_wrong_are_a_sign():
+  label = (np.asarray(sound(IMAGE)).argmax(-1) + 1) % NUM_CLASSES
+  found = find(sound, APGD, label)
+  assert failed(found) == {'clean'} and 'labels, their order' in found['clean'].text
+
+
 def test_one_image_is_no_sign():
   stages = ensembles.stages(
     {'apgd-ce': ensembles.APGD_CE, 'square': ensembles.SQUARE},

@@ -106,6 +106,7 @@ def test_autoattack_of_a_checkpoint(workdir, caplog):
   assert found['loss_by_step'] == sorted(found['loss_by_step'])
   assert {x['name'] for x in found['checks']} >= {'leaks', 'epsilon 0', 'square'}
   text = caplog.text
+  assert 'suite autoattack, before any attack: ' in text
   assert 'suite autoattack, apgd-t, target 3: ' in text and 'of 40 images' in text
   assert 'suite autoattack, epsilon 0.06' in text
   (path,) = (workdir / 'eval').glob('autoattack.examples.*.npz')
