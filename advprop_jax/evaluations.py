@@ -5,7 +5,15 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from advprop_jax import attacks, errors, images, parallel, registry, schema
+from advprop_jax import (
+  attacks,
+  errors,
+  images,
+  parallel,
+  registry,
+  robust_config,
+  schema,
+)
 from advprop_jax.evaluation import label_spaces, runner, suites
 from advprop_jax.input import batches, corrupted_batches, corruptions, datasets
 from advprop_jax.workdir import logs
@@ -166,7 +174,8 @@ def create_evaluation(config, model, *, dataset=None) -> Evaluation:
     dataset: `config.data.name`, if it is open already.
 
   Raises:
-    UserError: a suite is unknown, or has classes that the model does not know.
+    UserError: a suite is unknown, has classes that the model does not know, or takes
+      too long.
   """
   evaluators = Evaluators(config, model)
   opened: dict[str, Cell] = {}
@@ -174,6 +183,11 @@ def create_evaluation(config, model, *, dataset=None) -> Evaluation:
   kinds: dict[str, set[bool]] = {}  # Of each name, whether attacked: False, True, both.
   for name in config.eval.suites:
     suite = find_suite(name)
+    if name == robust_config.AUTOATTACK:
+      raise errors.UserError(
+        f'eval.suites has {name!r}, which takes too long while training; allowed: '
+        f'--mode=evaluate --suites={name}'
+      )
     for cell_name, cell in suite.cells.items():
       place = _place(name, cell_name, cell)
       if place not in opened:

@@ -90,6 +90,12 @@ def test_configs_import_only_ml_collections_and_each_other():
     assert roots <= {'configs', 'ml_collections', 'difflib', 'json'}, path
 
 
+def test_autoattack_loads_neither_tensorflow_nor_orbax():
+  code = 'from advprop_jax.attacks import autoattack; import sys; '
+  code += 'assert not {"tensorflow", "orbax", "flax", "clu"} & set(sys.modules)'
+  subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
 def test_core_loads_without_tensorflow():
   code = ''.join(f'import advprop_jax.{name}; ' for name in CORE)
   code += 'import sys; assert "tensorflow" not in sys.modules'

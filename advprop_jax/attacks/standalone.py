@@ -60,7 +60,7 @@ def autoattack(
   >>> image = jax.random.uniform(jax.random.key(1), (20, 8, 8, 3))
   >>> label = logits_fn(image).argmax(-1)
   >>> autoattack(logits_fn, image, label, jax.random.key(2), epsilon=8 / 255)
-  <of 20: clean 100.0%, apgd-ce 0.0%, apgd-t 0.0%, fab-t 0.0%, square 0.0%>
+  <of 20: clean 100.0%, apgd-ce 5.0%, apgd-t 5.0%, fab-t 5.0%, square 5.0%>
 
   It runs on JAX's default device. Signs of an evaluation that is broken are warnings,
   and stand in the result.

@@ -247,11 +247,10 @@ class WorstCase:
     batches = []
     if state.robust[-1]:
       batches = self._batches(left, self._size_of(stage, self.devices.max(len(left))))
-    under_way: list = []
-
-    def judge_oldest():
-      nonlocal num_rejected, num_unsteady
-      index, found = under_way.pop(0)
+    # One after the other: two programs at a time are slower on a CPU, and elsewhere the
+    # next has to wait as well.
+    for i, index in enumerate(batches):
+      found = self.attack(stage, examples, index, number_of_stage=number)
       image, predicted = (self.devices.get(x)[: len(index)] for x in found)
       logits = self.logits(image)
       if not self.is_transfer and not self.is_randomised:
@@ -263,15 +262,7 @@ class WorstCase:
       num_rejected += int((is_wrong & ~is_valid).sum())
       fallen_at[index[has_fallen]] = state.num_done + 1
       keep(index[has_fallen], image[has_fallen])
-
-    for i, index in enumerate(batches):
-      found = self.attack(stage, examples, index, number_of_stage=number)
-      under_way.append((index, found))
-      if len(under_way) > 1:  # The next is computed while this one is judged.
-        judge_oldest()
-        after_batch(state, i / len(batches))
-    while under_way:
-      judge_oldest()
+      after_batch(state, (i + 1) / len(batches))
     return State(
       fallen_at,
       state.num_examples,

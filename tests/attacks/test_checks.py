@@ -1,5 +1,6 @@
 """Tests that a broken evaluation is noticed: for each sign a model that is broken."""
 
+import doctest
 import itertools
 
 import jax
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 
 from advprop_jax import errors
-from advprop_jax.attacks import autoattack, checks, ensembles, table, worst_case
+from advprop_jax.attacks import (
+  autoattack,
+  checks,
+  ensembles,
+  standalone,
+  table,
+  worst_case,
+)
 from advprop_jax.attacks.ensembles import Stage
 from advprop_jax.attacks.worst_case import State
 
@@ -236,6 +244,11 @@ def test_function_returns_images_that_prove_the_accuracy(short):
   assert found.accuracies['square'] == found.robust_accuracy == is_right.mean()
   assert all(x.passed for x in found.checks)
   assert repr(found).startswith('<of 24: clean 100.0%, apgd-ce ')
+
+
+def test_the_example_of_the_docstring():
+  found = doctest.testmod(standalone, optionflags=doctest.ELLIPSIS)
+  assert found.attempted >= 6 and not found.failed
 
 
 def test_function_takes_bytes(short):

@@ -283,3 +283,13 @@ def test_a_damaged_file_of_examples_is_not_used(workdir, caplog):
     again = run(workdir, 'pgd', num_examples=40)
   assert f'{path.name} is damaged and is not used' in caplog.text
   assert again['summary'] == first['summary']
+
+
+def test_it_is_not_part_of_training(workdir):
+  config = load(workdir)
+  with config.unlocked():
+    config.eval.suites = ('val', 'autoattack')
+  with pytest.raises(
+    errors.UserError, match="'autoattack', which takes too long while"
+  ):
+    train.train_and_evaluate(config, str(workdir))
