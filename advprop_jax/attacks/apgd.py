@@ -10,7 +10,6 @@ of adversarial robustness with an ensemble of diverse parameter-free attacks', s
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advprop_jax import errors, losses
-from advprop_jax.attacks import balls
+from advprop_jax.attacks import balls, inputs
 from advprop_jax.attacks.gradient import Attack
 
 MOMENTUM = 0.75  # Share of the new step; the rest is of the one before.
@@ -270,12 +269,7 @@ def make_apgd(
   """
   errors.check_choice('attack norm', norm, balls.BALLS)
   errors.check_choice('attack loss', loss, MIN_CLASSES)
-  largest = 1.0 if norm == 'linf' else math.inf
-  if isinstance(epsilon, int | float) and not 0 <= epsilon <= largest:
-    raise errors.UserError(
-      f'attack epsilon is {epsilon}; allowed: 0 to {largest}, in the unit of {norm!r}: '
-      "pixels of [0, 1], or the norm over all of an image's values"
-    )
+  inputs.check_radius(epsilon, norm=norm)
   for name, value, least in (
     ('num_steps', num_steps, 0),
     ('num_samples', num_samples, 1),

@@ -6,13 +6,11 @@ step starts nearer the original. Source: Croce and Hein 2020 (FAB); constants as
 AutoAttack.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from advprop_jax import errors
-from advprop_jax.attacks import balls, hyperplanes
+from advprop_jax.attacks import apgd, balls, hyperplanes, inputs
 from advprop_jax.attacks.gradient import Attack
 
 _MIN_LENGTH = 1e-8  # Of the way to a plane, so that shares are no 0 / 0.
@@ -67,10 +65,7 @@ def make_fab(
   """
   errors.check_choice('attack norm', norm, balls.BALLS)
   _check(num_steps >= 0, 'num_steps', num_steps, '0 or more')
-  if isinstance(epsilon, int | float):
-    most = 1 if norm == 'linf' else math.inf
-    unit = "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
-    _check(0 <= epsilon <= most, 'epsilon', epsilon, f'0 to {most}, {unit}')
+  inputs.check_radius(epsilon, norm=norm)
   if isinstance(target_rank, int):
     _check(target_rank >= 2, 'target_rank', target_rank, '2 or more')
   _check(num_classes >= 2, 'num_classes', num_classes, '2 or more: one has to be wrong')
@@ -85,8 +80,7 @@ def make_fab(
       allowed = f'2 to {num_classes}, the number of classes'
       _check(target_rank <= num_classes, 'target_rank', target_rank, allowed)
     logits = logits_fn(image)
-    ranked = jnp.argsort(logits, descending=True)
-    target = jnp.take(ranked, target_rank - 1, axis=-1)
+    target = apgd.class_of_rank(logits, target_rank)
 
     def is_wrong(logits):
       return (logits.argmax(-1) != label)[:, None, None, None]

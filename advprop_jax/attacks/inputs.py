@@ -45,6 +45,22 @@ def check_epsilon(epsilon: float, *, norm: str):
     raise errors.UserError(f'epsilon is {epsilon}; allowed: above 0, {allowed}')
 
 
+def check_radius(epsilon, *, norm: str):
+  """Raises UserError if an attack cannot have a radius; one that is traced can be any.
+
+  Args:
+    epsilon: a number, 0 or more: in pixel units of [0, 1], or of 'l2' the norm over all
+      values of an image; or a traced array.
+    norm: 'linf' or 'l2'.
+  """
+  largest = 1 if norm == 'linf' else math.inf
+  if isinstance(epsilon, int | float) and not 0 <= epsilon <= largest:
+    raise errors.UserError(
+      f'attack epsilon is {epsilon}; allowed: 0 to {largest}, in units of pixels in '
+      "[0, 1]: the papers' 8 is 8 / 255"
+    )
+
+
 def find_problem(logits: np.ndarray) -> str | None:
   """Returns in one line why a model's output is no logits, None if it may be.
 

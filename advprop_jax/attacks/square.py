@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from advprop_jax import errors, losses
-from advprop_jax.attacks import balls
+from advprop_jax.attacks import balls, inputs
 from advprop_jax.attacks.gradient import Attack
 
 # (last iteration, divisor): up to that one, from 0 on, the window has the share
@@ -406,12 +406,7 @@ def make_square(
       or, with 'l2', have less than 5 rows.
   """
   errors.check_choice('attack.norm', norm, STARTS)
-  highest = 1 if norm == 'linf' else math.inf
-  if isinstance(epsilon, int | float) and not 0 <= epsilon <= highest:
-    raise errors.UserError(
-      f'attack epsilon is {epsilon}; allowed: 0 to {highest}, in units of pixels in '
-      "[0, 1]: the papers' 8 is 8 / 255"
-    )
+  inputs.check_radius(epsilon, norm=norm)
   if not isinstance(num_queries, int) or num_queries < 0:
     raise errors.UserError(
       f'attack num_queries is {num_queries!r}; allowed: a whole number, 0 or more'

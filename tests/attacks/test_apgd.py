@@ -154,7 +154,7 @@ def test_gradients_of_a_randomised_network_are_averaged():
     ({'num_classes': 3, 'loss': 'targeted_dlr'}, 'needs 4 classes; given: 3; allowed:'),
     ({'num_classes': 2, 'loss': 'dlr'}, 'needs 3 classes; given: 2; allowed: ce'),
     ({'num_classes': 9, 'loss': 'cw'}, "'cw'; allowed: ce, dlr"),
-    ({'num_classes': 9, 'epsilon': 8.0}, 'epsilon is 8.0; allowed: 0 to 1.0, in'),
+    ({'num_classes': 9, 'epsilon': 8.0}, 'epsilon is 8.0; allowed: 0 to 1, in'),
     ({'num_classes': 9, 'epsilon': -1, 'norm': 'l2'}, 'epsilon is -1; allowed: 0 to'),
     ({'num_classes': 9, 'num_steps': -1}, 'num_steps is -1; allowed: 0 or more'),
     ({'num_classes': 9, 'norm': 'l1'}, "'l1'; allowed: l2, linf"),
