@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from advprop_jax import errors, losses
 from advprop_jax.attacks import balls, inputs
@@ -23,22 +22,25 @@ from advprop_jax.attacks.gradient import Attack
 
 MOMENTUM = 0.75  # Share of the new step; the rest is of the one before.
 RISING_SHARE = 0.75  # Rho: a step is halved where the loss rose in fewer steps.
-# Of `num_steps`: until the first checkpoint, between the last ones, and by how much
-# each interval is shorter than the one before: 22, 6 and 3 of 100.
-FIRST, SHORTEST, SHORTER_BY = 0.22, 0.06, 0.03
+# Percent of `num_steps`: until the first checkpoint, between the last ones, and by how
+# much each interval is shorter than the one before.
+FIRST, SHORTEST, SHORTER_BY = 22, 6, 3
 MIN_CLASSES = {'ce': 2, 'dlr': 3, 'targeted_dlr': 4}  # By loss.
 
 
-def checkpoint_lengths(num_steps: int) -> list[int]:
-  """Returns the steps between checkpoints, [22, 19, 16, 13, 10, 7, 6, 6] for 100."""
-  length = max(int(FIRST * num_steps), 1)
-  shortest = max(int(SHORTEST * num_steps), 1)
-  shorter_by = max(int(SHORTER_BY * num_steps), 1)
-  lengths: list[int] = []
-  while sum(lengths) + length <= num_steps:
-    lengths.append(length)
-    length = max(length - shorter_by, shortest)
-  return lengths
+def first_interval(num_steps):
+  """Returns the steps until the first checkpoint, 22 of 100.
+
+  `num_steps` may be traced, so this is arithmetic of whole numbers; the result is the
+  int(0.22 * num_steps) of the authors' code.
+  """
+  return jnp.maximum(FIRST * num_steps // 100, 1)
+
+
+def next_interval(interval, num_steps):
+  """Returns the steps from the checkpoint that ends an interval to the next one."""
+  shorter = interval - jnp.maximum(SHORTER_BY * num_steps // 100, 1)
+  return jnp.maximum(shorter, jnp.maximum(SHORTEST * num_steps // 100, 1))
 
 
 class Ascent(NamedTuple):
@@ -49,9 +51,10 @@ class Ascent(NamedTuple):
   image: jax.Array
   best: jax.Array  # The point of the largest loss.
   has_fallen: jax.Array  # Whether a point was misclassified, bool [B].
-  best_loss: (
-    jax.Array
-  )  # Largest loss after 0, 1, ... steps, float32 [num_steps + 1, B].
+  best_loss: jax.Array  # The largest loss, float32 [B].
+  # The largest loss after 0, 1, ... steps, float32 [num_steps + 1, B]; [0, B] if it is
+  # not recorded.
+  trace: jax.Array
 
 
 # (image, number of the step) -> loss [B], gradient like the image, misclassified [B].
@@ -61,9 +64,9 @@ Evaluate = Callable[
 
 
 class _State(NamedTuple):
-  """What changes from step to step; [B] or like the image, but for `step`."""
+  """What changes from step to step; [B] or like the image if nothing else is said."""
 
-  step: jax.Array
+  step: jax.Array  # int32 []
   x: jax.Array
   previous: jax.Array  # x, a step ago.
   gradient: jax.Array
@@ -74,10 +77,12 @@ class _State(NamedTuple):
   best_loss: jax.Array
   adversarial: jax.Array
   has_fallen: jax.Array
+  interval: jax.Array  # Between the last checkpoint and the next one, int32 [].
+  num_left: jax.Array  # Steps until the next one, int32 [].
   num_rises: jax.Array  # Since the last checkpoint.
   loss_at_checkpoint: jax.Array  # The largest until then.
   was_halved: jax.Array  # At the last checkpoint.
-  trace: jax.Array  # `Ascent.best_loss`.
+  trace: jax.Array  # `Ascent.trace`.
 
 
 def ascend(
@@ -87,8 +92,9 @@ def ascend(
   *,
   norm: str,
   epsilon: float | jax.Array,
-  num_steps: int,
+  num_steps: int | jax.Array,
   stop_early: bool = True,
+  is_recorded: bool = False,
 ) -> Ascent:
   """Climbs the loss of every example by Auto-PGD.
 
@@ -101,15 +107,13 @@ def ascend(
     start: a point of the ball, like `image`.
     norm: a key of `balls.BALLS`.
     epsilon: radius of the ball.
-    num_steps: of gradient; the one at the start is not counted.
+    num_steps: of gradient; the one at the start is not counted. It may be traced.
     stop_early: end when every example is misclassified; the losses of the steps that
       were not taken are NaN.
+    is_recorded: whether the loss of every step is; `num_steps` is not traced then.
   """
   ball = balls.BALLS[norm]
-  window = np.zeros(max(num_steps, 1), np.int32)  # At the ends of intervals: length.
-  lengths = checkpoint_lengths(num_steps)
-  window[np.cumsum(lengths, dtype=int) - 1] = lengths
-  windows = jnp.asarray(window)
+  first_length = first_interval(jnp.asarray(num_steps, jnp.int32))
 
   def step(state: _State) -> _State:
     i = state.step
@@ -127,11 +131,11 @@ def ascend(
     best_loss = jnp.where(is_better, loss, state.best_loss)
 
     num_rises = state.num_rises + (loss > state.loss).astype(loss.dtype)
-    length = windows[i]
-    is_checkpoint = length > 0
-    few_rises = num_rises <= RISING_SHARE * length.astype(loss.dtype)
+    is_checkpoint = state.num_left == 1
+    few_rises = num_rises <= RISING_SHARE * state.interval.astype(loss.dtype)
     no_gain = ~state.was_halved & (state.loss_at_checkpoint >= best_loss)
     halve = is_checkpoint & (few_rises | no_gain)
+    following = next_interval(state.interval, jnp.asarray(num_steps, jnp.int32))
     return _State(
       step=i + 1,
       x=_where(halve, best, x),
@@ -144,10 +148,12 @@ def ascend(
       best_loss=best_loss,
       adversarial=adversarial,
       has_fallen=state.has_fallen | is_wrong,
+      interval=jnp.where(is_checkpoint, following, state.interval),
+      num_left=jnp.where(is_checkpoint, following, state.num_left - 1),
       num_rises=jnp.where(is_checkpoint, 0.0, num_rises),
       loss_at_checkpoint=jnp.where(is_checkpoint, best_loss, state.loss_at_checkpoint),
       was_halved=jnp.where(is_checkpoint, halve, state.was_halved),
-      trace=state.trace.at[i + 1].set(best_loss),
+      trace=state.trace.at[i + 1].set(best_loss) if is_recorded else state.trace,
     )
 
   def goes_on(state: _State):
@@ -155,7 +161,8 @@ def ascend(
     return more & ~state.has_fallen.all() if stop_early else more
 
   loss, gradient, is_wrong = evaluate(start, 0)
-  trace = jnp.full((num_steps + 1, *loss.shape), jnp.nan, loss.dtype)
+  num_recorded = num_steps + 1 if is_recorded else 0
+  trace = jnp.full((num_recorded, *loss.shape), jnp.nan, loss.dtype)
   first = _State(
     step=jnp.int32(0),
     x=start,
@@ -169,15 +176,17 @@ def ascend(
     best_loss=loss,
     adversarial=start,
     has_fallen=is_wrong,
+    interval=first_length,
+    num_left=first_length,
     num_rises=jnp.zeros_like(loss),
     loss_at_checkpoint=loss,
     was_halved=jnp.ones(loss.shape, bool),
-    trace=trace.at[0].set(loss),
+    trace=trace.at[0].set(loss) if is_recorded else trace,
   )
   last = jax.lax.while_loop(goes_on, step, first)
   image = _where(last.has_fallen, last.adversarial, last.best)
   image, best = jax.lax.stop_gradient((image, last.best))
-  return Ascent(image, best, last.has_fallen, last.trace)
+  return Ascent(image, best, last.has_fallen, last.best_loss, last.trace)
 
 
 def start_on_border(
@@ -244,7 +253,7 @@ def make_apgd(
   epsilon: float | jax.Array,
   norm: str = 'linf',
   loss: str = 'ce',
-  num_steps: int = 100,
+  num_steps: int | jax.Array = 100,
   num_samples: int = 1,
   target_rank: int | jax.Array = 2,
   keep_strongest: bool = False,
@@ -256,7 +265,7 @@ def make_apgd(
     epsilon: radius, in pixel units of [0, 1]; of 'l2' the norm over all values.
     norm: 'linf' or 'l2'.
     loss: 'ce', 'dlr', or 'targeted_dlr', towards the class of `target_rank`.
-    num_steps: of gradient.
+    num_steps: of gradient; it may be traced.
     num_samples: see `make_evaluate`; with several, the attack calls
       `logits_fn(image, rng)`.
     target_rank: which class is the target, by the logits of the image itself: 2 is the
@@ -270,12 +279,8 @@ def make_apgd(
   errors.check_choice('attack norm', norm, balls.BALLS)
   errors.check_choice('attack loss', loss, MIN_CLASSES)
   inputs.check_radius(epsilon, norm=norm)
-  for name, value, least in (
-    ('num_steps', num_steps, 0),
-    ('num_samples', num_samples, 1),
-  ):
-    if value < least:
-      raise errors.UserError(f'attack {name} is {value}; allowed: {least} or more')
+  inputs.check_count('num_steps', num_steps)
+  inputs.check_count('num_samples', num_samples, least=1)
   if num_classes < MIN_CLASSES[loss]:
     raise errors.UserError(
       f'the loss {loss!r} needs {MIN_CLASSES[loss]} classes; given: {num_classes}; '
@@ -333,8 +338,9 @@ def loss_by_step(
     epsilon=epsilon,
     num_steps=num_steps,
     stop_early=False,
+    is_recorded=True,
   )
-  return found.best_loss.T
+  return found.trace.T
 
 
 def class_of_rank(logits: jax.Array, rank: int | jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ def make_fab(
   *,
   epsilon: float | jax.Array,
   norm: str = 'linf',
-  num_steps: int = 100,
+  num_steps: int | jax.Array = 100,
   targeted: bool = True,
   target_rank: int | jax.Array = 2,
   num_classes: int,
@@ -45,8 +45,8 @@ def make_fab(
     epsilon: a point as near as that is good enough: an example's first one is kept, and
       the attack ends when all have one. In the unit of `norm`; 0 goes on to the end.
     norm: of the distance, a key of `balls.BALLS`.
-    num_steps: at most; each is two forward passes and one backward pass, untargeted
-      `num_classes` backward passes.
+    num_steps: at most; it may be traced. Each is two forward passes and one backward
+      pass, untargeted `num_classes` backward passes.
     targeted: go to the boundary to one class; else to that of all which is nearest by
       the linearisation.
     target_rank: which class, by the logits of the images as they come: 2 is the one
@@ -64,7 +64,7 @@ def make_fab(
     UserError: a value is outside its range.
   """
   errors.check_choice('attack norm', norm, balls.BALLS)
-  _check(num_steps >= 0, 'num_steps', num_steps, '0 or more')
+  inputs.check_count('num_steps', num_steps)
   inputs.check_radius(epsilon, norm=norm)
   if isinstance(target_rank, int):
     _check(target_rank >= 2, 'target_rank', target_rank, '2 or more')

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from advprop_jax import errors, losses
-from advprop_jax.attacks import balls
+from advprop_jax.attacks import balls, inputs
 
 LogitsFn = Callable[[jax.Array], jax.Array]  # [B, H, W, 3] -> [B, K]
 LossFn = Callable[[jax.Array], jax.Array]  # [B, H, W, 3] -> [B]
@@ -104,10 +104,7 @@ def compose(
   Raises:
     UserError: a value is outside its range.
   """
-  if steps['num_steps'] < 0:
-    raise errors.UserError(
-      f'attack num_steps is {steps["num_steps"]}; allowed: 0 or more'
-    )
+  inputs.check_count('num_steps', steps['num_steps'])
   if not 0 <= prob_start_from_clean <= 1:
     raise errors.UserError(
       f'attack prob_start_from_clean is {prob_start_from_clean}; allowed: 0 to 1'
@@ -167,8 +164,8 @@ def make_pgd(
   """
   _check_pixels('epsilon', epsilon)
   _check_pixels('step_size', step_size)
-  if step_size_floor and num_steps > 0:
-    step_size = jnp.maximum(step_size, epsilon / num_steps)
+  if step_size_floor:
+    step_size = jnp.maximum(step_size, epsilon / jnp.maximum(num_steps, 1))
   return compose(
     num_classes=num_classes,
     targeted=targeted,

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 
 from advprop_jax import errors
@@ -58,6 +59,22 @@ def check_radius(epsilon, *, norm: str):
     raise errors.UserError(
       f'attack epsilon is {epsilon}; allowed: 0 to {largest}, in units of pixels in '
       "[0, 1]: the papers' 8 is 8 / 255"
+    )
+
+
+def check_count(name: str, value, *, least: int = 0):
+  """Raises UserError if a number of steps or the like is none; a traced one can be any.
+
+  Args:
+    name: of the argument.
+    value: a whole number, or a traced array.
+    least: what is allowed.
+  """
+  if isinstance(value, jax.Array):
+    return
+  if not isinstance(value, int | np.integer) or value < least:
+    raise errors.UserError(
+      f'attack {name} is {value!r}; allowed: a whole number, {least} or more'
     )
 
 

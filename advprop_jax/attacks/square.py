@@ -407,10 +407,7 @@ def make_square(
   """
   errors.check_choice('attack.norm', norm, STARTS)
   inputs.check_radius(epsilon, norm=norm)
-  if not isinstance(num_queries, int) or num_queries < 0:
-    raise errors.UserError(
-      f'attack num_queries is {num_queries!r}; allowed: a whole number, 0 or more'
-    )
+  inputs.check_count('num_queries', num_queries)
   if not 0 < p_init <= 1:
     raise errors.UserError(
       f'attack p_init is {p_init}; allowed: more than 0, up to 1: a share of the pixels'

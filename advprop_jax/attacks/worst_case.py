@@ -70,6 +70,14 @@ class Devices(NamedTuple):
   max: Callable[[int], int] = int  # Likewise.
 
 
+class _Traced(NamedTuple):
+  """What may change from stage to stage without another program."""
+
+  epsilon: Any
+  num_steps: Any  # Of attacks that have such an argument.
+  target_rank: Any  # Of attacks with a target.
+
+
 LogitsOf = Callable[..., jax.Array]  # (variables, image[, key]) -> [B, K]
 
 
@@ -162,20 +170,26 @@ class WorstCase:
     if key not in self._compiled:
       self._compiled[key] = self.devices.compile(
         functools.partial(self._attack_step, *key),
-        (False, True, False, False, False),
+        (False, True, False, False),
       )
     part = Examples(*(x[index] for x in examples))
     rng = jax.random.fold_in(self._rng, number_of_stage)
-    epsilon, rank = np.float32(stage.epsilon), np.int32(stage.target_rank)
+    num_steps = np.int32(dict(stage.section).get('num_steps', 0))
+    rank, epsilon = np.int32(stage.target_rank), np.float32(stage.epsilon)
+    traced = _Traced(epsilon, num_steps, rank)
     batch = self.devices.put(self.fill(part, size))
-    step = self._compiled[key]
-    return step(self.attack_variables, batch, rng, epsilon, rank)
+    return self._compiled[key](self.attack_variables, batch, rng, traced)
 
   def _attack_step(
-    self, section, is_targeted, variables, batch, rng, epsilon, target_rank
+    self, section, has_steps, is_targeted, variables, batch, rng, traced
   ):
-    rank = target_rank if is_targeted else None
-    attack = _create(section, self.num_classes, epsilon, rank)
+    attack = _create(
+      section,
+      self.num_classes,
+      epsilon=traced.epsilon,
+      num_steps=traced.num_steps if has_steps else None,
+      target_rank=traced.target_rank if is_targeted else None,
+    )
     keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch['position'])
     logits_fn = functools.partial(self.logits_of, variables)
     adversarial = attack(
@@ -334,8 +348,9 @@ def even_batch_size(num_examples: int, most: int, *, num_devices: int = 1) -> in
 
 
 def _program(stage: Stage) -> tuple:
-  """Returns what a compiled stage is known by; its target and radius may change."""
-  return stage.section, stage.target_rank > 0
+  """Returns what a compiled stage is known by, which is all that is not traced."""
+  section = tuple(x for x in stage.section if x[0] != 'num_steps')
+  return section, 'num_steps' in dict(stage.section), stage.target_rank > 0
 
 
 def check_stages(
@@ -359,8 +374,8 @@ def check_stages(
       attack = _create(
         stage.section,
         num_classes,
-        stage.epsilon,
-        stage.target_rank if stage.target_rank else None,
+        epsilon=stage.epsilon,
+        target_rank=stage.target_rank if stage.target_rank else None,
       )
       jax.eval_shape(
         functools.partial(attack, logits_fn), image, label, jax.random.key(0)
@@ -369,14 +384,15 @@ def check_stages(
       raise errors.UserError(f'{stage.attack}: {e}') from e
 
 
-def _create(section, num_classes: int, epsilon, target_rank):
-  """Returns the attack of a stage; without a target its section says which, if any."""
+def _create(section, num_classes: int, *, epsilon, num_steps=None, target_rank=None):
+  """Returns the attack of a stage; what is None its section says, if anything does."""
   section = dict(section)
   for key in ensembles.STEP_SIZES & section.keys():
     section[key] *= epsilon
   given = {'num_classes': num_classes, 'epsilon': epsilon, 'epsilon_l2': epsilon}
-  if target_rank is not None:
-    given['target_rank'] = target_rank
+  for key, value in (('num_steps', num_steps), ('target_rank', target_rank)):
+    if value is not None:
+      given[key] = value
   return registry.create('the attack', table.ATTACKS, section, **given)
 
 

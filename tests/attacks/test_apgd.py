@@ -20,13 +20,25 @@ GOLDEN = json.loads(pathlib.Path(golden_apgd.__file__).with_suffix('.json').read
 def test_checkpoints_are_the_published_ones():
   # Source: the paper, section 3: p_1 = 0.22, then intervals that are shorter by 0.03,
   # but 0.06 at least.
-  ends = [22, 41, 57, 70, 80, 87, 93, 99]
-  assert np.cumsum(apgd.checkpoint_lengths(100)).tolist() == ends
-  assert (
-    apgd.checkpoint_lengths(100)[0] == 22 and min(apgd.checkpoint_lengths(100)) == 6
-  )
-  assert apgd.checkpoint_lengths(50) == [11, 10, 9, 8, 7]  # int(1.5) is 1.
-  assert apgd.checkpoint_lengths(1) == [1] and apgd.checkpoint_lengths(0) == []
+  assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+  assert checkpoints(50) == [11, 21, 30, 38, 45]  # int(0.03 * 50) is 1.
+  assert checkpoints(1) == [1] and checkpoints(0) == []
+
+
+def test_checkpoints_are_where_those_of_the_authors_floats_are():
+  num_steps = np.arange(1, 5001)
+  for percent, of_authors in ((22, 0.22), (6, 0.06), (3, 0.03)):
+    expected = [int(of_authors * n) for n in num_steps.tolist()]
+    assert (percent * num_steps // 100).tolist() == expected
+
+
+def checkpoints(num_steps):
+  """Returns the steps at which a loss that never rises lets the steps be halved."""
+  interval, found = int(apgd.first_interval(num_steps)), []
+  while sum(found[-1:]) + interval <= num_steps:
+    found.append(sum(found[-1:]) + interval)
+    interval = int(apgd.next_interval(interval, num_steps))
+  return found
 
 
 def network():
@@ -69,7 +81,7 @@ def test_equals_the_authors_code_from_the_same_start(name):
   assert withstands.tolist() == expected['withstands']
   assert True in expected['withstands'] and False in expected['withstands']
   # Where a loss has converged, rounding says whether it rose, and so halves steps.
-  difference = np.abs(found.best_loss[-1] - np.array(expected['best_loss']))
+  difference = np.abs(found.best_loss - np.array(expected['best_loss']))
   assert (difference < 2e-5).sum() >= 7 and difference.max() < 5e-3
   # Where none is misclassified, ours returns the point of the largest loss.
   best = np.reshape(expected['best'], image.shape)
@@ -156,7 +168,10 @@ def test_gradients_of_a_randomised_network_are_averaged():
     ({'num_classes': 9, 'loss': 'cw'}, "'cw'; allowed: ce, dlr"),
     ({'num_classes': 9, 'epsilon': 8.0}, 'epsilon is 8.0; allowed: 0 to 1, in'),
     ({'num_classes': 9, 'epsilon': -1, 'norm': 'l2'}, 'epsilon is -1; allowed: 0 to'),
-    ({'num_classes': 9, 'num_steps': -1}, 'num_steps is -1; allowed: 0 or more'),
+    (
+      {'num_classes': 9, 'num_steps': -1},
+      'num_steps is -1; allowed: a whole',
+    ),
     ({'num_classes': 9, 'norm': 'l1'}, "'l1'; allowed: l2, linf"),
   ],
 )
