@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from advprop_jax import errors, losses
-from advprop_jax.attacks import ATTACKS, square
+from advprop_jax.attacks import ATTACKS, square, windows
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
 
@@ -67,17 +67,17 @@ def test_queries_are_those_of_autoattack_for_the_same_random_numbers(golden, nam
       jax.debug.callback(queried.append, margin[0], ordered=True)
       return margin
 
-    start_draw = square.StartDraw(draws['start_transpose'], draws['start_sign'])
+    start_draw = windows.StartDraw(draws['start_transpose'], draws['start_sign'])
     return square.search(
       margin_fn,
       image,
-      square.STARTS[norm](image[0], epsilon, start_draw)[None],
+      windows.STARTS[norm](image[0], epsilon, start_draw)[None],
       square.make_propose(
         image,
         norm=norm,
         epsilon=epsilon,
         p_init=0.8,
-        draw=lambda i: square.Draw(
+        draw=lambda i: windows.Draw(
           *(draws[key][i][None] for key in ('position', 'transpose', 'sign'))
         ),
       ),
@@ -137,7 +137,7 @@ def test_every_example_and_every_iteration_has_its_own_random_numbers(images, no
   @jax.jit
   def draw(rng):
     keys = jax.random.split(rng, 500)
-    return jax.vmap(lambda i: square.draw_numbers(keys, i, 3))(jnp.arange(40))
+    return jax.vmap(lambda i: windows.draw_numbers(keys, i, 3))(jnp.arange(40))
 
   draws = draw(jax.random.key(0))
   position = np.asarray(draws.position).reshape(-1, 4)
