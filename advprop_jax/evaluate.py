@@ -1,7 +1,6 @@
 """Evaluates a checkpoint: from a workdir to numbers that say what they are of."""
 
 import hashlib
-import time
 from collections.abc import Iterable
 
 import jax
@@ -15,16 +14,15 @@ from advprop_jax import (
   images,
   model_config,
   parallel,
+  passes,
   robust_config,
-  robust_run,
   schema,
   suite_run,
 )
 from advprop_jax.evaluation import (
+  attack_words,
   label_spaces,
-  records,
   run_files,
-  runner,
   suites,
   tables,
 )
@@ -90,7 +88,6 @@ def evaluate_checkpoint(
     config = _with_held_out(saved, config)
     config = model_config.with_class_names(config, _class_names(saved, config))
     model = model_config.create_model(config, num_classes=len(config.data.class_names))
-    evaluators = evaluations.Evaluators(config, model)
     names = _chosen(suite_names or config.eval.suites, config)
     work, problems = suite_run.open_work(names, config)
     if parallel.sum_over_hosts(len(problems)) != len(problems) * jax.process_count():
@@ -115,72 +112,16 @@ def evaluate_checkpoint(
   num_known = len(problems)
   todo = [x for x in work if files[x.suite].find(x.name, x.about) is None]
   _log_plan(todo, len(work), path, weights, branch_names, config)
-  report = logs.create_progress(max(1, sum(x.cost for x in todo)), every_secs=10.0)
-  num_done = 0
-  found: dict[int, tuple[runner.Result, float]] = {}
-
-  def attack_all(item: suite_run.Work) -> suite_run.Pass:
-    """Takes the worst case over several attacks."""
-    nonlocal num_done
-    start, before = time.monotonic(), num_done
-    result = robust_run.evaluate(
-      item.suite,
-      item.cell,
-      config,
-      model,
-      variables,
-      open_file=lambda work: results.ExamplesFile(
-        path, item.suite, {**identities[item.suite], **item.about, **work}
-      ),
-      progress=lambda share: report(before + int(share * item.cost)),
-    )
-    num_done += item.cost
-    return suite_run.Pass(
-      result.num_examples,
-      result.num_unlabelled,
-      {config.eval.robustness.branch: result.scores},
-      result.pictures,
-      time.monotonic() - start,
-      (item.suite,),
-    )
-
-  def run(item: suite_run.Work) -> suite_run.Pass:
-    nonlocal num_done
-    if robust_config.is_worst_case(item.suite, config):
-      return attack_all(item)
-    # Clean and attacked: in one pass.
-    same = [
-      x
-      for x in todo
-      if x.cell is item.cell and not robust_config.is_worst_case(x.suite, config)
-    ]
-    if id(item.cell) not in found:
-      kinds = {suites.SUITES[x.suite].attacked for x in same}
-      evaluator = evaluators.get(
-        item.cell, clean=False in kinds, attacked=True in kinds
-      )
-      start, num_batches = time.monotonic(), len(item.cell.batches)
-      cost = sum(x.cost for x in same)
-      result = evaluator(
-        **variables,
-        batches=item.cell.batches,
-        progress=lambda n: report(num_done + cost * n // num_batches),
-      )
-      num_done += cost
-      found[id(item.cell)] = result, time.monotonic() - start
-    result, secs = found[id(item.cell)]
-    if item is same[-1]:
-      del found[id(item.cell)]
-    attacked = suites.SUITES[item.suite].attacked
-    return suite_run.Pass(
-      int(result.metrics['num_examples']),
-      int(result.metrics['num_unlabelled']),
-      records.of_branches(result, branch_names, attacked=attacked),
-      result.pictures,
-      secs,
-      tuple(x.suite for x in same),
-    )
-
+  run = passes.Passes(
+    todo,
+    config=config,
+    model=model,
+    variables=variables,
+    branch_names=branch_names,
+    open_examples=lambda item, work: results.ExamplesFile(
+      path, item.suite, {**identities[item.suite], **item.about, **work}
+    ),
+  )
   metrics: dict[str, float] = {}
   with logs.MetricWriter(path) as writer:
     for name in _same_images_together(names):
@@ -271,7 +212,7 @@ def _log_plan(
     return
   attacked = dict.fromkeys(x.suite for x in todo if suites.SUITES[x.suite].attacked)
   described = [
-    tables.describe_attack(robust_config.describe(name, config)) for name in attacked
+    attack_words.describe(robust_config.describe(name, config)) for name in attacked
   ]
   logging.info(
     'evaluating step %d (%s weights) of %s; branches %s; attack %s; %d of %d '

@@ -1,6 +1,7 @@
 """Runs the attacks whose worst case counts on the images of a suite."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ class Robustness(NamedTuple):
   num_unlabelled: int
   scores: dict[str, Any]  # As eval/<suite>.json has it.
   pictures: runner.Pictures | None
+  seconds: float  # Of all starts, but for attacks that were interrupted.
 
 
 def evaluate(
@@ -46,6 +48,7 @@ def evaluate(
   Raises:
     UserError: a value of the config that cannot be, or images that no attack can use.
   """
+  start = time.monotonic()
   section, norms = config.eval.robustness, variables['norms']
   for key in ('branch', 'attack_branch'):
     if section[key]:
@@ -88,6 +91,9 @@ def evaluate(
       100 * state.robust[-1] / state.num_examples,
     )
 
+  earlier = _read(file, examples.position)
+  states = [x for x in earlier if x is not None]
+  secs_before = sum(sum(x.seconds) for x in states)
   outcome = robustness.evaluate(
     logits_of,
     of(section.branch),
@@ -97,7 +103,7 @@ def evaluate(
     seed=config.seed,
     examples=examples,
     work=work,
-    found=_read(file, examples.position),
+    found=earlier,
     save=save,
     log=log,
     progress=report,
@@ -111,6 +117,7 @@ def evaluate(
     num_unlabelled,
     robustness.describe(work, outcome),
     outcome.pictures,
+    secs_before + time.monotonic() - start,
   )
 
 

@@ -19,6 +19,7 @@ LAYERS = [
   {'methods', 'step_cost', 'weights'},
   {'evaluations', 'phases', 'initial_weights'},
   {'experiment', 'run_start', 'suite_run', 'robust_run'},
+  {'passes'},
   {'train', 'dry_run', 'evaluate', 'command_line', 'cli'},
 ]
 # `errors` alone is for everybody, whatever the layer.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from advprop_jax.evaluation import charts, panels, tables
+from advprop_jax.evaluation import attack_words, charts, panels, tables
 from advprop_jax.evaluation.run_files import Run, is_number
 
 # Of AutoAttack's attacks the one whose accuracy is known by radius, and in all suites
@@ -22,7 +22,7 @@ def results(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
     after = {'clean': found.get('clean_top1'), **found.get('by_attack', {})}
     yield {
       'run': i,
-      'attack': tables.describe_attack(attack),
+      'attack': attack_words.describe(attack),
       'branch': branch,
       'count': run.first_cell(suite)['num_examples'],
       'rows': [
@@ -42,11 +42,11 @@ def curves(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
   for i, suite, branch, found in _found(runs):
     attack = tables.attack_of(runs[i], suite)
     dash, label = (0, '') if branch == panels.MODEL else (1, branch)
-    scale, unit = (1, _L2) if tables.is_l2(attack) else (255, _LINF)
+    scale, unit = (1, _L2) if attack_words.has_l2(attack) else (255, _LINF)
     radii = found.get('by_epsilon', {})
     if points := _points(radii.get('epsilon'), radii.get('top1')):
-      name = _STUDIED if suite == 'autoattack' else tables.attack_name(attack)
-      title = ', '.join([f'top-1 by {unit}', name, *tables.attack_extent(attack)])
+      name = _STUDIED if suite == 'autoattack' else attack_words.name_of(attack)
+      title = ', '.join([f'top-1 by {unit}', name, *attack_words.extent(attack)])
       names[title] = unit
       scaled = [(scale * x, y) for x, y in points]
       by_title.setdefault(title, []).append(charts.Line(i, dash, label, scaled))
@@ -88,7 +88,9 @@ def _found(runs: Sequence[Run]) -> Iterator[tuple[int, str, str, dict[str, Any]]
   """Yields (number of the run, suite, branch, scores) of every worst case."""
   for i, run in enumerate(runs):
     for suite in tables.ATTACKED:
-      if suite in run.suites and tables.is_worst_case(tables.attack_of(run, suite)):
+      if suite in run.suites and attack_words.is_worst_case(
+        tables.attack_of(run, suite)
+      ):
         for branch, found in run.first_cell(suite).get('branches', {}).items():
           yield i, suite, branch, found
 

@@ -4,10 +4,10 @@ import csv
 import decimal
 import functools
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from advprop_jax.evaluation import run_files, suites
+from advprop_jax.evaluation import attack_words, run_files, suites
 from advprop_jax.evaluation.run_files import Run
 
 
@@ -20,9 +20,10 @@ class Column(NamedTuple):
   suite: str
   score: str  # In the suite's summary.
   scale: int = 100  # Shares of 1 are shown in percent.
+  attack: str = ''  # In words; of a suite that attacks, each attack has a column.
 
 
-# In the papers' order. Titles of the last four are completed, see `_complete`.
+# In the papers' order. Titles of some are completed, see `_complete`.
 COLUMNS = (
   Column('top1', 'ImageNet', 'top-1, %', 'imagenet', 'top1'),
   Column('mce', 'ImageNet-C', 'mCE, lower is better', 'c', 'mce', 1),
@@ -77,7 +78,8 @@ def create_table(runs: Iterable[Run]) -> Table:
   runs = list(runs)
   columns = [
     column
-    for column in COLUMNS
+    for known in COLUMNS
+    for column in _of_each_attack(known, runs)
     if any(_value(run, column, x) is not None for run in runs for x in run.branch_names)
   ]
   rows = []
@@ -107,60 +109,6 @@ def to_markdown(table: Table) -> str:
   text = '\n'.join(f'| {" | ".join(map(_escape, line))} |' for line in lines)
   below = [*table.notes, *(f'[{i}] {x}' for i, x in enumerate(sources, 1))]
   return '\n\n'.join([text, *map(_escape, below)])
-
-
-def describe_attack(attack: Mapping[str, Any]) -> str:
-  """Returns 'PGD-10, epsilon 8/255, steps of 2/255, 5 restarts, 100 images'."""
-  words = [attack_name(attack), _radius(attack)]
-  for key, scale, unit in (('step_size', 255, '/255'), ('step_size_l2', 1, '')):
-    if run_files.is_number(attack.get(key)):
-      words.append(f'steps of {scale * attack[key]:.3g}{unit}')
-  words += [f'loss {attack["loss"]}'] if attack.get('loss') else []
-  words += ['targeted'] * bool(attack.get('targeted'))
-  return ', '.join(filter(None, [*words, *attack_extent(attack)]))
-
-
-def attack_title(attack: Mapping[str, Any]) -> str:
-  """Returns the same without how it steps."""
-  words = [attack_name(attack), _radius(attack), *attack_extent(attack)]
-  return ', '.join(filter(None, words))
-
-
-def attack_name(attack: Mapping[str, Any]) -> str:
-  """Returns 'PGD-10' or 'AutoAttack standard'."""
-  name = str(attack.get('name', ''))
-  if name == 'autoattack':
-    return f'AutoAttack {attack.get("version", "")}'.strip()
-  name, steps = name.upper().replace('_', ' '), attack.get('num_steps')
-  return f'{name}-{steps}' if steps else name
-
-
-def attack_extent(attack: Mapping[str, Any]) -> list[str]:
-  """Returns what is other than one run on all images through the branch itself."""
-  words = []
-  for key, usual, unit in (
-    ('num_restarts', 1, 'restart'),
-    ('num_examples', 0, 'image'),
-  ):
-    count = attack.get(key, usual)
-    if count != usual:
-      words.append(f'{count} {unit}{"s" * (count != 1)}')
-  if attack.get('attack_branch'):
-    words.append(f'through {attack["attack_branch"]}')
-  return words
-
-
-def is_l2(attack: Mapping[str, Any]) -> bool:
-  """Returns whether the radius of an attack is an L2 norm."""
-  return attack.get('norm') == 'l2' or 'epsilon_l2' in attack
-
-
-def is_worst_case(attack: Mapping[str, Any]) -> bool:
-  """Returns whether the worst case was taken, see `robust_config.describe`.
-
-  An image that was wrong before is wrong then, whatever the attack makes of it.
-  """
-  return attack.get('name') == 'autoattack' or 'num_restarts' in attack
 
 
 def attack_of(run: Run, suite: str) -> dict[str, Any]:
@@ -201,7 +149,21 @@ def percent(share) -> str:
   return _show(share, 100)
 
 
+def _of_each_attack(column: Column, runs: list[Run]) -> list[Column]:
+  """Returns a column for each attack: numbers of different ones do not compare."""
+  if column.suite not in ATTACKED:
+    return [column]
+  found = dict.fromkeys(_describe_attack(x, column.suite) for x in runs)
+  return [column._replace(attack=x) for x in found]
+
+
+def _describe_attack(run: Run, suite: str) -> str:
+  return attack_words.describe(attack_of(run, suite))
+
+
 def _value(run: Run, column: Column, branch: str):
+  if column.suite in ATTACKED and _describe_attack(run, column.suite) != column.attack:
+    return None
   if column.key == 'top1' and _is_imagenet(run) and 'imagenet' not in run.suites:
     return run.scores('val', branch).get('top1')
   if column.key == 'own' and _is_imagenet(run):
@@ -239,13 +201,6 @@ def _is_stale(run: Run, suite: str) -> bool:
   )
 
 
-def _radius(attack: Mapping[str, Any]) -> str:
-  epsilon = attack.get('epsilon_l2', attack.get('epsilon'))
-  if not run_files.is_number(epsilon):
-    return ''
-  return f'L2 {epsilon:.3g}' if is_l2(attack) else f'epsilon {255 * epsilon:.3g}/255'
-
-
 def _attacks(runs: Iterable[Run], suite: str) -> list[tuple[Run, dict[str, Any]]]:
   """Returns the runs that have scores of a suite, with its attack."""
   return [
@@ -263,25 +218,32 @@ def _published_key(column: Column, runs: Iterable[Run]) -> str:
   """
   if column.key != 'pgd':
     return column.key
-  found = [x for _, x in _attacks(runs, 'pgd')]
-  if any(is_worst_case(x) for x in found):
+  if any(
+    attack_words.is_worst_case(attack)
+    for _, attack in _attacks(runs, 'pgd')
+    if attack_words.describe(attack) == column.attack
+  ):
     return ''
-  attacks = {describe_attack(x) for x in found}
   steps = ', epsilon 4/255, steps of 1/255'
   known = {f'PGD-{n}{steps}': f'pgd{n}' for n in (10, 20, 50)}
-  same = len(attacks) == 1 and all(_is_imagenet(run) for run in runs)
-  return known.get(attacks.pop(), '') if same else ''
+  return known.get(column.attack, '') if all(map(_is_imagenet, runs)) else ''
 
 
 def _complete(column: Column, runs: Iterable[Run]) -> Column:
-  """Returns a column whose title says which images or attack, if these are the same."""
+  """Returns a column whose title says which images or which attack."""
   if column.key == 'own':
     words = {data_of(run) for run in runs if run.scores('val', 'clean')}
     title = f'{words.pop()}, clean' if len(words) == 1 else 'own images, clean'
     return column._replace(title=title)
   if column.key in ATTACKED:
-    attacks = {attack_title(x) for _, x in _attacks(runs, column.key)}
-    return column._replace(title=attacks.pop()) if len(attacks) == 1 else column
+    attacks = {
+      attack_words.describe(x): attack_words.title(x)
+      for _, x in _attacks(runs, column.key)
+    }
+    titles = list(attacks.values())
+    title = attacks[column.attack]
+    title = column.attack if titles.count(title) > 1 else title
+    return column._replace(title=title or column.title)
   return column
 
 
@@ -306,7 +268,7 @@ def _attack_notes(runs: Iterable[Run]):
       of_branch = 'attacked through the branch'
       if attack.get('attack_branch'):
         of_branch = 'classified through the branch, and attacked through that other one'
-      key = describe_attack(attack) or 'not known', of_branch
+      key = attack_words.describe(attack) or 'not known', of_branch
       attacks.setdefault(key, []).append(run.name)
     for (text, of_branch), names in attacks.items():
       whose = f' of {", ".join(names)}' if len(attacks) > 1 else ''

@@ -15,6 +15,7 @@ from PIL import Image
 
 from advprop_jax import errors, models
 from advprop_jax.evaluation import (
+  attack_words,
   charts,
   corruption_error,
   panels,
@@ -287,9 +288,14 @@ def test_published_numbers_stand_beside_the_same_network_and_attack(tmp_path):
   attack = attack | {'num_steps': 50}
   write_suite(other, 'pgd', scores(0.5), attack=attack, data=imagenet)
   both = tables.create_table(run_files.read_runs([str(run), str(other)]))
-  place = [x.key for x in both.columns].index('pgd')
-  assert both.columns[place].title == 'attacked'  # By more than one attack.
-  assert not any(row.cells[place] for row in both.rows if row.source)
+  # Numbers of different attacks do not share a column.
+  places = [i for i, x in enumerate(both.columns) if x.key == 'pgd']
+  titles = [both.columns[i].title for i in places]
+  assert titles == ['PGD-20, epsilon 4/255', 'PGD-50, epsilon 4/255']
+  ours = [[row.cells[i] for i in places] for row in both.rows if not row.source]
+  assert ours == [['50.0', ''], ['', ''], ['', '50.0'], ['', '']]
+  published = {row.name: row.cells for row in both.rows if row.source}
+  assert published[name][places[0]] == '42.2'
   assert 'Attack of b: PGD-50, epsilon 4/255' in both.notes[1]
   text = tables.to_markdown(table)
   source = re.search(rf'{name} \| published \[(\d+)\]', text)[1]
@@ -465,8 +471,8 @@ def drawn(monkeypatch):
 )
 def test_an_attack_in_words(attack, title, more):
   steps = ', steps of 2/255' * ('step_size' in attack)
-  assert tables.describe_attack(attack) == title + steps + more
-  assert tables.attack_title(attack) == title + more
+  assert attack_words.describe(attack) == title + steps + more
+  assert attack_words.title(attack) == title + more
 
 
 def test_the_worst_case_with_its_failed_checks(tmp_path):
@@ -538,7 +544,8 @@ def test_through_which_branch_images_were_attacked(tmp_path):
   start = 'AutoAttack standard, epsilon 8/255'
   assert f'Attack of a: {start}; images are attacked through the branch.' in text
   assert f'Attack of b: {start}, through adv; images are classified through' in text
-  assert '| AutoAttack, top-1, % |' in text  # By more than one attack.
+  title = 'AutoAttack standard, epsilon 8/255'
+  assert f'| {title}, top-1, % | {title}, through adv, top-1, % |' in text
 
 
 @pytest.mark.parametrize(
