@@ -98,7 +98,10 @@ def evaluate_checkpoint(
     variables, averaged = model_config.restore_variables(
       checkpointer, step, config, model
     )
-  checkpoint.warn_of_changes(saved, config, unused=_UNUSED)
+  unused = robust_config.unused_keys(names, config)
+  checkpoint.warn_of_changes(
+    saved, config, is_unused=lambda key: key.startswith(_UNUSED) or key in unused
+  )
   _warn_of_seen_images(saved, config)
   weights = {'step': step, 'averaged': averaged, 'sha256': _digest(variables)}
   branch_names = sorted(variables['norms'], key=lambda x: (x != branches.CLEAN, x))
@@ -111,7 +114,7 @@ def evaluate_checkpoint(
     logging.warning('%s', problem)
   num_known = len(problems)
   todo = [x for x in work if files[x.suite].find(x.name, x.about) is None]
-  _log_plan(todo, len(work), path, weights, branch_names, config)
+  _log_plan(todo, len(work), path, weights, of_suite, config)
   run = passes.Passes(
     todo,
     config=config,
@@ -205,7 +208,7 @@ def _fits(name: str, class_names: tuple[str, ...]) -> bool:
 
 
 def _log_plan(
-  todo: list[suite_run.Work], num_cells: int, path, weights, branch_names, config
+  todo: list[suite_run.Work], num_cells: int, path, weights, of_suite, config
 ):
   """Logs what will be evaluated, and what is known of the images."""
   if not todo:
@@ -214,13 +217,16 @@ def _log_plan(
   described = [
     attack_words.describe(robust_config.describe(name, config)) for name in attacked
   ]
+  of_branches: dict[str, list[str]] = {}
+  for name in dict.fromkeys(x.suite for x in todo):
+    of_branches.setdefault(' and '.join(of_suite[name]), []).append(name)
   logging.info(
-    'evaluating step %d (%s weights) of %s; branches %s; attack %s; %d of %d '
+    'evaluating step %d (%s weights) of %s; %s; attack %s; %d of %d '
     'results are missing; the first batch is compiled: a minute or more on a CPU',
     weights['step'],
     'averaged' if weights['averaged'] else 'plain',
     path,
-    ', '.join(branch_names),
+    '; '.join(f'{", ".join(x)}: {branch}' for branch, x in of_branches.items()),
     '; '.join(described) or 'none',
     len(todo),
     num_cells,

@@ -1,12 +1,16 @@
 """From a config to the attacks whose worst case counts, `config.eval.robustness`."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from advprop_jax import errors, schema
 from advprop_jax.attacks import balls, ensembles, inputs, worst_case
-from advprop_jax.evaluation import robustness
+from advprop_jax.evaluation import robustness, suites
 
 AUTOATTACK, PGD = 'autoattack', 'pgd'  # Names of suites.
+# Keys of `eval.robustness`.
+_OF_AUTOATTACK = ('version', 'norm', 'epsilon')
+_OF_BOTH = ('epsilons', 'num_examples', 'subset_seed', 'attack_branch')
 
 
 def is_worst_case(suite_name: str, config: schema.Section) -> bool:
@@ -33,12 +37,27 @@ def describe(suite_name: str, config: schema.Section) -> dict[str, Any]:
   section = config.eval.robustness
   if not is_worst_case(suite_name, config):
     return dict(config.eval.attack)
-  common = ('epsilons', 'num_examples', 'subset_seed', 'attack_branch')
   if suite_name == AUTOATTACK:
-    own = {key: section[key] for key in ('version', 'norm', 'epsilon', *common)}
+    own = {key: section[key] for key in (*_OF_AUTOATTACK, *_OF_BOTH)}
     return {'name': AUTOATTACK, **own}
-  shared = {key: section[key] for key in ('num_restarts', *common)}
+  shared = {key: section[key] for key in ('num_restarts', *_OF_BOTH)}
   return {**config.eval.attack, **shared}
+
+
+def unused_keys(suite_names: Iterable[str], config: schema.Section) -> set[str]:
+  """Returns the keys of `eval.attack` and `eval.robustness` that no suite looks at."""
+  used: set[str] = set()
+  for name in suite_names:
+    if name == AUTOATTACK or is_worst_case(name, config):
+      used |= {f'eval.robustness.{key}' for key in (*_OF_BOTH, 'branch')}
+    if name == AUTOATTACK:
+      used |= {f'eval.robustness.{key}' for key in _OF_AUTOATTACK}
+    elif suites.SUITES[name].attacked:
+      used |= {f'eval.attack.{key}' for key in config.eval.attack}
+      used.add('eval.robustness.num_restarts')
+  known = {f'eval.attack.{key}' for key in config.eval.attack}
+  known |= {f'eval.robustness.{key}' for key in config.eval.robustness}
+  return known - used
 
 
 def create_work(
@@ -49,7 +68,7 @@ def create_work(
   Raises:
     UserError: a value that cannot be, or too few classes for an attack.
   """
-  section, shape = config.eval.robustness, (config.data.image_size,) * 2 + (3,)
+  section, shape = config.eval.robustness, _image_shape(config)
   if suite_name == AUTOATTACK:
     check(config)
     members = ensembles.VERSIONS[section.version]
@@ -76,7 +95,7 @@ def create_work(
   norm = 'l2' if 'epsilon_l2' in attack else attack.get('norm', 'linf')
   own = attack.get('epsilon', attack.get('epsilon_l2', 0.0))
   for epsilon in (own, *section.epsilons):
-    inputs.check_epsilon(epsilon, norm=norm)
+    inputs.check_epsilon(epsilon, norm=norm, image_shape=shape)
   stages = ensembles.stages_of_one(
     attack, epsilons=(), num_restarts=section.num_restarts
   )
@@ -93,7 +112,11 @@ def check(config: schema.Section):
   errors.check_choice('eval.robustness.version', section.version, _VERSIONS)
   errors.check_choice('eval.robustness.norm', section.norm, balls.BALLS)
   for epsilon in (section.epsilon, *section.epsilons):
-    inputs.check_epsilon(epsilon, norm=section.norm)
+    inputs.check_epsilon(epsilon, norm=section.norm, image_shape=_image_shape(config))
+
+
+def _image_shape(config: schema.Section) -> tuple[int, int, int]:
+  return config.data.image_size, config.data.image_size, 3
 
 
 # Of deterministic networks, as all of ours are under `train=False`.

@@ -72,7 +72,9 @@ def restore_or_create(
       state = state.start_from(start.variables)
     return parallel.replicate(state), 0, {}
   parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
-  checkpoint.warn_of_changes(saved, exp.config, unused=('init_from',))
+  checkpoint.warn_of_changes(
+    saved, exp.config, is_unused=lambda key: key == 'init_from'
+  )
   if datasets.holds_out_seen_images(saved['data'], exp.config.data):
     logging.warning('some of the images that are held out now were trained on before')
   if steps[-1] < exp.total_steps:

@@ -21,7 +21,8 @@ assert jax.device_count() == 4 and jax.process_count() == num_hosts
 
 if what == 'steps':
   leaves = test_multi_host.three_steps(index, num_hosts)
-  np.savez(f'{workdir}_{index}.npz', *leaves)
+  attacked = test_multi_host.attack(index, num_hosts)
+  np.savez(f'{workdir}_{index}.npz', *leaves, **attacked)
 else:  # Then once more, with steps added, so that every host resumes.
   import test_train
   from tiny_model import create_tiny_model

@@ -14,6 +14,8 @@ import test_train_step
 from tiny_model import TinyModel
 
 from advprop_jax import parallel
+from advprop_jax.attacks import ensembles, worst_case
+from advprop_jax.evaluation import robustness
 
 HERE = pathlib.Path(__file__).parent
 
@@ -31,6 +33,53 @@ def three_steps(index, num_hosts):
     batch = {k: x[index * part : (index + 1) * part] for k, x in batch.items()}
     state, _ = step(state, parallel.shard(batch))
   return jax.tree.leaves((state.params, state.norms, state.batch_stats))
+
+
+def attack(index, num_hosts):
+  """Returns what attacks do to a host's part of the same examples, and the counts.
+
+  Of 22 examples the second of two hosts has 5, so it has fewer batches.
+  """
+  rng = np.random.default_rng(0)
+  image = rng.uniform(size=(22, 4, 4, 3)).astype(np.float32)
+  weights = rng.standard_normal((48, 4)).astype(np.float32)
+
+  def logits_of(weights, image):
+    return (image - 0.5).reshape(len(image), -1) @ weights
+
+  label = logits_of(weights, image).argmax(-1).astype(np.int32)
+  part = slice(17) if index == 0 else slice(17, 22)
+  examples = worst_case.Examples(image, label, np.arange(22, dtype=np.int32))
+  members = {
+    name: member._replace(section={**member.section, **size})
+    for name, size in (('apgd-ce', {'num_steps': 5}), ('square', {'num_queries': 9}))
+    for member in (ensembles.VERSIONS['standard'][name],)
+  }
+  stages = ensembles.stages(members, epsilon=0.03, norm='linf', num_classes=4)
+  saved = []
+  outcome = robustness.evaluate(
+    logits_of,
+    parallel.replicate(weights),
+    None,
+    num_classes=4,
+    eval_batch_size=12,
+    seed=0,
+    examples=examples
+    if num_hosts == 1
+    else worst_case.Examples(*(x[part] for x in examples)),
+    work=robustness.Work(tuple(stages), 'linf', (stages[0]._replace(epsilon=0.01),)),
+    found=robustness.Found(),
+    save=saved.append,
+    log=lambda name, state: None,
+    progress=lambda num_left: None,
+  )
+  worst, curve = outcome.found
+  assert len(saved) == 3
+  return {
+    'fallen_at': worst.fallen_at,
+    'robust': (*worst.robust, *curve.robust),
+    'checks': [x.passed for x in outcome.checks],
+  }
 
 
 def start(what, workdir, data_dir, num_hosts, index):
@@ -69,10 +118,15 @@ def finish(processes):
 
 def test_three_steps_of_two_hosts_are_those_of_one(tmp_path, fast_compilation):
   hosts = [start('steps', tmp_path / 'state', '', 2, i) for i in range(2)]
-  expected = three_steps(0, 1)
+  expected, attacked = three_steps(0, 1), attack(0, 1)
   finish(hosts)
   first, second = (np.load(tmp_path / f'state_{i}.npz') for i in range(2))
-  for name, x in zip(first, expected, strict=True):
+  assert [*first['fallen_at'], *second['fallen_at']] == attacked['fallen_at'].tolist()
+  assert len(set(attacked['robust'])) > 3  # Some fall at each.
+  for key in ('robust', 'checks'):
+    assert first[key].tolist() == second[key].tolist() == list(attacked[key])
+  names = [x for x in first if x not in attacked]
+  for name, x in zip(names, expected, strict=True):
     np.testing.assert_allclose(first[name], x, atol=1e-5)
     # Both hosts hold the same state, bit for bit.
     np.testing.assert_array_equal(first[name], second[name])

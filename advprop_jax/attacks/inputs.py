@@ -1,8 +1,11 @@
 """What the attacks refuse: images, labels, radii and outputs of models."""
 
+import inspect
 import math
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from advprop_jax import errors
@@ -21,6 +24,11 @@ def check_images(image: np.ndarray, label: np.ndarray):
     raise errors.UserError('there are no images; allowed: 1 or more')
   if not np.issubdtype(label.dtype, np.integer):
     raise errors.UserError(f'labels are {label.dtype}; allowed: whole numbers')
+  if image.shape[-1] > 3 >= image.shape[1]:
+    raise errors.UserError(
+      f'images are {list(image.shape)}, as of PyTorch; allowed: [N, H, W, C], which '
+      'image.transpose(0, 2, 3, 1) makes of them'
+    )
   if image.dtype != np.uint8 and not (0 <= image.min() and image.max() <= 1):
     raise errors.UserError(
       f'images have values from {image.min():.4g} to {image.max():.4g}; allowed: 0 to '
@@ -37,13 +45,22 @@ def check_labels(label: np.ndarray, *, num_classes: int):
     )
 
 
-def check_epsilon(epsilon: float, *, norm: str):
-  """Raises UserError if a radius is none."""
-  unit = "below 1, in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
-  allowed = unit if norm == 'linf' else 'any L2 norm above 0'
-  is_ok = math.isfinite(epsilon) and epsilon > 0 and (norm != 'linf' or epsilon < 1)
-  if not is_ok:
-    raise errors.UserError(f'epsilon is {epsilon}; allowed: above 0, {allowed}')
+def check_epsilon(epsilon: float, *, norm: str, image_shape: tuple[int, ...]):
+  """Raises UserError if a radius is none, or no image is as far away.
+
+  Args:
+    epsilon: in pixel units of [0, 1], or of 'l2' the norm over all values.
+    norm: 'linf' or 'l2'.
+    image_shape: (H, W, C).
+  """
+  largest, unit = 1.0, "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
+  if norm == 'l2':
+    largest = math.sqrt(math.prod(image_shape))
+    unit = f'the L2 norm between a black and a white image of shape {image_shape}'
+  if not 0 < epsilon < largest:
+    raise errors.UserError(
+      f'epsilon is {epsilon}; allowed: above 0, below {largest:.4g}, {unit}'
+    )
 
 
 def check_radius(epsilon, *, norm: str):
@@ -76,6 +93,57 @@ def check_count(name: str, value, *, least: int = 0):
     raise errors.UserError(
       f'attack {name} is {value!r}; allowed: a whole number, {least} or more'
     )
+
+
+def check_key(rng) -> jax.Array:
+  """Returns one typed key of it.
+
+  Raises:
+    UserError: it is none.
+  """
+  if isinstance(rng, jax.Array):
+    if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key) and not rng.ndim:
+      return rng
+    if rng.dtype == np.uint32 and rng.shape == (2,):  # Of jax.random.PRNGKey.
+      return jax.random.wrap_key_data(rng)
+  given = f'of shape {list(rng.shape)}' if hasattr(rng, 'shape') else repr(rng)
+  raise errors.UserError(f'rng is {given}; allowed: one key, as jax.random.key(0)')
+
+
+def count_classes(logits_fn: Callable, *inputs: jax.ShapeDtypeStruct) -> int:
+  """Returns how many logits a model has, from shapes alone.
+
+  Args:
+    logits_fn: the model.
+    *inputs: what it is called with: an image [1, H, W, C], and a key perhaps.
+
+  Raises:
+    UserError: it takes something else, cannot be traced, or returns no [B, K].
+  """
+  names = ', '.join(('image', 'rng')[: len(inputs)])
+  try:
+    inspect.signature(logits_fn).bind(*inputs)
+  except TypeError as e:
+    raise errors.UserError(
+      f'the model cannot be called as logits_fn({names}): {e}; allowed: functions of '
+      "an image, and of an image and a key with version='rand'"
+    ) from e
+  except ValueError:  # What is not written in Python has no signature.
+    pass
+  try:
+    logits = jax.eval_shape(logits_fn, *inputs)
+  except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as e:
+    reason = ' '.join(str(e).split('\n')[0].split())
+    raise errors.UserError(
+      f'the model cannot be traced by jax.jit: {reason}; allowed: functions of '
+      'jax.numpy, without if, float or NumPy on what depends on the image'
+    ) from e
+  shape = getattr(logits, 'shape', None)
+  if shape is None or len(shape) != 2 or shape[0] != 1:
+    raise errors.UserError(
+      f'the model returns {logits} for one image; allowed: logits, [1, K]'
+    )
+  return shape[1]
 
 
 def find_problem(logits: np.ndarray) -> str | None:

@@ -1,6 +1,7 @@
 """AutoAttack for any function from images to logits, of whatever library."""
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Callable
 
@@ -37,7 +38,9 @@ class Result:
 
   def __repr__(self):
     steps = ', '.join(f'{name} {x:.1%}' for name, x in self.accuracies.items())
-    return f'<of {len(self.is_robust)}: clean {self.clean_accuracy:.1%}, {steps}>'
+    text = f'of {len(self.is_robust)}: clean {self.clean_accuracy:.1%}, {steps}'
+    failed = ', '.join(x.name for x in self.checks if not x.passed)
+    return f'<{text}; failed checks: {failed}>' if failed else f'<{text}>'
 
 
 def autoattack(
@@ -50,6 +53,7 @@ def autoattack(
   norm: str = 'linf',
   version: str = 'standard',
   batch_size: int = worst_case.MAX_BATCH,
+  progress: Callable[[str], None] = lambda line: None,
 ) -> Result:
   """Attacks images by AutoAttack, and says what to think of the result.
 
@@ -71,20 +75,22 @@ def autoattack(
       the version 'rand' it is `logits_fn(image, rng)`.
     image: float [N, H, W, C] in [0, 1], or uint8.
     label: int [N], in [0, K).
-    rng: one key.
+    rng: one key, as `jax.random.key(0)`.
     epsilon: radius: in pixel units of [0, 1], or the L2 norm over all values.
     norm: 'linf' or 'l2'.
     version: a key of `ensembles.VERSIONS`: 'standard', 'plus', or 'rand'.
     batch_size: examples at a time at most. Only of 'rand' the results depend on it.
+    progress: called with a line after every run of an attack, such as `print`.
 
   Raises:
     UserError: images, labels, epsilon or logits that attacks can do nothing with.
   """
   errors.check_choice('version', version, ensembles.VERSIONS)
   errors.check_choice('norm', norm, balls.BALLS)
-  inputs.check_epsilon(epsilon, norm=norm)
+  rng = inputs.check_key(rng)
   image, label = np.asarray(image), np.asarray(label)
   inputs.check_images(image, label)
+  inputs.check_epsilon(epsilon, norm=norm, image_shape=image.shape[1:])
   if batch_size < 1:
     raise errors.UserError(f'batch_size is {batch_size}; allowed: 1 or more')
   label = label.astype(np.int32)
@@ -94,7 +100,7 @@ def autoattack(
   is_randomised = version == ensembles.RANDOMISED
   key = (rng,) if is_randomised else ()
   shape = jax.ShapeDtypeStruct((1, *image.shape[1:]), np.float32)
-  num_classes = jax.eval_shape(logits_fn, shape, *key).shape[-1]
+  num_classes = inputs.count_classes(logits_fn, shape, *key)
   inputs.check_labels(label, num_classes=num_classes)
 
   stages = ensembles.stages(
@@ -120,7 +126,17 @@ def autoattack(
   def keep(index, images):
     adversarial[index] = images
 
-  state = run.run(stages, examples, state, keep=keep)
+  start, total = time.monotonic(), worst_case.remaining_cost(stages, state)
+
+  def after_stage(stage, state):
+    secs, left = time.monotonic() - start, worst_case.remaining_cost(stages, state)
+    secs_left = secs * left / max(total - left, 1)
+    progress(
+      f'{stage}: {state.robust[-1]} of {state.num_examples} images withstand; '
+      f'{secs:.0f} s, and {secs_left:.0f} s to go at most'
+    )
+
+  state = run.run(stages, examples, state, keep=keep, after_stage=after_stage)
   found += checks.after(stages, state)
   for check in found:
     if not check.passed:

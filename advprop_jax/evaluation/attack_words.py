@@ -8,7 +8,7 @@ from advprop_jax.evaluation.run_files import is_number
 
 def describe(attack: Mapping[str, Any]) -> str:
   """Returns 'PGD-10, epsilon 8/255, steps of 2/255, 5 restarts, 100 images'."""
-  words = [name_of(attack), _radius(attack)]
+  words = [name_of(attack), radius_of(attack)]
   for key, scale, unit in (('step_size', 255, '/255'), ('step_size_l2', 1, '')):
     if is_number(attack.get(key)):
       words.append(f'steps of {scale * attack[key]:.3g}{unit}')
@@ -19,7 +19,7 @@ def describe(attack: Mapping[str, Any]) -> str:
 
 def title(attack: Mapping[str, Any]) -> str:
   """Returns the same without how it steps."""
-  words = [name_of(attack), _radius(attack), *extent(attack)]
+  words = [name_of(attack), radius_of(attack), *extent(attack)]
   return ', '.join(filter(None, words))
 
 
@@ -60,7 +60,8 @@ def is_worst_case(attack: Mapping[str, Any]) -> bool:
   return attack.get('name') == 'autoattack' or 'num_restarts' in attack
 
 
-def _radius(attack: Mapping[str, Any]) -> str:
+def radius_of(attack: Mapping[str, Any]) -> str:
+  """Returns 'epsilon 8/255', 'L2 0.5', or '' of an attack in no ball."""
   epsilon = attack.get('epsilon_l2', attack.get('epsilon'))
   return radius(epsilon, is_l2=has_l2(attack)) if is_number(epsilon) else ''
 

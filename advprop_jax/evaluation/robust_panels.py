@@ -29,6 +29,10 @@ def results(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         (name, tables.percent(x) if is_number(x) else '', rejected.get(name, 0))
         for name, x in after.items()
       ],
+      'by_epsilon': [
+        (attack_words.radius(epsilon, is_l2=attack_words.has_l2(attack)), top1)
+        for epsilon, top1 in _curve(found)
+      ],
       'is_any_rejected': any(rejected.values()),
       'failed': failed,
       'checks': _describe_checks(len(found.get('checks', ())), len(failed)),
@@ -43,8 +47,7 @@ def curves(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
     attack = tables.attack_of(runs[i], suite)
     dash, label = (0, '') if branch == panels.MODEL else (1, branch)
     scale, unit = (1, _L2) if attack_words.has_l2(attack) else (255, _LINF)
-    radii = found.get('by_epsilon', {})
-    if points := _points(radii.get('epsilon'), radii.get('top1')):
+    if points := _curve(found):
       name = _STUDIED if suite == 'autoattack' else attack_words.name_of(attack)
       title = ', '.join([f'top-1 by {unit}', name, *attack_words.extent(attack)])
       names[title] = unit
@@ -52,18 +55,18 @@ def curves(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
       by_title.setdefault(title, []).append(charts.Line(i, dash, label, scaled))
     steps = found.get('loss_by_step', [])
     if points := _points(list(range(len(steps))), steps):
-      losses.append((suite, i, points))
+      losses.append((attack_words.radius_of(attack), i, points))
   for title, series in by_title.items():
     svg = charts.lines(
       title, series, is_share=True, x_name=names[title], is_counted=False
     )
     yield title, svg
   if losses:
-    kinds = list(dict.fromkeys(suite for suite, *_ in losses))
-    is_named = len(kinds) > 1 and len(losses) <= panels.MAX_LABELS
+    radii = list(dict.fromkeys(radius for radius, *_ in losses))
+    is_named = len(radii) > 1 and len(losses) <= panels.MAX_LABELS
     series = [
-      charts.Line(i, kinds.index(suite), suite if is_named else '', points)
-      for suite, i, points in losses
+      charts.Line(i, radii.index(radius), radius if is_named else '', points)
+      for radius, i, points in losses
     ]
     title = f'loss by step of {_STUDIED}, largest so far'
     yield title, charts.lines(title, series, is_share=False)
@@ -81,6 +84,9 @@ def to_markdown(runs: Sequence[Run]) -> list[str]:
       f'{what}: top-1 in % of {x["count"]} images, after each attack: '
       f'{", ".join(words)}{rejected}; {x["checks"]}.'
     )
+    if x['by_epsilon']:
+      points = (f'{radius} {tables.percent(y)}' for radius, y in x['by_epsilon'])
+      parts.append(f'{what}: top-1 in % by radius: {", ".join(points)}.')
   return parts
 
 
@@ -111,6 +117,12 @@ def _describe_checks(num_checks: int, num_failed: int) -> str:
   if not num_failed:
     return f'all {num_checks} checks passed'
   return f'{num_failed} of {num_checks} checks failed'
+
+
+def _curve(found: Mapping[str, Any]) -> list[tuple[float, float]]:
+  """Returns the accuracy by radius."""
+  radii = found.get('by_epsilon', {})
+  return _points(radii.get('epsilon'), radii.get('top1'))
 
 
 def _points(x, y) -> list[tuple[float, float]]:

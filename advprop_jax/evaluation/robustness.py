@@ -14,7 +14,7 @@ from advprop_jax import errors, parallel, pixels
 from advprop_jax.attacks import apgd, checks, worst_case
 from advprop_jax.attacks.ensembles import Stage
 from advprop_jax.attacks.worst_case import ROBUST, Examples, State, WorstCase
-from advprop_jax.evaluation import runner
+from advprop_jax.evaluation import attack_words, runner
 
 # Apart from the keys of `runner.py`, which attacks the same images.
 _ROBUSTNESS = 0x0A77AC
@@ -210,7 +210,8 @@ def evaluate(
     nonlocal found
     found = found._replace(curve=state)
     save(found)
-    log(f'epsilon {stage.epsilon:.4g}, {stage}', state)
+    words = attack_words.radius(stage.epsilon, is_l2=work.norm == 'l2')
+    log(f'{words}, {stage}', state)
     progress(worst_case.remaining_cost(work.curve, state))
 
   if work.curve:

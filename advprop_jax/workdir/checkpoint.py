@@ -17,7 +17,7 @@ reads `ema` or `model` alone, and needs no optimizer for it.
 import contextlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -289,14 +289,16 @@ class Checkpointer:
     )
 
 
-def warn_of_changes(saved: dict, config: dict, *, unused: tuple[str, ...] = ()):
+def warn_of_changes(
+  saved: dict, config: dict, *, is_unused: Callable[[str], bool] = lambda key: False
+):
   """Logs every value of a config that was another one when a checkpoint was saved.
 
   Args:
     saved: the config of the checkpoint. Of keys that it does not have, nothing is
       said: an older or converted checkpoint has only some.
     config: the one of now.
-    unused: sections and keys that have no effect on what is done.
+    is_unused: whether a key, 'attack.epsilon', has no effect on what is done.
   """
   # As JSON: a config that was not saved has tuples in the place of lists.
   old = workdirs.flatten(json.loads(json.dumps(saved)))
@@ -304,7 +306,7 @@ def warn_of_changes(saved: dict, config: dict, *, unused: tuple[str, ...] = ()):
   for key, value in sorted(old.items()):
     if value == new.get(key):
       continue
-    if key.startswith(unused):
+    if is_unused(key):
       logging.warning('config.%s is changed, and has no effect here', key)
     else:
       logging.warning('config.%s was %s before and is %s now', key, value, new.get(key))

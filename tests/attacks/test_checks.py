@@ -230,7 +230,7 @@ def short(monkeypatch):
 def attack(logits_fn, **changes):
   label = np.asarray(sound(IMAGE)).argmax(-1)
   arguments = {'image': IMAGE, 'label': label, 'epsilon': EPSILON, 'batch_size': 10}
-  return autoattack(logits_fn, rng=jax.random.key(0), **arguments | changes)
+  return autoattack(logits_fn, **{'rng': jax.random.key(0), **arguments, **changes})
 
 
 def test_function_returns_images_that_prove_the_accuracy(short):
@@ -251,6 +251,29 @@ def test_the_example_of_the_docstring():
   assert found.attempted >= 6 and not found.failed
 
 
+def test_the_longest_version_from_end_to_end(monkeypatch):
+  sizes = {'num_steps': 5, 'num_queries': 20}
+  short = {}
+  for name, member in ensembles.VERSIONS['plus'].items():
+    section = {k: sizes.get(k, x) for k, x in member.section.items()}
+    num_restarts = min(member.num_restarts, 2)
+    short[name] = member._replace(section=section, num_restarts=num_restarts)
+  monkeypatch.setitem(ensembles.VERSIONS, 'plus', short)
+  lines = []
+  found = attack(
+    sound, version='plus', progress=lines.append, rng=jax.random.PRNGKey(0)
+  )
+  assert list(found.accuracies) == [
+    *('apgd-ce', 'apgd-dlr', 'fab', 'square', 'apgd-t', 'fab-t')
+  ]
+  shares = list(found.accuracies.values())
+  assert 0 < shares[-1] < 1 and shares == sorted(shares, reverse=True)
+  # Three attacks are made twice; five classes have four targets.
+  assert len(lines) == 2 + 2 + 2 + 1 + 4 + 4
+  assert lines[1].startswith('apgd-ce, restart 1: ') and lines[-1].endswith('at most')
+  assert ' s, and 0 s to go' in lines[-1]
+
+
 def test_function_takes_bytes(short):
   image = np.round(IMAGE * 255).astype(np.uint8)
   floats = attack(sound, image=image / np.float32(255))
@@ -263,6 +286,7 @@ def test_masked_gradients_are_a_warning(short):
   texts = [str(x.message) for x in found]
   assert any('Square lowered the robust accuracy by' in x for x in texts)
   assert any('gradient of the DLR is 0 for' in x for x in texts)
+  assert '; failed checks: gradient of the cross-entropy, gradient' in repr(result)
   assert result.accuracies['square'] < result.accuracies['apgd-ce']
 
 
@@ -301,6 +325,23 @@ def test_a_randomised_model_takes_a_key(short):
     ),
     ({'version': 'strong'}, "unknown version 'strong'; allowed: plus, rand, standard"),
     ({'norm': 'l1'}, "unknown norm 'l1'; allowed: l2, linf"),
+    ({'norm': 'l2', 'epsilon': 7.0}, 'epsilon is 7.0; allowed: above 0, below 6.928'),
+    (
+      {'image': IMAGE.transpose(0, 3, 1, 2)},
+      r'\[24, 3, 4, 4\], as of PyTorch; allowed',
+    ),
+    ({'rng': 0}, r'rng is 0; allowed: one key, as jax.random.key\(0\)'),
+    ({'rng': jax.random.split(jax.random.key(0))}, r'rng is of shape \[2\]; allowed'),
+    ({'version': 'rand'}, r'called as logits_fn\(image, rng\): too many'),
+    ({'logits_fn': lambda x, y: x}, r'as logits_fn\(image\): missing a required'),
+    (
+      {'logits_fn': lambda x: np.tanh(x)},
+      'cannot be traced by jax.jit: .* NumPy on wh',
+    ),
+    (
+      {'logits_fn': lambda x: x},
+      r'returns .*\(1, 4, 4, 3\).* allowed: logits, \[1, K\]',
+    ),
     ({'logits_fn': lambda x: jax.nn.softmax(sound(x))}, 'returns probabilities'),
     ({'logits_fn': lambda x: sound(x) * jnp.nan}, 'values that are not finite'),
   ],

@@ -525,7 +525,7 @@ def test_robustness_by_radius_and_step(tmp_path, drawn):
   np.testing.assert_allclose(by_radius[0].points, [(0, 0.875), (4, 0.75)])
   assert by_l2[0].points == [(0, 1), (0.5, 0.25)]
   losses = drawn['loss by step of APGD-CE, largest so far']
-  assert {x.name for x in losses} == {'pgd', 'autoattack'}
+  assert {x.name for x in losses} == {'L2 0.5', 'epsilon 8/255'}
   assert [x.points for x in losses] == [[(0, 0.25), (1, 0.5), (2, 0.75)]] * 2
 
 

@@ -12,7 +12,15 @@ from absl import logging as absl_logging
 from PIL import Image
 from tiny_model import create_tiny_model
 
-from advprop_jax import errors, evaluate, model_config, parallel, schema, train
+from advprop_jax import (
+  errors,
+  evaluate,
+  model_config,
+  parallel,
+  robust_config,
+  schema,
+  train,
+)
 from advprop_jax.attacks import ensembles, worst_case
 from advprop_jax.evaluation import robustness
 from configs import digits_advprop, saved
@@ -85,7 +93,7 @@ def run(workdir, suite, **changes):
 def test_autoattack_of_a_checkpoint(workdir, caplog):
   absl_logging.set_verbosity(absl_logging.INFO)
   with caplog.at_level('INFO'):
-    content = run(workdir, 'autoattack', epsilons=(0.01, 0.03, 0.06))
+    content = run(workdir, 'autoattack', epsilons=(0.01, 0.03, 0.06), num_restarts=2)
   (cell,) = content['cells'].values()
   (branch,) = cell['branches']
   found = cell['branches'][branch]
@@ -108,7 +116,9 @@ def test_autoattack_of_a_checkpoint(workdir, caplog):
   text = caplog.text
   assert 'suite autoattack, before any attack: ' in text
   assert 'suite autoattack, apgd-t, target 3: ' in text and 'of 40 images' in text
-  assert 'suite autoattack, epsilon 0.06' in text
+  assert 'suite autoattack, epsilon 15.3/255, apgd: ' in text
+  assert 'config.eval.robustness.num_restarts is changed, and has no effect' in text
+  assert 'autoattack: clean; attack AutoAttack standard, epsilon 7.65/255' in text
   (path,) = (workdir / 'eval').glob('autoattack.examples.*.npz')
   with np.load(path) as file:
     fallen_at, position = file['worst_fallen_at'], file['position']
@@ -118,36 +128,49 @@ def test_autoattack_of_a_checkpoint(workdir, caplog):
 
 def test_an_interrupted_evaluation_goes_on(workdir, monkeypatch):
   calls, attack = [], worst_case.WorstCase.attack
+  target_1, target_2 = (1, 'apgd-t, target 1'), (2, 'apgd-t, target 2')
+  first_radius, second_radius = (5, 'apgd'), (6, 'apgd')  # Of the curve.
 
-  def count(self, stage, *args, **kwargs):
-    calls.append(str(stage))
-    if limit is not None and calls.count('apgd-t, target 2') > limit:
+  def count(self, stage, *args, number_of_stage):
+    calls.append((number_of_stage, str(stage)))
+    if calls[-1] == last:
       raise KeyboardInterrupt
-    return attack(self, stage, *args, **kwargs)
+    return attack(self, stage, *args, number_of_stage=number_of_stage)
 
   monkeypatch.setattr(worst_case.WorstCase, 'attack', count)
-  limit = 0
-  with pytest.raises(KeyboardInterrupt):
-    run(workdir, 'autoattack')
-  assert not (workdir / 'eval' / 'autoattack.json').exists()
-  assert 'apgd-t, target 1' in calls
+  attack_all = functools.partial(run, workdir, 'autoattack', epsilons=(0.01, 0.06))
+  for end, made, not_made in (
+    (target_2, {target_1}, set()),
+    # The checks look at one batch again; of the attacks, those are not made again.
+    (second_radius, {target_2, first_radius}, {target_1}),
+  ):
+    last = end
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+      attack_all()
+    assert not (workdir / 'eval' / 'autoattack.json').exists()
+    assert made <= set(calls) and not not_made & set(calls)
+  last = None
   calls.clear()
-  limit = None
-  resumed = run(workdir, 'autoattack')
-  # The checks look at one batch again; of the attacks, two are not made again.
-  assert 'apgd-t, target 1' not in calls and 'apgd-t, target 2' in calls
+  resumed = attack_all()
+  assert second_radius in calls and not {target_2, first_radius} & set(calls)
   shutil.rmtree(workdir / 'eval')
   calls.clear()
-  whole = run(workdir, 'autoattack')
-  assert 'apgd-t, target 1' in calls
+  whole = attack_all()
+  assert {target_1, target_2, first_radius, second_radius} <= set(calls)
 
   def flags(content):
     (cell,) = content['cells'].values()
-    return cell['branches']['clean']['by_attack'], cell['num_examples']
+    found = cell['branches']['clean']
+    return found['by_attack'], found['by_epsilon'], cell['num_examples']
 
   assert flags(resumed) == flags(whole)
+  # Attacks of earlier starts count.
+  (cell,) = resumed['cells'].values()
+  stages = cell['branches']['clean']['stages']
+  assert cell['seconds'] > sum(x['seconds'] for x in stages)
   calls.clear()
-  assert flags(run(workdir, 'autoattack')) == flags(whole) and not calls
+  assert flags(attack_all()) == flags(whole) and not calls
 
 
 def test_devices_change_nothing(workdir):
@@ -265,6 +288,7 @@ def test_the_other_branch_is_attacked_through(workdir):
     ({'norm': 'l1'}, "unknown eval.robustness.norm 'l1'; allowed: l2, linf"),
     ({'branch': 'best'}, "unknown eval.robustness.branch 'best'; allowed: adv, clean"),
     ({'attack_branch': 'x'}, "eval.robustness.attack_branch 'x'; allowed: adv, clean"),
+    ({'norm': 'l2', 'epsilon': 28.0}, 'epsilon is 28.0; allowed: above 0, below 27.71'),
     ({'num_examples': 41}, 'num_examples is 41; allowed: 0, for all, to 40'),
   ],
 )
@@ -272,6 +296,28 @@ def test_what_cannot_be_is_one_line(workdir, changes, message):
   with pytest.raises(errors.UserError, match=message) as found:
     run(workdir, 'autoattack', **changes)
   assert '\n' not in str(found.value)
+
+
+@pytest.mark.parametrize(
+  'names, changes, used',
+  [
+    (('val',), {}, set()),
+    (('val', 'pgd'), {}, {'attack.step_size', 'robustness.num_restarts'}),
+    (
+      ('pgd',),
+      {'num_restarts': 2},
+      {'attack.step_size', 'robustness.num_restarts', 'robustness.epsilons'},
+    ),
+    (('autoattack',), {}, {'robustness.epsilon', 'robustness.epsilons'}),
+  ],
+)
+def test_settings_that_no_suite_looks_at(names, changes, used):
+  config = digits_advprop.get_config()
+  config.eval.robustness.update(changes)
+  found = robust_config.unused_keys(names, schema.read(config))
+  keys = {'attack.step_size', 'robustness.num_restarts', 'robustness.epsilon'}
+  keys = {f'eval.{x}' for x in keys | {'robustness.epsilons'}}
+  assert found & keys == keys - {f'eval.{x}' for x in used}
 
 
 def test_a_damaged_file_of_examples_is_not_used(workdir, caplog):
