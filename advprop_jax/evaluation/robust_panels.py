@@ -29,6 +29,7 @@ def results(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
         (name, tables.percent(x) if is_number(x) else '', rejected.get(name, 0))
         for name, x in after.items()
       ],
+      'curve_of': _curve_of(suite, attack),
       'by_epsilon': [
         (attack_words.radius(epsilon, is_l2=attack_words.has_l2(attack)), top1)
         for epsilon, top1 in _curve(found)
@@ -48,8 +49,7 @@ def curves(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
     dash, label = (0, '') if branch == panels.MODEL else (1, branch)
     scale, unit = (1, _L2) if attack_words.has_l2(attack) else (255, _LINF)
     if points := _curve(found):
-      name = _STUDIED if suite == 'autoattack' else attack_words.name_of(attack)
-      title = ', '.join([f'top-1 by {unit}', name, *attack_words.extent(attack)])
+      title = ', '.join([f'top-1 by {unit}', _curve_of(suite, attack)])
       names[title] = unit
       scaled = [(scale * x, y) for x, y in points]
       by_title.setdefault(title, []).append(charts.Line(i, dash, label, scaled))
@@ -86,6 +86,7 @@ def to_markdown(runs: Sequence[Run]) -> list[str]:
     )
     if x['by_epsilon']:
       points = (f'{radius} {tables.percent(y)}' for radius, y in x['by_epsilon'])
+      what = f'{runs[x["run"]].name}, {x["branch"]}, {x["curve_of"]}'
       parts.append(f'{what}: top-1 in % by radius: {", ".join(points)}.')
   return parts
 
@@ -117,6 +118,12 @@ def _describe_checks(num_checks: int, num_failed: int) -> str:
   if not num_failed:
     return f'all {num_checks} checks passed'
   return f'{num_failed} of {num_checks} checks failed'
+
+
+def _curve_of(suite: str, attack: Mapping[str, Any]) -> str:
+  """Returns which attack has an accuracy by radius, and on which images."""
+  name = _STUDIED if suite == 'autoattack' else attack_words.name_of(attack)
+  return ', '.join([name, *attack_words.extent(attack)])
 
 
 def _curve(found: Mapping[str, Any]) -> list[tuple[float, float]]:

@@ -510,6 +510,9 @@ def test_the_worst_case_with_its_failed_checks(tmp_path):
     'attack: clean 87.5, apgd-ce 75.0, apgd-t 50.0; 3 adversarial images rejected; '
     '1 of 2 checks failed.'
   )
+  assert write[4] == (
+    'a, clean, APGD-CE: top-1 in % by radius: epsilon 0/255 87.5, epsilon 4/255 75.0.'
+  )
 
 
 def test_robustness_by_radius_and_step(tmp_path, drawn):
