@@ -126,9 +126,9 @@ class Digits:
   """A network, its examples, and the version 'standard'."""
 
   def __init__(self, args):
-    if args.epsilon is not None:
-      inputs.check_epsilon(args.epsilon, norm=NORM)
     image, label = trained.examples(NETWORK, args.examples, args.data_dir)
+    if args.epsilon is not None:
+      inputs.check_epsilon(args.epsilon, norm=NORM, image_shape=image.shape[1:])
     position = np.arange(len(label), dtype=np.int32)
     self.examples = worst_case.Examples(image, label, position)
     logits_fn = trained.load(NETWORK)
