@@ -179,6 +179,11 @@ def sum_over_hosts(x: int) -> int:
   return int(multihost_utils.process_allgather(np.asarray(x)).sum())
 
 
+def sum_arrays_over_hosts(x: np.ndarray) -> np.ndarray:
+  """Returns the sum of an array that every host has; all of them have to call."""
+  return multihost_utils.process_allgather(x, tiled=False).reshape(-1, *x.shape).sum(0)
+
+
 def max_over_hosts(x: int) -> int:
   """Returns the largest of a number that every host has; all of them have to call."""
   return int(multihost_utils.process_allgather(np.asarray(x)).max())

@@ -73,7 +73,10 @@ def create_work(
     check(config)
     members = ensembles.VERSIONS[section.version]
     if is_studied(config):
-      members = ensembles.to_transfer(members)
+      members = {
+        name: member._replace(section=ensembles.to_transfer(member.section))
+        for name, member in members.items()
+      }
     stages = ensembles.stages(
       members,
       epsilon=section.epsilon,
@@ -81,12 +84,14 @@ def create_work(
       num_classes=num_classes,
     )
     worst_case.check_stages(stages, num_classes=num_classes, image_shape=shape)
-    one = {**ensembles.APGD_CE.section, 'norm': section.norm}
+    one = {**members['apgd-ce'].section, 'norm': section.norm}
     curve = section.epsilons and ensembles.stages_of_one(
       one, epsilons=section.epsilons, num_restarts=1
     )
     return robustness.Work(tuple(stages), section.norm, tuple(curve))
   attack = dict(config.eval.attack)
+  if is_studied(config):
+    attack = ensembles.to_transfer(attack)
   if not {'epsilon', 'epsilon_l2'} & attack.keys():
     raise errors.UserError(
       f'eval.attack is {attack["name"]!r}, which has no radius; allowed with '

@@ -128,6 +128,8 @@ def _read(file: results.ExamplesFile, position) -> robustness.Found:
     return robustness.Found()
   states = {}
   for key, counts in json.loads(text).items():
+    if {*counts, 'fallen_at'} != {*State._fields}:  # Of another version of this code.
+      return robustness.Found()
     values: dict[str, Any] = {
       k: tuple(x) if isinstance(x, list) else x for k, x in counts.items()
     }

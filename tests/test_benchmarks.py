@@ -290,7 +290,6 @@ def test_autoattack_is_timed_beside_the_gradients_alone(capsys, fast_compilation
 def test_autoattack_is_timed_with_all_examples_left_in(
   capsys, digits_dir, monkeypatch, fast_compilation
 ):
-  # The first attack is the one that the radius is searched with: compiled once.
   section = {**ensembles.APGD_CE.section, 'num_steps': 4}
   short_apgd = {**section, 'norm': 'linf'}
   monkeypatch.setattr(autoattack_benchmark, 'SHORT_APGD', short_apgd)
@@ -317,14 +316,13 @@ def test_autoattack_is_timed_with_all_examples_left_in(
   assert line['robust_accuracy'] == line['robust_accuracy_all']
   assert line['epsilon'] == 0.09 and 0 < line['robust_accuracy'] < 0.7
   assert line['share'] == line['seconds_dropping'] / line['seconds_all']
-  # Three radii, one example to compile, then with dropping, then without.
-  start = counts.index(('square', 1)) + 1
+  # Three radii, then with dropping, cold and warm, then without, compiled before.
+  compiled = [('apgd-ce', 1), ('square', 1)]
   all_left_in = [*3 * [('apgd-ce', 4)], *3 * [('square', 4)]]
-  assert counts[start - 2 : start + 3] == [
-    ('apgd-ce', 1),
-    ('square', 1),
-    *all_left_in[:3],
-  ]
+  place = next(i for i in range(len(counts)) if counts[i : i + 2] == compiled)
   assert counts[-6:] == all_left_in
-  left = sum(count for _, count in counts[start + 3 : -6])
+  with_dropping = counts[place + 2 : -6]
+  assert counts[place - len(with_dropping) : place] == with_dropping
+  assert with_dropping[:3] == all_left_in[:3]
+  left = sum(count for _, count in with_dropping[3:])
   assert 12 * line['robust_accuracy'] <= left < 12

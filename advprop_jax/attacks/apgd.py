@@ -25,7 +25,12 @@ RISING_SHARE = 0.75  # Rho: a step is halved where the loss rose in fewer steps.
 # Percent of `num_steps`: until the first checkpoint, between the last ones, and by how
 # much each interval is shorter than the one before.
 FIRST, SHORTEST, SHORTER_BY = 22, 6, 3
+# Ours: an example is climbed on until its margin is below -2 % of the range of its
+# logits, since another program may round a smaller one to the other side.
+CLEAR = 0.02
 MIN_CLASSES = {'ce': 2, 'dlr': 3, 'targeted_dlr': 4}  # By loss.
+
+_TINY = 1e-12  # Below every range of logits: a division by 0 would be NaN.
 
 
 def first_interval(num_steps):
@@ -46,18 +51,18 @@ def next_interval(interval, num_steps):
 class Ascent(NamedTuple):
   """Where the steps have led."""
 
-  # The first misclassified point of each example, or that of the largest loss where
-  # none was: float32 [B, H, W, 3].
+  # The misclassified point of the lowest margin, or that of the largest loss where none
+  # was misclassified: float32 [B, H, W, 3].
   image: jax.Array
   best: jax.Array  # The point of the largest loss.
   has_fallen: jax.Array  # Whether a point was misclassified, bool [B].
-  best_loss: jax.Array  # The largest loss, float32 [B].
   # The largest loss after 0, 1, ... steps, float32 [num_steps + 1, B]; [0, B] if it is
   # not recorded.
   trace: jax.Array
 
 
-# (image, number of the step) -> loss [B], gradient like the image, misclassified [B].
+# (image, number of the step) -> loss [B], gradient like the image, margin of the true
+# class in shares of the range of the logits [B]: negative where it is misclassified.
 Evaluate = Callable[
   [jax.Array, jax.Array | int], tuple[jax.Array, jax.Array, jax.Array]
 ]
@@ -75,8 +80,8 @@ class _State(NamedTuple):
   best: jax.Array  # The point of the largest loss, its gradient and loss.
   best_gradient: jax.Array
   best_loss: jax.Array
-  adversarial: jax.Array
-  has_fallen: jax.Array
+  adversarial: jax.Array  # The misclassified point of the lowest margin.
+  lowest_margin: jax.Array  # Its margin; 0 where there is none yet.
   interval: jax.Array  # Between the last checkpoint and the next one, int32 [].
   num_left: jax.Array  # Steps until the next one, int32 [].
   num_rises: jax.Array  # Since the last checkpoint.
@@ -98,18 +103,18 @@ def ascend(
 ) -> Ascent:
   """Climbs the loss of every example by Auto-PGD.
 
-  What an example gets does not depend on the others, nor on whether the loop stops
-  early: its first misclassified point is the result.
+  An example ends when it is misclassified by a clear margin, so what it gets does not
+  depend on the others, nor on whether the loop stops early.
 
   Args:
-    evaluate: the loss, its gradient, and whether a point is misclassified.
+    evaluate: the loss, its gradient, and the margin.
     image: the middle of the ball, float32 [B, H, W, 3] in [0, 1].
     start: a point of the ball, like `image`.
     norm: a key of `balls.BALLS`.
     epsilon: radius of the ball.
     num_steps: of gradient; the one at the start is not counted. It may be traced.
-    stop_early: end when every example is misclassified; the losses of the steps that
-      were not taken are NaN.
+    stop_early: end when every example has ended; the losses of the steps that were not
+      taken are NaN.
     is_recorded: whether the loss of every step is; `num_steps` is not traced then.
   """
   ball = balls.BALLS[norm]
@@ -122,9 +127,11 @@ def ascend(
     ahead = ball.project(ahead, image, epsilon)
     x = state.x + share * (ahead - state.x) + (1 - share) * (state.x - state.previous)
     x = ball.project(x, image, epsilon)
-    loss, gradient, is_wrong = evaluate(x, i + 1)
+    loss, gradient, margin = evaluate(x, i + 1)
 
-    adversarial = _where(is_wrong & ~state.has_fallen, x, state.adversarial)
+    is_lower = (margin < state.lowest_margin) & ~_has_ended(state)
+    adversarial = _where(is_lower, x, state.adversarial)
+    lowest_margin = jnp.where(is_lower, margin, state.lowest_margin)
     is_better = loss > state.best_loss
     best = _where(is_better, x, state.best)
     best_gradient = _where(is_better, gradient, state.best_gradient)
@@ -147,7 +154,7 @@ def ascend(
       best_gradient=best_gradient,
       best_loss=best_loss,
       adversarial=adversarial,
-      has_fallen=state.has_fallen | is_wrong,
+      lowest_margin=lowest_margin,
       interval=jnp.where(is_checkpoint, following, state.interval),
       num_left=jnp.where(is_checkpoint, following, state.num_left - 1),
       num_rises=jnp.where(is_checkpoint, 0.0, num_rises),
@@ -158,9 +165,9 @@ def ascend(
 
   def goes_on(state: _State):
     more = state.step < num_steps
-    return more & ~state.has_fallen.all() if stop_early else more
+    return more & ~_has_ended(state).all() if stop_early else more
 
-  loss, gradient, is_wrong = evaluate(start, 0)
+  loss, gradient, margin = evaluate(start, 0)
   num_recorded = num_steps + 1 if is_recorded else 0
   trace = jnp.full((num_recorded, *loss.shape), jnp.nan, loss.dtype)
   first = _State(
@@ -175,7 +182,7 @@ def ascend(
     best_gradient=gradient,
     best_loss=loss,
     adversarial=start,
-    has_fallen=is_wrong,
+    lowest_margin=jnp.minimum(margin, 0.0),
     interval=first_length,
     num_left=first_length,
     num_rises=jnp.zeros_like(loss),
@@ -184,9 +191,14 @@ def ascend(
     trace=trace.at[0].set(loss) if is_recorded else trace,
   )
   last = jax.lax.while_loop(goes_on, step, first)
-  image = _where(last.has_fallen, last.adversarial, last.best)
+  has_fallen = last.lowest_margin < 0
+  image = _where(has_fallen, last.adversarial, last.best)
   image, best = jax.lax.stop_gradient((image, last.best))
-  return Ascent(image, best, last.has_fallen, last.best_loss, last.trace)
+  return Ascent(image, best, has_fallen, last.trace)
+
+
+def _has_ended(state: _State) -> jax.Array:
+  return state.lowest_margin < -CLEAR
 
 
 def start_on_border(
@@ -216,33 +228,37 @@ def make_evaluate(
 
   Args:
     logits_fn: maps images to logits; of several samples it takes a key as well.
-    label: int32 [B]; what is not predicted so is misclassified.
+    label: int32 [B], the true classes.
     loss_of: of logits, to be climbed, float32 [B].
     rng: one key, for several samples.
     num_samples: gradients of a randomised network that are averaged at every point.
-      The loss and the class are the last one's, as in the authors' code.
+      The loss and the margin are the last one's, as in the authors' code.
   """
 
   def total(x, *key):
     logits = logits_fn(x, *key)
     loss = loss_of(logits)
-    return loss.sum(), (loss, logits.argmax(-1) != label)
+    range_of_logits = logits.max(-1) - logits.min(-1)
+    margin = losses.margin(logits, label) / (range_of_logits + _TINY)
+    return loss.sum(), (loss, margin)
 
   gradient_of = jax.grad(total, has_aux=True)
 
   def evaluate(x, step):
     if num_samples == 1 or rng is None:
-      gradient, (loss, is_wrong) = gradient_of(x)
-      return loss, gradient, is_wrong
+      gradient, (loss, margin) = gradient_of(x)
+      return loss, gradient, margin
 
     def add(i, found):
       key = jax.random.fold_in(jax.random.fold_in(rng, step), i)
-      gradient, (loss, is_wrong) = gradient_of(x, key)
-      return loss, found[1] + gradient, is_wrong
+      gradient, (loss, margin) = gradient_of(x, key)
+      return loss, found[1] + gradient, margin
 
-    nothing = jnp.zeros(len(x), x.dtype), jnp.zeros_like(x), jnp.zeros(len(x), bool)
-    loss, gradient, is_wrong = jax.lax.fori_loop(0, num_samples, add, nothing)
-    return loss, gradient / num_samples, is_wrong
+    nothing = jnp.zeros(len(x), x.dtype)
+    loss, gradient, margin = jax.lax.fori_loop(
+      0, num_samples, add, (nothing, jnp.zeros_like(x), nothing)
+    )
+    return loss, gradient / num_samples, margin
 
   return evaluate
 
@@ -268,10 +284,9 @@ def make_apgd(
     num_steps: of gradient; it may be traced.
     num_samples: see `make_evaluate`; with several, the attack calls
       `logits_fn(image, rng)`.
-    target_rank: which class is the target, by the logits of the image itself: 2 is the
-      second largest. It may be traced.
+    target_rank: which class is the target, see `target_of_rank`. It may be traced.
     keep_strongest: take all steps and return the point of the largest loss, to be
-      shown to another network; else the first that is misclassified, if there is one.
+      shown to another network; else one that is misclassified, if there is one.
 
   Raises:
     UserError: a value is outside its range, or there are too few classes for the loss.
@@ -293,7 +308,7 @@ def make_apgd(
     start = start_on_border(keys, image, norm=norm, epsilon=epsilon)
     if loss == 'targeted_dlr':
       key = () if num_samples == 1 else (shared,)
-      target = class_of_rank(logits_fn(image, *key), target_rank)
+      target = target_of_rank(logits_fn(image, *key), label, target_rank)
       loss_of = functools.partial(losses.targeted_dlr, label=label, target=target)
     else:
       untargeted = losses.dlr if loss == 'dlr' else losses.cross_entropy
@@ -343,9 +358,16 @@ def loss_by_step(
   return found.trace.T
 
 
-def class_of_rank(logits: jax.Array, rank: int | jax.Array) -> jax.Array:
-  """Returns the class of the largest logit (rank 1), the second largest, ..., [B]."""
-  order = jnp.argsort(logits, axis=-1, descending=True)
+def target_of_rank(
+  logits: jax.Array, label: jax.Array, rank: int | jax.Array
+) -> jax.Array:
+  """Returns the wrong class of the largest logit (rank 2), the next one (3), ..., [B].
+
+  Rank 1 would be the true class, which the network of a correctly classified image
+  predicts; another network, that is attacked through, may rank it lower.
+  """
+  is_true = jax.nn.one_hot(label, logits.shape[-1], dtype=bool)
+  order = jnp.argsort(jnp.where(is_true, jnp.inf, logits), axis=-1, descending=True)
   return jnp.take(order, jnp.asarray(rank) - 1, axis=-1).astype(jnp.int32)
 
 

@@ -33,18 +33,14 @@ def _averaged(member: Member) -> Member:
   return member._replace(section={**member.section, 'num_samples': 20})
 
 
-def to_transfer(members: Mapping[str, Member]) -> dict[str, Member]:
-  """Returns attacks whose images are meant for another network than they see.
+def to_transfer(section: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns an attack whose images are meant for another network than it sees.
 
-  APGD then goes on to the largest loss, where for its own network it keeps the first
-  point that is misclassified, hardly beyond the boundary.
+  APGD then goes on to the largest loss, where for its own network it ends at a
+  misclassified point, hardly beyond the boundary.
   """
-  return {
-    name: member._replace(section={**member.section, 'keep_strongest': True})
-    if member.section['name'] == 'apgd'
-    else member
-    for name, member in members.items()
-  }
+  is_apgd = section['name'] == 'apgd'
+  return {**section, 'keep_strongest': True} if is_apgd else dict(section)
 
 
 # By version, {name as AutoAttack calls it: member}, in their order.
@@ -71,6 +67,7 @@ VERSIONS: dict[str, dict[str, Member]] = {
 RANDOMISED = 'rand'  # The version whose networks take a key.
 
 
+_DEFAULTS = {x.section['name']: x.section for x in (APGD_CE, FAB_T, SQUARE)}
 STEP_SIZES = {'step_size', 'step_size_l2'}  # In sections of stages: shares of epsilon.
 
 
@@ -88,7 +85,7 @@ class Stage(NamedTuple):
     """Forward passes of an example; a gradient costs three."""
     section = dict(self.section)
     passes = 3 * section.get('num_samples', 1)
-    if self.section[0] == ('name', 'fab'):  # It looks at each point that it found.
+    if section['name'] == 'fab':  # A forward pass of its own says what a step found.
       passes += 1
     return section.get('num_queries', 0) or passes * section.get('num_steps', 1)
 
@@ -134,8 +131,8 @@ def stages_of_one(
     epsilons: radii; none: the section's own.
     num_restarts: of the attack at each radius.
   """
-  section = dict(section)
   name, own = section['name'], 1.0
+  section = {**_DEFAULTS.get(name, {}), **section}
   for key in ('epsilon', 'epsilon_l2'):
     own = section.pop(key, own)
   for key in STEP_SIZES & section.keys():

@@ -49,8 +49,8 @@ def make_fab(
       pass, untargeted `num_classes` backward passes.
     targeted: go to the boundary to one class; else to that of all which is nearest by
       the linearisation.
-    target_rank: which class, by the logits of the images as they come: 2 is the one
-      with the second largest logit. A traced one above K finds nothing.
+    target_rank: which class, see `apgd.target_of_rank`. A traced one above K finds
+      nothing.
     num_classes: K.
     random_start: start on the sphere of radius epsilon / 2, clipped to [0, 1], instead
       of at the image.
@@ -80,7 +80,7 @@ def make_fab(
       allowed = f'2 to {num_classes}, the number of classes'
       _check(target_rank <= num_classes, 'target_rank', target_rank, allowed)
     logits = logits_fn(image)
-    target = apgd.class_of_rank(logits, target_rank)
+    target = apgd.target_of_rank(logits, label, target_rank)
 
     def is_wrong(logits):
       return (logits.argmax(-1) != label)[:, None, None, None]

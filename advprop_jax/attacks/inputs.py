@@ -71,11 +71,14 @@ def check_radius(epsilon, *, norm: str):
       values of an image; or a traced array.
     norm: 'linf' or 'l2'.
   """
-  largest = 1 if norm == 'linf' else math.inf
-  if isinstance(epsilon, int | float) and not 0 <= epsilon <= largest:
+  if not isinstance(epsilon, int | float):
+    return
+  largest, unit = math.inf, 'an L2 norm over all values of an image'
+  if norm == 'linf':
+    largest, unit = 1, "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
+  if not 0 <= epsilon <= largest:
     raise errors.UserError(
-      f'attack epsilon is {epsilon}; allowed: 0 to {largest}, in units of pixels in '
-      "[0, 1]: the papers' 8 is 8 / 255"
+      f'attack epsilon is {epsilon}; allowed: 0 to {largest}, {unit}'
     )
 
 

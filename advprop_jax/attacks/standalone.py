@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from advprop_jax import errors
+from advprop_jax import errors, pixels
 from advprop_jax.attacks import balls, checks, ensembles, inputs, worst_case
 
 
@@ -106,7 +106,12 @@ def autoattack(
   stages = ensembles.stages(
     ensembles.VERSIONS[version], epsilon=epsilon, norm=norm, num_classes=num_classes
   )
-  worst_case.check_stages(stages, num_classes=num_classes, image_shape=image.shape[1:])
+  worst_case.check_stages(
+    stages,
+    num_classes=num_classes,
+    image_shape=image.shape[1:],
+    is_randomised=is_randomised,
+  )
   run = worst_case.WorstCase(
     lambda variables, *inputs: logits_fn(*inputs).astype(np.float32),
     None,
@@ -118,10 +123,7 @@ def autoattack(
   )
   state = run.begin(examples)
   found = checks.before(run, examples, state, stages[0])
-  adversarial = np.asarray(
-    image / np.float32(255) if image.dtype == np.uint8 else image
-  )
-  adversarial = adversarial.copy()
+  adversarial = np.array(pixels.to_unit(image))
 
   def keep(index, images):
     adversarial[index] = images

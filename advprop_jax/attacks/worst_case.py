@@ -46,6 +46,7 @@ class State(NamedTuple):
   num_examples: int  # Over all hosts, as all numbers that follow.
   robust: tuple[int, ...]  # Examples left: clean, then after each stage.
   rejected: tuple[int, ...] = ()  # Of each stage: misclassified, but against the rules.
+  not_finite: tuple[int, ...] = ()  # Of each stage: without a class, so not counted.
   # Of each stage: misclassified in one program and not in the other.
   unsteady: tuple[int, ...] = ()
   seconds: tuple[float, ...] = ()  # Of each stage.
@@ -54,6 +55,19 @@ class State(NamedTuple):
   def num_done(self) -> int:
     """Stages that have run."""
     return len(self.rejected)
+
+  def cut(self, num_done: int) -> 'State':
+    """Returns the state after the first stages alone; the counts are of all hosts."""
+    is_later = self.fallen_at > num_done
+    return State(
+      fallen_at=np.where(is_later, ROBUST, self.fallen_at).astype(np.int32),
+      num_examples=self.num_examples,
+      robust=self.robust[: num_done + 1],
+      rejected=self.rejected[:num_done],
+      not_finite=self.not_finite[:num_done],
+      unsteady=self.unsteady[:num_done],
+      seconds=self.seconds[:num_done],
+    )
 
 
 class Devices(NamedTuple):
@@ -118,7 +132,7 @@ class WorstCase:
     self.is_transfer = attack_variables is not None
     self.attack_variables = attack_variables if self.is_transfer else variables
     self._num_passes = 0
-    # Of a section, with and without a target: its program, and its batch size.
+    # By `_program`: what is compiled, and its batch size.
     self._compiled: dict[Any, Callable] = {}
     self._sizes: dict[Any, int] = {}
     self._classify = self._compile_logits()
@@ -256,7 +270,7 @@ class WorstCase:
   ):
     """Returns the state after one more stage."""
     start, fallen_at = time.monotonic(), state.fallen_at.copy()
-    num_rejected = num_unsteady = 0
+    num_rejected = num_infinite = num_unsteady = 0
     left = np.flatnonzero(fallen_at == ROBUST)
     batches = []
     if state.robust[-1]:
@@ -271,9 +285,10 @@ class WorstCase:
         num_unsteady += int((predicted != logits.argmax(-1)).sum())
       is_wrong = logits.argmax(-1) != examples.label[index]
       is_valid = self._is_valid(examples.image[index], image, stage.epsilon)
-      is_valid &= np.isfinite(logits).all(-1)
-      has_fallen = is_wrong & is_valid
+      is_finite = np.isfinite(logits).all(-1)
+      has_fallen = is_wrong & is_valid & is_finite
       num_rejected += int((is_wrong & ~is_valid).sum())
+      num_infinite += int((is_valid & ~is_finite).sum())
       fallen_at[index[has_fallen]] = state.num_done + 1
       keep(index[has_fallen], image[has_fallen])
       after_batch(state, (i + 1) / len(batches))
@@ -282,6 +297,7 @@ class WorstCase:
       state.num_examples,
       robust=(*state.robust, self._count_robust(fallen_at)),
       rejected=(*state.rejected, self.devices.sum(num_rejected)),
+      not_finite=(*state.not_finite, self.devices.sum(num_infinite)),
       unsteady=(*state.unsteady, self.devices.sum(num_unsteady)),
       seconds=(*state.seconds, round(time.monotonic() - start, 3)),
     )
@@ -324,11 +340,9 @@ class WorstCase:
     delta = (adversarial - image).reshape([len(image), math.prod(image.shape[1:])])
     distance = np.linalg.norm(delta, ORDERS[self.norm], axis=1)
     absolute, relative = TOLERANCES[self.norm]
-    axes = (1, 2, 3)
-    in_range = (adversarial >= 0).all(axes) & (adversarial <= 1).all(
-      axes
-    )  # NaN is not.
-    return in_range & (distance <= epsilon * (1 + relative) + absolute)
+    # NaN is in no range.
+    is_in_range = ((adversarial >= 0) & (adversarial <= 1)).all((1, 2, 3))
+    return is_in_range & (distance <= epsilon * (1 + relative) + absolute)
 
   def _count_robust(self, fallen_at: np.ndarray) -> int:
     return self.devices.sum(int((fallen_at == ROBUST).sum()))
@@ -354,7 +368,11 @@ def _program(stage: Stage) -> tuple:
 
 
 def check_stages(
-  stages: Sequence[Stage], *, num_classes: int, image_shape: tuple[int, ...]
+  stages: Sequence[Stage],
+  *,
+  num_classes: int,
+  image_shape: tuple[int, ...],
+  is_randomised: bool = False,
 ):
   """Raises UserError if an attack cannot be made or traced, before any runs.
 
@@ -362,6 +380,7 @@ def check_stages(
     stages: all of them.
     num_classes: K.
     image_shape: (H, W, C).
+    is_randomised: whether the network takes a key.
   """
   image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
   label = jax.ShapeDtypeStruct((1,), np.int32)
@@ -370,6 +389,11 @@ def check_stages(
     return jnp.zeros([len(image), num_classes]) + image.mean()
 
   for stage in stages:
+    if not is_randomised and dict(stage.section).get('num_samples', 1) > 1:
+      raise errors.UserError(
+        f'{stage.attack} has several num_samples; allowed: 1, since the network is not '
+        'randomised'
+      )
     try:
       attack = _create(
         stage.section,

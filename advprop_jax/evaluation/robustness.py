@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
   found: Found
   checks: list[checks.Check]
-  loss_by_step: list[float]  # Mean over a batch, after 0, 1, ... steps of APGD.
+  loss_by_step: list[float | None]  # See `loss_by_step`.
   pictures: runner.Pictures | None
 
 
@@ -158,8 +158,7 @@ def evaluate(
     progress: called with the forward passes that are left at most.
   """
   rng = jax.random.fold_in(jax.random.key(seed), _ROBUSTNESS)
-  if not _is_same_on_all_hosts(found):
-    found = Found()
+  found = Found(*map(_as_far_as_all_hosts, found))
   run = WorstCase(
     logits_of,
     variables,
@@ -204,7 +203,7 @@ def evaluate(
     after_batch=after_batch,
     after_stage=after_stage,
   )
-  signs += checks.after(work.stages, worst)
+  signs += checks.after(work.stages, worst, is_transfer=run.is_transfer)
 
   def after_radius(stage: Stage, state: State):
     nonlocal found
@@ -222,26 +221,26 @@ def evaluate(
       after_stage=after_radius,
       first_number=len(work.stages),
     )
-    signs += checks.after(work.curve, curve)
+    signs += checks.after(work.curve, curve, is_transfer=run.is_transfer)
   losses = loss_by_step(run, examples, clean, norm=work.norm, epsilon=first.epsilon)
   return Outcome(found, signs, losses, _pictures(run, examples, adversarial))
 
 
-def _is_same_on_all_hosts(found: Found) -> bool:
-  """Returns whether all hosts have got as far as this one."""
-  counts = [0 if x is None else x.num_done for x in found]
-  most = [parallel.max_over_hosts(n) for n in counts]  # All hosts have to call.
-  least = [-parallel.max_over_hosts(-n) for n in counts]
-  return most == least
+def _as_far_as_all_hosts(state: State | None) -> State | None:
+  """Returns the state after the stages that all hosts have run; all have to call."""
+  num_done = -1 if state is None else state.num_done
+  least = -parallel.max_over_hosts(-num_done)
+  return None if state is None or least < 0 else state.cut(least)
 
 
 def loss_by_step(
   run: WorstCase, examples: Examples, clean: State, *, norm: str, epsilon: float
-) -> list[float]:
+) -> list[float | None]:
   """Returns the largest cross-entropy so far after 0, 1, ... 100 steps of APGD.
 
-  It is the mean over one batch of examples that are classified correctly: a curve that
-  still rises at its end says that the attack needs more steps.
+  It is the mean over one batch of every host, of examples that are classified
+  correctly; None where it is not finite. A curve that still rises at its end says that
+  the attack needs more steps.
   """
   if not clean.robust[0]:
     return []
@@ -262,7 +261,9 @@ def loss_by_step(
   part = Examples(*(x[index] for x in examples))
   batch = run.devices.put(run.fill(part))
   found = run.devices.get(compiled(run.attack_variables, batch, jax.random.key(0)))
-  return [round(float(x), 6) for x in found[: len(index)].mean(0)]
+  total = parallel.sum_arrays_over_hosts(found[: len(index)].sum(0))
+  means = total / parallel.sum_over_hosts(len(index))
+  return [round(float(x), 6) if np.isfinite(x) else None for x in means]
 
 
 def describe(work: Work, outcome: Outcome) -> dict[str, Any]:

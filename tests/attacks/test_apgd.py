@@ -56,7 +56,7 @@ def test_equals_the_authors_code_from_the_same_start(name):
   norm, loss, epsilon, num_steps = golden_apgd.CASES[name]
   expected = GOLDEN['results'][name]
   logits_fn, image, label, noise = network()
-  target = apgd.class_of_rank(logits_fn(image), golden_apgd.RANK)
+  target = apgd.target_of_rank(logits_fn(image), label, golden_apgd.RANK)
   loss_of = {
     'ce': functools.partial(losses.cross_entropy, label=label),
     'dlr': functools.partial(losses.dlr, label=label),
@@ -75,13 +75,14 @@ def test_equals_the_authors_code_from_the_same_start(name):
       epsilon=epsilon,
       num_steps=num_steps,
       stop_early=False,
+      is_recorded=True,
     )
   )(jnp.clip(start, 0, 1))
   withstands = ~np.asarray(found.has_fallen)
   assert withstands.tolist() == expected['withstands']
   assert True in expected['withstands'] and False in expected['withstands']
   # Where a loss has converged, rounding says whether it rose, and so halves steps.
-  difference = np.abs(found.best_loss - np.array(expected['best_loss']))
+  difference = np.abs(found.trace[-1] - np.array(expected['best_loss']))
   assert (difference < 2e-5).sum() >= 7 and difference.max() < 5e-3
   # Where none is misclassified, ours returns the point of the largest loss.
   best = np.reshape(expected['best'], image.shape)
@@ -114,6 +115,25 @@ def test_result_is_in_the_ball_and_does_not_depend_on_the_batch(norm, epsilon):
     np.testing.assert_allclose(
       run(image[part], label[part], keys(part)), found[part], atol=1e-6
     )
+
+
+@pytest.mark.parametrize('norm, epsilon', [('linf', 0.05), ('l2', 0.4)])
+def test_examples_are_climbed_clear_of_the_boundary(norm, epsilon, monkeypatch):
+  # What other programs may round to the other side is no end.
+  logits_fn, image, label, _ = network()
+  margins = {}
+  for clear in (0.0, 0.02):
+    monkeypatch.setattr(apgd, 'CLEAR', clear)
+    found = attack_once(
+      image, label, jax.random.key(0), norm=norm, epsilon=epsilon, num_steps=40
+    )
+    logits = logits_fn(found)
+    margins[clear] = losses.margin(logits, label) / jnp.ptp(logits, -1)
+  has_fallen = margins[0.0] < 0
+  assert 1 < has_fallen.sum() < len(label)
+  assert ((margins[0.02] < 0) == has_fallen).all()
+  assert (margins[0.02][has_fallen] < -0.02).all()
+  np.testing.assert_array_less(margins[0.02], margins[0.0] + 1e-6)
 
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
@@ -155,6 +175,11 @@ def test_gradients_of_a_randomised_network_are_averaged():
     )
     return np.asarray(jax.jit(evaluate)(image, 0)[1])
 
+  evaluate = apgd.make_evaluate(
+    noisy, label, lambda z: z[:, 0], jax.random.key(5), num_samples=2
+  )
+  first, second, again = (jax.jit(evaluate)(image, step)[1] for step in (0, 1, 0))
+  assert (first == again).all() and (first != second).all()  # New noise in every step.
   exact = jax.grad(lambda x: logits_fn(x)[:, 0].sum())(image)
   errors_of = {n: np.abs(gradient_of(n) - exact).mean() for n in (4, 400)}
   assert errors_of[400] == pytest.approx(errors_of[4] / 10, rel=0.3)  # As 1 / sqrt(n).

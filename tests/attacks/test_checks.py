@@ -156,8 +156,10 @@ def test_square_that_beats_gradients_is_noticed():
   count = len(stages)
   for last, passed in ((500, True), (498, True), (497, False)):
     state = State(
-      *(np.zeros(1), 1000, (900, *[500] * (count - 1), last)),
-      *((0,) * count, (0,) * count, (0.0,) * count),
+      np.zeros(1),
+      1000,
+      robust=(900, *[500] * (count - 1), last),
+      **dict.fromkeys(('rejected', 'not_finite', 'unsteady'), (0,) * count),
     )
     (check,) = checks.after(stages, state)
     assert check.passed == passed  # AutoAttack's limit: 0.2 % of all.
@@ -165,6 +167,13 @@ def test_square_that_beats_gradients_is_noticed():
   state = state._replace(rejected=(3,) + (0,) * (count - 1))
   rules, _ = checks.after(stages, state)
   assert not rules.passed and '3 of apgd-ce' in rules.text
+  assert len(checks.after(stages, state, is_transfer=True)) == 1
+  # What falls at a larger radius is no gain over gradients.
+  square = ensembles.SQUARE.section
+  stages = ensembles.stages_of_one(square, epsilons=(0.1, 0.2), num_restarts=1)
+  zeros = dict.fromkeys(('rejected', 'not_finite', 'unsteady'), (0, 0))
+  state = State(np.zeros(1), 1000, robust=(900, 500, 100), **zeros)
+  assert checks.after(stages, state) == []
 
 
 def test_one_image_fails_no_check_that_needs_several():
@@ -200,7 +209,8 @@ def test_one_image_is_no_sign():
     norm='linf',
     num_classes=5,
   )
-  state = State(np.zeros(1), 20, (20, 10, 9), (0, 0), (0, 0), (0.0, 0.0))
+  zeros = dict.fromkeys(('rejected', 'not_finite', 'unsteady'), (0, 0))
+  state = State(np.zeros(1), 20, robust=(20, 10, 9), **zeros)
   assert all(x.passed for x in checks.after(stages, state))
   state = state._replace(robust=(20, 10, 8), unsteady=(0, 5))
   assert [x.passed for x in checks.after(stages, state)] == [False, False]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from advprop_jax import errors
-from advprop_jax.attacks import ensembles, table, worst_case
+from advprop_jax.attacks import apgd, checks, ensembles, table, worst_case
 from advprop_jax.attacks.ensembles import Stage
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
@@ -38,7 +38,8 @@ def create(**changes):
     'batch_size': 8,
     'rng': jax.random.key(0),
   }
-  return worst_case.WorstCase(logits_of, jnp.asarray(WEIGHTS), **arguments | changes)
+  model = changes.pop('logits_of', logits_of)
+  return worst_case.WorstCase(model, jnp.asarray(WEIGHTS), **arguments | changes)
 
 
 def fgsm(epsilon, **changes):
@@ -201,12 +202,49 @@ def test_apgd_for_another_network_goes_on_to_the_largest_loss(examples):
   # The first point that fools the attacked network hardly fools a similar one.
   other = WEIGHTS + 0.5 * np.random.RandomState(5).standard_normal(WEIGHTS.shape)
   run = create(attack_variables=jnp.asarray(other, jnp.float32))
-  section = {'apgd-ce': ensembles.APGD_CE}
   left = []
-  for members in (section, ensembles.to_transfer(section)):
-    stages = ensembles.stages(members, epsilon=0.06, norm='linf', num_classes=5)
+  sections = ensembles.APGD_CE.section, ensembles.to_transfer(ensembles.APGD_CE.section)
+  for section in sections:
+    stages = ensembles.stages_of_one(section, epsilons=(0.06,), num_restarts=1)
     left.append(run.run(stages, examples, run.begin(examples)).robust[-1])
   assert left[1] < left[0] - 3
+
+
+def test_the_target_is_a_wrong_class_whatever_the_attacked_network_says():
+  logits = jnp.array([[3.0, 5.0, 1.0, 0.0, -1.0]] * 2)
+  label = jnp.array([0, 1])
+  ranks = [apgd.target_of_rank(logits, label, rank).tolist() for rank in (2, 3, 5)]
+  assert ranks == [[1, 0], [2, 2], [4, 4]]
+
+
+def test_a_network_that_is_not_finite_in_the_ball_is_a_sign(examples):
+  def broken(variables, image):
+    rest = jnp.abs(jnp.round(255 * image) - 255 * image).max((1, 2, 3))
+    return jnp.where(rest[:, None] < 1e-3, logits_of(variables, image), jnp.nan)
+
+  image = np.round(255 * examples.image).astype(np.uint8)
+  label = np.asarray(logits_of(WEIGHTS, image / np.float32(255))).argmax(-1)
+  examples = examples._replace(image=image, label=label.astype(np.int32))
+  run, stages = create(logits_of=broken), [pgd(0.0503, 3)]
+  state = run.run(stages, examples, run.begin(examples))
+  assert state.robust == (COUNT, COUNT) and state.rejected == (0,)
+  assert state.not_finite == (COUNT,)
+  (check,) = checks.after(stages, state)
+  assert not check.passed and 'not finite there: 23 of pgd' in check.text
+
+
+def test_a_state_is_cut_to_what_all_hosts_have(examples):
+  run, states = create(), []
+  run.run(
+    STAGES,
+    examples,
+    run.begin(examples),
+    after_stage=lambda stage, state: states.append(state),
+  )
+  assert states[-1].robust[0] > states[0].robust[-1] > states[-1].robust[-1]
+  cut = states[-1].cut(1)
+  assert cut.fallen_at.tolist() == states[0].fallen_at.tolist()
+  assert cut._replace(fallen_at=None) == states[0]._replace(fallen_at=None)
 
 
 def test_fab_is_not_against_the_rules_where_it_finds_nothing_near(examples):
@@ -290,6 +328,14 @@ def test_versions_are_the_published_ones():
   assert listed('standard') == standard
   plus = [('apgd-ce', 5), ('apgd-dlr', 5), ('fab', 5), ('square', 1)]
   assert listed('plus') == [*plus, ('apgd-t', 9), ('fab-t', 9)]
+  fab = [
+    'random_start' in dict(x.section)
+    for x in ensembles.stages(
+      ensembles.VERSIONS['plus'], epsilon=0.1, norm='l2', num_classes=9
+    )
+    if x.attack == 'fab'
+  ]
+  assert fab == [False, True, True, True, True]  # The first is at the image itself.
   assert listed('rand') == [('apgd-ce', 1), ('apgd-dlr', 1)]
   assert listed('standard', num_classes=5)[1] == ('apgd-t', 4)
   standard = ensembles.VERSIONS['standard']

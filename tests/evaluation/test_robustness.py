@@ -18,10 +18,11 @@ from advprop_jax import (
   model_config,
   parallel,
   robust_config,
+  robust_run,
   schema,
   train,
 )
-from advprop_jax.attacks import ensembles, worst_case
+from advprop_jax.attacks import apgd, ensembles, worst_case
 from advprop_jax.evaluation import robustness
 from configs import digits_advprop, saved
 
@@ -190,7 +191,7 @@ def test_devices_change_nothing(workdir):
   stages = ensembles.stages(
     ensembles.VERSIONS['standard'], epsilon=0.1, norm='linf', num_classes=4
   )
-  found = []
+  found, climbs = [], []
   for devices, placed in (
     (robustness.on_all_devices(), parallel.replicate(variables)),
     (worst_case.Devices(), variables),
@@ -204,9 +205,44 @@ def test_devices_change_nothing(workdir):
       rng=jax.random.key(0),
       devices=devices,
     )
-    found.append(attacks.run(stages, examples, attacks.begin(examples)))
+    begin = attacks.begin(examples)
+    found.append(attacks.run(stages, examples, begin))
+    climbs.append(
+      robustness.loss_by_step(attacks, examples, begin, norm='linf', epsilon=0.1)
+    )
   assert found[0].fallen_at.tolist() == found[1].fallen_at.tolist()
   assert found[0].robust == found[1].robust and found[0].robust[-1] < 22
+  rng = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), examples.position)
+  first = slice(8)  # All are classified correctly.
+  of_examples = apgd.loss_by_step(
+    functools.partial(logits_of, variables),
+    *(image[first], label[first], rng[first]),
+    norm='linf',
+    epsilon=0.1,
+  )
+  for climb in climbs:
+    np.testing.assert_allclose(climb, of_examples.mean(0), atol=1e-4)
+
+
+def test_what_an_interrupted_run_left_is_of_the_same_examples(monkeypatch):
+  counts = {'num_examples': 3, 'robust': [3, 2, 1], 'seconds': [1.0, 2.0]}
+  counts |= dict.fromkeys(('rejected', 'not_finite', 'unsteady'), [0, 0])
+
+  class File:
+    def read(self):
+      arrays = {'position': np.arange(3), 'worst_fallen_at': np.array([2, 1, -1])}
+      return arrays, json.dumps({'worst': counts})
+
+  found = robust_run._read(File(), np.arange(3))
+  assert found.worst.robust == (3, 2, 1) and found.curve is None
+  assert robust_run._read(File(), np.arange(1, 4)).worst is None
+  # Another host has run one stage alone.
+  monkeypatch.setattr(parallel, 'max_over_hosts', lambda n: max(n, -1))
+  state = robustness._as_far_as_all_hosts(found.worst)
+  assert state.num_done == 1 and state.fallen_at.tolist() == [-1, 1, -1]
+  assert robustness._as_far_as_all_hosts(None) is None
+  del counts['unsteady']
+  assert robust_run._read(File(), np.arange(3)).worst is None
 
 
 def test_batches_are_even_and_fit():
@@ -272,11 +308,25 @@ def test_a_part_is_drawn_by_the_seed(workdir):
   assert set(drawn[0]) <= set(whole.position.tolist())
 
 
-def test_the_other_branch_is_attacked_through(workdir):
+def test_the_other_branch_is_attacked_through(workdir, monkeypatch):
+  seen, attack = [], robustness.evaluate
+
+  def spy(logits_of, *variables, **kwargs):
+    seen.append(variables)
+    return attack(logits_of, *variables, **kwargs)
+
+  monkeypatch.setattr(robustness, 'evaluate', spy)
   own = run(workdir, 'pgd', num_examples=40)
   other = run(workdir, 'pgd', num_examples=40, branch='adv', attack_branch='clean')
   assert own['branch_names'] == ['clean'] and other['branch_names'] == ['adv']
   assert other['attack']['attack_branch'] == 'clean'
+  (clean, nothing), (adv, attacked) = seen
+  assert nothing is None
+
+  def are_equal(x, y):
+    return jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), x, y))
+
+  assert are_equal(attacked, clean) and not are_equal(adv, clean)
 
 
 @pytest.mark.parametrize(
