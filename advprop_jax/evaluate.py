@@ -102,6 +102,9 @@ def evaluate_checkpoint(
   checkpoint.warn_of_changes(
     saved, config, is_unused=lambda key: key.startswith(_UNUSED) or key in unused
   )
+  for name in names:
+    if note := robust_config.describe_radius(name, config):
+      logging.info('%s', note)
   _warn_of_seen_images(saved, config)
   weights = {'step': step, 'averaged': averaged, 'sha256': _digest(variables)}
   branch_names = sorted(variables['norms'], key=lambda x: (x != branches.CLEAN, x))
@@ -121,8 +124,8 @@ def evaluate_checkpoint(
     model=model,
     variables=variables,
     branch_names=branch_names,
-    open_examples=lambda item, work: results.ExamplesFile(
-      path, item.suite, {**identities[item.suite], **item.about, **work}
+    open_examples=lambda item, of_attacks: results.ExamplesFile(
+      path, item.suite, {**identities[item.suite], **item.about, **of_attacks}
     ),
   )
   metrics: dict[str, float] = {}
@@ -153,7 +156,7 @@ def describe_interruption(workdir: str) -> str:
   """Returns the line that says after Ctrl-C what is left of an evaluation."""
   return (
     'interrupted; the same command goes on with the sets of images that have no result '
-    'yet, and of AutoAttack after the last whole attack, see '
+    'yet, and of several attacks after the last one that is whole, see '
     f'{workdir}/{results.FOLDER}'
   )
 
@@ -164,9 +167,11 @@ def _branches_of(
   """Returns the branches that a suite evaluates."""
   if not robust_config.is_worst_case(name, config):
     return branch_names
-  branch = config.eval.robustness.branch
-  errors.check_choice('eval.robustness.branch', branch, branch_names)
-  return [branch]
+  section = config.eval.robustness
+  for key in ('branch', 'attack_branch'):
+    if section[key]:
+      errors.check_choice(f'eval.robustness.{key}', section[key], branch_names)
+  return [section.branch]
 
 
 def _same_images_together(names: list[str]) -> list[str]:

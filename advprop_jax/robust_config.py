@@ -5,7 +5,7 @@ from typing import Any
 
 from advprop_jax import errors, schema
 from advprop_jax.attacks import balls, ensembles, inputs, worst_case
-from advprop_jax.evaluation import robustness, suites
+from advprop_jax.evaluation import attack_words, robustness, suites
 
 AUTOATTACK, PGD = 'autoattack', 'pgd'  # Names of suites.
 # Keys of `eval.robustness`.
@@ -60,6 +60,27 @@ def unused_keys(suite_names: Iterable[str], config: schema.Section) -> set[str]:
   return known - used
 
 
+def describe_radius(suite_name: str, config: schema.Section) -> str:
+  """Returns which value of the config is the radius of a suite; '' if it has none."""
+  if suite_name == AUTOATTACK:
+    key, section = 'eval.robustness.epsilon', config.eval.robustness
+    is_l2 = section.norm == 'l2'
+  elif suites.SUITES[suite_name].attacked:
+    section = config.eval.attack
+    is_l2 = 'epsilon_l2' in section
+    key = f'eval.attack.epsilon{"_l2" * is_l2}'
+  else:
+    return ''
+  epsilon = section.get(key.rpartition('.')[2])
+  if epsilon is None:
+    return ''
+  words = f'suite {suite_name}: {attack_words.radius(epsilon, is_l2=is_l2)}'
+  hint = inputs.hint_of_small_radius(
+    epsilon, norm='l2' if is_l2 else 'linf', image_shape=_image_shape(config)
+  )
+  return f'{words}, which is config.{key}{"; " * bool(hint)}{hint}'
+
+
 def create_work(
   suite_name: str, config: schema.Section, *, num_classes: int
 ) -> robustness.Work:
@@ -88,7 +109,8 @@ def create_work(
     curve = section.epsilons and ensembles.stages_of_one(
       one, epsilons=section.epsilons, num_restarts=1
     )
-    return robustness.Work(tuple(stages), section.norm, tuple(curve))
+    curve = tuple(stage._replace(attack='apgd-ce') for stage in curve)
+    return robustness.Work(tuple(stages), section.norm, curve)
   attack = dict(config.eval.attack)
   if is_studied(config):
     attack = ensembles.to_transfer(attack)
@@ -99,8 +121,8 @@ def create_work(
     )
   norm = 'l2' if 'epsilon_l2' in attack else attack.get('norm', 'linf')
   own = attack.get('epsilon', attack.get('epsilon_l2', 0.0))
-  for epsilon in (own, *section.epsilons):
-    inputs.check_epsilon(epsilon, norm=norm, image_shape=shape)
+  radii = {'eval.attack': (own,), 'eval.robustness.epsilons': section.epsilons}
+  _check_radii(radii, norm=norm, image_shape=shape)
   stages = ensembles.stages_of_one(
     attack, epsilons=(), num_restarts=section.num_restarts
   )
@@ -116,8 +138,17 @@ def check(config: schema.Section):
   section = config.eval.robustness
   errors.check_choice('eval.robustness.version', section.version, _VERSIONS)
   errors.check_choice('eval.robustness.norm', section.norm, balls.BALLS)
-  for epsilon in (section.epsilon, *section.epsilons):
-    inputs.check_epsilon(epsilon, norm=section.norm, image_shape=_image_shape(config))
+  radii = {
+    'eval.robustness.epsilon': (section.epsilon,),
+    'eval.robustness.epsilons': section.epsilons,
+  }
+  _check_radii(radii, norm=section.norm, image_shape=_image_shape(config))
+
+
+def _check_radii(radii, *, norm: str, image_shape: tuple[int, ...]):
+  for name, epsilons in radii.items():
+    for epsilon in epsilons:
+      inputs.check_epsilon(epsilon, norm=norm, image_shape=image_shape, name=name)
 
 
 def _image_shape(config: schema.Section) -> tuple[int, int, int]:

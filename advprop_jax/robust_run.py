@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from advprop_jax import branches, errors, evaluations, robust_config, schema
+from advprop_jax import branches, evaluations, robust_config, schema
 from advprop_jax.attacks.worst_case import State
 from advprop_jax.evaluation import robustness, runner
 from advprop_jax.workdir import results
+
+_SAME_EXAMPLES = ('branch', 'attack_branch', 'num_examples', 'subset_seed')
 
 
 class Robustness(NamedTuple):
@@ -41,21 +43,25 @@ def evaluate(
     config: of the evaluation.
     model: maps images to logits.
     variables: {'params', 'norms', 'batch_stats'}, replicated.
-    open_file: of what the attacks are, the file that receives what became of each
-      example, after every attack; an interrupted evaluation goes on from it.
+    open_file: of JSON values that say what the attacks are, the file that receives
+      what became of each example, after every attack; an interrupted evaluation goes on
+      from it.
     progress: called with the share of the work that is done.
 
   Raises:
     UserError: a value of the config that cannot be, or images that no attack can use.
   """
   start = time.monotonic()
-  section, norms = config.eval.robustness, variables['norms']
-  for key in ('branch', 'attack_branch'):
-    if section[key]:
-      errors.check_choice(f'eval.robustness.{key}', section[key], norms)
+  section = config.eval.robustness
   num_classes = len(cell.space.class_names)
   work = robust_config.create_work(suite_name, config, num_classes=num_classes)
-  file = open_file({'work': repr(work)})
+  # The attacks of the result and those of the curve go on each by themselves.
+  common = {'attack': None, 'norm': work.norm}
+  common |= {key: section[key] for key in _SAME_EXAMPLES}
+  files = (
+    open_file({**common, 'stages': repr(work.stages)}),
+    open_file({**common, 'stages': repr(work.curve), 'after': len(work.stages)}),
+  )
   examples, num_unlabelled = robustness.collect(
     cell.batches,
     num_examples=section.num_examples,
@@ -72,10 +78,11 @@ def evaluate(
     return branches.variables(**variables, branch=branch)
 
   def save(found: robustness.Found):
-    states = {k: x for k, x in found._asdict().items() if x is not None}
-    arrays = {f'{k}_fallen_at': x.fallen_at for k, x in states.items()}
-    counts = {k: x._replace(fallen_at=None)._asdict() for k, x in states.items()}
-    file.save({'position': examples.position, **arrays}, json.dumps(counts))
+    for file, state in zip(files, found, strict=True):
+      if state is not None:
+        arrays = {'position': examples.position, 'fallen_at': state.fallen_at}
+        counts = {**state._asdict(), 'fallen_at': None}
+        file.save(arrays, json.dumps(counts))
 
   total = 0
 
@@ -91,7 +98,15 @@ def evaluate(
       100 * state.robust[-1] / state.num_examples,
     )
 
-  earlier = _read(file, examples.position)
+  earlier = robustness.Found(*(_read(file, examples.position) for file in files))
+
+  def log_checks(found):
+    failed = [check for check in found if not check.passed]
+    count = len(found) - len(failed)
+    logging.info('suite %s: %d of %d checks passed', suite_name, count, len(found))
+    for check in failed:
+      logging.warning('suite %s: %s', suite_name, check.text)
+
   states = [x for x in earlier if x is not None]
   secs_before = sum(sum(x.seconds) for x in states)
   outcome = robustness.evaluate(
@@ -106,11 +121,9 @@ def evaluate(
     found=earlier,
     save=save,
     log=log,
+    log_checks=log_checks,
     progress=report,
   )
-  for check in outcome.checks:
-    if not check.passed:
-      logging.warning('suite %s: %s', suite_name, check.text)
   assert outcome.found.worst is not None
   return Robustness(
     outcome.found.worst.num_examples,
@@ -121,17 +134,13 @@ def evaluate(
   )
 
 
-def _read(file: results.ExamplesFile, position) -> robustness.Found:
+def _read(file: results.ExamplesFile, position) -> State | None:
   """Returns what an interrupted evaluation of the same examples has left."""
   arrays, text = file.read()
   if not arrays or arrays['position'].tolist() != position.tolist():
-    return robustness.Found()
-  states = {}
-  for key, counts in json.loads(text).items():
-    if {*counts, 'fallen_at'} != {*State._fields}:  # Of another version of this code.
-      return robustness.Found()
-    values: dict[str, Any] = {
-      k: tuple(x) if isinstance(x, list) else x for k, x in counts.items()
-    }
-    states[key] = State(**{**values, 'fallen_at': arrays[f'{key}_fallen_at']})
-  return robustness.Found(**states)
+    return None
+  values = json.loads(text)
+  if values.keys() != {*State._fields}:  # Of another version of this code.
+    return None
+  values = {k: tuple(x) if isinstance(x, list) else x for k, x in values.items()}
+  return State(**{**values, 'fallen_at': arrays['fallen_at']})

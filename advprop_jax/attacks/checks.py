@@ -105,7 +105,8 @@ def after(
   # Of `plus` Square is not the last, and attacks with gradients may find the same.
   names = [dict(stage.section)['name'] for stage in stages[-2:]]
   same_radius = len({stage.epsilon for stage in stages[-2:]}) == 1
-  if names[-1] == 'square' != names[0] and same_radius and not is_transfer:
+  is_last = names[-1] == 'square' != names[0]
+  if is_last and same_radius and state.robust[-2] and not is_transfer:
     count = state.robust[-2] - state.robust[-1]
     gain = count / state.num_examples
     passed = gain <= MAX_GAIN_OF_SQUARE or count < MIN_COUNT

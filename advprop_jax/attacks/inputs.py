@@ -29,6 +29,11 @@ def check_images(image: np.ndarray, label: np.ndarray):
       f'images are {list(image.shape)}, as of PyTorch; allowed: [N, H, W, C], which '
       'image.transpose(0, 2, 3, 1) makes of them'
     )
+  if image.dtype != np.uint8 and not np.isfinite(image).all():
+    count = int((~np.isfinite(image)).any((1, 2, 3)).sum())
+    raise errors.UserError(
+      f'{count} of {len(image)} images have values that are not finite; allowed: 0 to 1'
+    )
   if image.dtype != np.uint8 and not (0 <= image.min() and image.max() <= 1):
     raise errors.UserError(
       f'images have values from {image.min():.4g} to {image.max():.4g}; allowed: 0 to '
@@ -45,22 +50,43 @@ def check_labels(label: np.ndarray, *, num_classes: int):
     )
 
 
-def check_epsilon(epsilon: float, *, norm: str, image_shape: tuple[int, ...]):
-  """Raises UserError if a radius is none, or no image is as far away.
+def check_epsilon(
+  epsilon, *, norm: str, image_shape: tuple[int, ...], name: str = 'epsilon'
+) -> float:
+  """Returns a radius; raises UserError if it is none, or no image is as far away.
 
   Args:
     epsilon: in pixel units of [0, 1], or of 'l2' the norm over all values.
     norm: 'linf' or 'l2'.
     image_shape: (H, W, C).
+    name: of the value, for the message.
   """
   largest, unit = 1.0, "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
   if norm == 'l2':
     largest = math.sqrt(math.prod(image_shape))
     unit = f'the L2 norm between a black and a white image of shape {image_shape}'
-  if not 0 < epsilon < largest:
+  is_number = isinstance(epsilon, int | float | np.number)
+  if not is_number or not 0 < epsilon < largest:
     raise errors.UserError(
-      f'epsilon is {epsilon}; allowed: above 0, below {largest:.4g}, {unit}'
+      f'{name} is {epsilon!r}; allowed: a number above 0, below {largest:.4g}, {unit}'
     )
+  return float(epsilon)
+
+
+def hint_of_small_radius(
+  epsilon: float, *, norm: str, image_shape: tuple[int, ...]
+) -> str:
+  """Returns a line on an L2 radius that is less than rounding to bytes changes, or ''.
+
+  Such a radius is often one of L-infinity with `norm='l2'`.
+  """
+  rounding = 0.5 / 255 * math.sqrt(math.prod(image_shape))
+  if norm != 'l2' or epsilon >= rounding:
+    return ''
+  return (
+    f'an L2 radius below {rounding:.2g} is less than rounding to bytes can change in '
+    f'images of {image_shape[0]} x {image_shape[1]}'
+  )
 
 
 def check_radius(epsilon, *, norm: str):
@@ -128,8 +154,8 @@ def count_classes(logits_fn: Callable, *inputs: jax.ShapeDtypeStruct) -> int:
     inspect.signature(logits_fn).bind(*inputs)
   except TypeError as e:
     raise errors.UserError(
-      f'the model cannot be called as logits_fn({names}): {e}; allowed: functions of '
-      "an image, and of an image and a key with version='rand'"
+      f'the model cannot be called as logits_fn({names}): {e}; allowed: with '
+      "version='rand' functions of images and a key, otherwise of images alone"
     ) from e
   except ValueError:  # What is not written in Python has no signature.
     pass
@@ -143,8 +169,9 @@ def count_classes(logits_fn: Callable, *inputs: jax.ShapeDtypeStruct) -> int:
     ) from e
   shape = getattr(logits, 'shape', None)
   if shape is None or len(shape) != 2 or shape[0] != 1:
+    given = type(logits).__name__ if shape is None else f'shape {list(shape)}'
     raise errors.UserError(
-      f'the model returns {logits} for one image; allowed: logits, [1, K]'
+      f'the model returns {given} for one image; allowed: logits, of shape [1, K]'
     )
   return shape[1]
 

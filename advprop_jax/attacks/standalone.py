@@ -48,7 +48,7 @@ def autoattack(
   image,
   label,
   rng: jax.Array,
-  epsilon: float = 8 / 255,
+  epsilon: float | None = None,
   *,
   norm: str = 'linf',
   version: str = 'standard',
@@ -76,7 +76,8 @@ def autoattack(
     image: float [N, H, W, C] in [0, 1], or uint8.
     label: int [N], in [0, K).
     rng: one key, as `jax.random.key(0)`.
-    epsilon: radius: in pixel units of [0, 1], or the L2 norm over all values.
+    epsilon: radius: in pixel units of [0, 1], 8 / 255 if it is not given; or the L2
+      norm over all values, which has to be given.
     norm: 'linf' or 'l2'.
     version: a key of `ensembles.VERSIONS`: 'standard', 'plus', or 'rand'.
     batch_size: examples at a time at most. Only of 'rand' the results depend on it.
@@ -88,9 +89,14 @@ def autoattack(
   errors.check_choice('version', version, ensembles.VERSIONS)
   errors.check_choice('norm', norm, balls.BALLS)
   rng = inputs.check_key(rng)
+  if epsilon is None and norm == 'linf':
+    epsilon = 8 / 255
   image, label = np.asarray(image), np.asarray(label)
   inputs.check_images(image, label)
-  inputs.check_epsilon(epsilon, norm=norm, image_shape=image.shape[1:])
+  epsilon = inputs.check_epsilon(epsilon, norm=norm, image_shape=image.shape[1:])
+  hint = inputs.hint_of_small_radius(epsilon, norm=norm, image_shape=image.shape[1:])
+  if hint:
+    warnings.warn(f'epsilon is {epsilon}: {hint}', stacklevel=2)
   if batch_size < 1:
     raise errors.UserError(f'batch_size is {batch_size}; allowed: 1 or more')
   label = label.astype(np.int32)
@@ -123,6 +129,7 @@ def autoattack(
   )
   state = run.begin(examples)
   found = checks.before(run, examples, state, stages[0])
+  _warn_of(found)
   adversarial = np.array(pixels.to_unit(image))
 
   def keep(index, images):
@@ -135,14 +142,12 @@ def autoattack(
     secs_left = secs * left / max(total - left, 1)
     progress(
       f'{stage}: {state.robust[-1]} of {state.num_examples} images withstand; '
-      f'{secs:.0f} s, and {secs_left:.0f} s to go at most'
+      f'{secs:.0f} s, and about {secs_left:.0f} s to go if no other falls'
     )
 
   state = run.run(stages, examples, state, keep=keep, after_stage=after_stage)
-  found += checks.after(stages, state)
-  for check in found:
-    if not check.passed:
-      warnings.warn(check.text, stacklevel=2)
+  _warn_of(signs := checks.after(stages, state))
+  found += signs
   count = len(image)
   robust = dict(zip((stage.attack for stage in stages), state.robust[1:], strict=True))
   return Result(
@@ -152,3 +157,10 @@ def autoattack(
     accuracies={name: n / count for name, n in robust.items()},
     checks=tuple(found),
   )
+
+
+def _warn_of(found: list[checks.Check]):
+  """Warns, in the name of the caller of `autoattack`, of checks that did not pass."""
+  for check in found:
+    if not check.passed:
+      warnings.warn(check.text, stacklevel=3)

@@ -68,6 +68,7 @@ def lines(
   is_share: bool,
   x_name: str = 'step',
   is_counted: bool = True,
+  starts_at_0: bool = False,
 ) -> str:
   """Draws values by step, or by something else.
 
@@ -77,6 +78,7 @@ def lines(
     is_share: whether they are shares of 1, shown in percent.
     x_name: what they are by.
     is_counted: whether that is a number of things, and has no fractions.
+    starts_at_0: whether 0 is in the picture, whatever the values.
   """
 
   def draw(axes):
@@ -101,7 +103,7 @@ def lines(
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=_STEPS))
     if is_share:
       axes.yaxis.set_major_formatter(_PERCENT)
-      low, _ = axes.get_ylim()
+      low = 0.0 if starts_at_0 else axes.get_ylim()[0]
       axes.set_ylim(max(low, 0.0) if low > 0.3 else 0.0, 1.0 + 0.03 * (1 - max(low, 0)))
     else:
       axes.set_ylim(bottom=0.0)

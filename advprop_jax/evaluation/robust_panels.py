@@ -8,7 +8,7 @@ from advprop_jax.evaluation.run_files import Run, is_number
 
 # Of AutoAttack's attacks the one whose accuracy is known by radius, and in all suites
 # the one whose loss is known by step. See `robust_config.py` and `robustness.py`.
-_STUDIED = 'APGD-CE'
+_STUDIED = 'APGD-CE alone'
 _LINF, _L2 = 'epsilon, in 1/255', 'epsilon, an L2 norm'
 
 
@@ -58,7 +58,11 @@ def curves(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
       losses.append((attack_words.radius_of(attack), i, points))
   for title, series in by_title.items():
     svg = charts.lines(
-      title, series, is_share=True, x_name=names[title], is_counted=False
+      *(title, series),
+      is_share=True,
+      x_name=names[title],
+      is_counted=False,
+      starts_at_0=True,
     )
     yield title, svg
   if losses:
@@ -68,7 +72,7 @@ def curves(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
       charts.Line(i, radii.index(radius), radius if is_named else '', points)
       for radius, i, points in losses
     ]
-    title = f'loss by step of {_STUDIED}, largest so far'
+    title = 'cross-entropy by step of APGD-CE, largest so far, mean of one batch'
     yield title, charts.lines(title, series, is_share=False)
 
 

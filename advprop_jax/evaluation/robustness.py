@@ -139,6 +139,7 @@ def evaluate(
   found: Found,
   save: Callable[[Found], None],
   log: Callable[[str, State], None],
+  log_checks: Callable[[list[checks.Check]], None],
   progress: Callable[[int], None],
 ) -> Outcome:
   """Attacks examples, or goes on where an interrupted run of it was.
@@ -155,6 +156,7 @@ def evaluate(
     found: what is known already.
     save: called with what is known after every stage.
     log: called before and after every stage, with what has run and the state.
+    log_checks: called with what was found, before the attacks and after.
     progress: called with the forward passes that are left at most.
   """
   rng = jax.random.fold_in(jax.random.key(seed), _ROBUSTNESS)
@@ -176,6 +178,7 @@ def evaluate(
       log(f'going on after {state.num_done} of {len(stages)} runs of attacks', state)
   first = next(x for x in work.stages if not x.target_rank)
   signs = checks.before(run, examples, clean, first)
+  log_checks(signs)
   adversarial: dict[int, np.ndarray] = {}
 
   def keep(index, images):
@@ -203,7 +206,7 @@ def evaluate(
     after_batch=after_batch,
     after_stage=after_stage,
   )
-  signs += checks.after(work.stages, worst, is_transfer=run.is_transfer)
+  signs_after = checks.after(work.stages, worst, is_transfer=run.is_transfer)
 
   def after_radius(stage: Stage, state: State):
     nonlocal found
@@ -221,7 +224,9 @@ def evaluate(
       after_stage=after_radius,
       first_number=len(work.stages),
     )
-    signs += checks.after(work.curve, curve, is_transfer=run.is_transfer)
+    signs_after += checks.after(work.curve, curve, is_transfer=run.is_transfer)
+  log_checks(signs_after)
+  signs += signs_after
   losses = loss_by_step(run, examples, clean, norm=work.norm, epsilon=first.epsilon)
   return Outcome(found, signs, losses, _pictures(run, examples, adversarial))
 

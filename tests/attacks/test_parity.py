@@ -5,6 +5,7 @@ data/autoattack_reference.json is what pyautoattack found, see
 `pytest -m reference -n 0 tests/attacks/test_parity.py` runs the reference again.
 """
 
+import functools
 import json
 
 import jax
@@ -34,19 +35,25 @@ def members(result):
   return found
 
 
+@functools.cache
+def create_run(name, norm, batch_size):
+  """Returns the attacks on a network; what is compiled serves all of its cases."""
+  logits_fn = trained.load(name)
+  return worst_case.WorstCase(
+    lambda variables, image: logits_fn(image),
+    None,
+    num_classes=10,
+    norm=norm,
+    batch_size=batch_size,
+    rng=jax.random.key(0),
+  )
+
+
 def withstands(result, data_dir):
   """Returns which examples withstand our attacks, bool [N]."""
   name = result['network']
   image, label = trained.examples(name, result['num_examples'], data_dir)
-  logits_fn = trained.load(name)
-  run = worst_case.WorstCase(
-    lambda variables, image: logits_fn(image),
-    None,
-    num_classes=10,
-    norm=result['norm'],
-    batch_size=min(len(image), 64),
-    rng=jax.random.key(0),
-  )
+  run = create_run(name, result['norm'], min(len(image), 64))
   positions = np.arange(len(label), dtype=np.int32)
   examples = worst_case.Examples(image, label, positions)
   stages = ensembles.stages(
@@ -57,7 +64,8 @@ def withstands(result, data_dir):
 
 
 def title(result):
-  return '-'.join([result['network'], result['norm'], *result['attacks']])
+  words = [result['network'], result['norm'], str(result['num_examples'])]
+  return '-'.join([*words, *result['attacks']])
 
 
 def is_small(result):
@@ -65,7 +73,7 @@ def is_small(result):
 
 
 # By default some, for their time; the others with `-m large`.
-DEFAULT = (['apgd-t'], ['fab-t'], ['square'])
+DEFAULT = (['apgd-t'], ['fab-t'], ['square'], list(reference_autoattack.STANDARD))
 SMALL = [
   x for x in RESULTS if is_small(x) and x['norm'] == 'linf' and x['attacks'] in DEFAULT
 ]
@@ -75,21 +83,23 @@ LARGE = [x for x in RESULTS if x not in SMALL]
 def check(result, data_dir):
   ours = withstands(result, data_dir)
   theirs = np.array([x == '1' for x in result['robust']])
-  print(title(result), f'ours {ours.mean():.1%}, reference {theirs.mean():.1%}')
-  assert 0 < ours.sum() <= len(ours)
-  if result['attacks'] == ['fab-t'] or result['attacks'] == ['fab']:
+  print(f'{title(result)}: ours {ours.mean():.1%}, reference {theirs.mean():.1%}')
+  assert 0 < theirs.sum() < len(ours)
+  if result['attacks'] in (['fab-t'], ['fab']):
     assert (ours == theirs).all()  # Nothing is drawn.
-  allowed = max(0.005 * len(ours), 1)  # One of few images is more than 0.5 %.
+  # 0.5 % are less than one of 24 or 100 images; attacks that draw may differ in one.
+  allowed = max(0.005 * len(ours), 1)
   assert abs(int(ours.sum()) - int(theirs.sum())) <= allowed
 
 
-@pytest.mark.parametrize('result', SMALL, ids=title)
-def test_equals_the_reference(result, digits_dir, fast_compilation):
-  check(result, digits_dir)
+def test_equals_the_reference(digits_dir, fast_compilation):
+  assert [x['attacks'] for x in SMALL] == list(DEFAULT)
+  for result in SMALL:
+    check(result, digits_dir)
 
 
 @pytest.mark.large
-@pytest.mark.parametrize('result', LARGE, ids=lambda x: f'{title(x)}-{is_small(x)}')
+@pytest.mark.parametrize('result', LARGE, ids=title)
 def test_equals_the_reference_at_full_size(result, digits_dir):
   check(result, digits_dir)
 

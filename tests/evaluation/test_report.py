@@ -511,7 +511,8 @@ def test_the_worst_case_with_its_failed_checks(tmp_path):
     '1 of 2 checks failed.'
   )
   assert write[4] == (
-    'a, clean, APGD-CE: top-1 in % by radius: epsilon 0/255 87.5, epsilon 4/255 75.0.'
+    'a, clean, APGD-CE alone: top-1 in % by radius: epsilon 0/255 87.5, '
+    'epsilon 4/255 75.0.'
   )
 
 
@@ -522,12 +523,12 @@ def test_robustness_by_radius_and_step(tmp_path, drawn):
   write_worst_case(run, 'pgd', worst_case(by_epsilon=radii), attack)
   list(robust_panels.curves(run_files.read_runs([str(run)])))
   by_radius, by_l2 = (
-    drawn['top-1 by epsilon, in 1/255, APGD-CE'],
+    drawn['top-1 by epsilon, in 1/255, APGD-CE alone'],
     drawn['top-1 by epsilon, an L2 norm, PGD L2-3, 5 restarts'],
   )
   np.testing.assert_allclose(by_radius[0].points, [(0, 0.875), (4, 0.75)])
   assert by_l2[0].points == [(0, 1), (0.5, 0.25)]
-  losses = drawn['loss by step of APGD-CE, largest so far']
+  losses = drawn['cross-entropy by step of APGD-CE, largest so far, mean of one batch']
   assert {x.name for x in losses} == {'L2 0.5', 'epsilon 8/255'}
   assert [x.points for x in losses] == [[(0, 0.25), (1, 0.5), (2, 0.75)]] * 2
 

@@ -117,20 +117,22 @@ def test_autoattack_of_a_checkpoint(workdir, caplog):
   text = caplog.text
   assert 'suite autoattack, before any attack: ' in text
   assert 'suite autoattack, apgd-t, target 3: ' in text and 'of 40 images' in text
-  assert 'suite autoattack, epsilon 15.3/255, apgd: ' in text
+  assert 'suite autoattack, epsilon 15.3/255, apgd-ce: ' in text
   assert 'config.eval.robustness.num_restarts is changed, and has no effect' in text
   assert 'autoattack: clean; attack AutoAttack standard, epsilon 7.65/255' in text
-  (path,) = (workdir / 'eval').glob('autoattack.examples.*.npz')
-  with np.load(path) as file:
-    fallen_at, position = file['worst_fallen_at'], file['position']
-  assert (fallen_at == worst_case.ROBUST).mean() == found['top1']
-  assert sorted(position) == list(range(40))
+  shares = set()
+  for path in (workdir / 'eval').glob('autoattack.examples.*.npz'):
+    with np.load(path) as file:
+      shares.add((file['fallen_at'] == worst_case.ROBUST).mean())
+      assert sorted(file['position']) == list(range(40))
+  assert shares == {found['top1'], curve['top1'][-1]}
+  assert 'suite autoattack: 8 of 8 checks passed' in text
 
 
 def test_an_interrupted_evaluation_goes_on(workdir, monkeypatch):
   calls, attack = [], worst_case.WorstCase.attack
   target_1, target_2 = (1, 'apgd-t, target 1'), (2, 'apgd-t, target 2')
-  first_radius, second_radius = (5, 'apgd'), (6, 'apgd')  # Of the curve.
+  first_radius, second_radius = (5, 'apgd-ce'), (6, 'apgd-ce')  # Of the curve.
 
   def count(self, stage, *args, number_of_stage):
     calls.append((number_of_stage, str(stage)))
@@ -172,6 +174,9 @@ def test_an_interrupted_evaluation_goes_on(workdir, monkeypatch):
   assert cell['seconds'] > sum(x['seconds'] for x in stages)
   calls.clear()
   assert flags(attack_all()) == flags(whole) and not calls
+  # Another curve changes nothing of the attacks whose worst case counts.
+  run(workdir, 'autoattack', epsilons=(0.06,))
+  assert first_radius in calls and not {target_1, target_2} & set(calls)
 
 
 def test_devices_change_nothing(workdir):
@@ -227,22 +232,23 @@ def test_devices_change_nothing(workdir):
 def test_what_an_interrupted_run_left_is_of_the_same_examples(monkeypatch):
   counts = {'num_examples': 3, 'robust': [3, 2, 1], 'seconds': [1.0, 2.0]}
   counts |= dict.fromkeys(('rejected', 'not_finite', 'unsteady'), [0, 0])
+  counts['fallen_at'] = None
 
   class File:
     def read(self):
-      arrays = {'position': np.arange(3), 'worst_fallen_at': np.array([2, 1, -1])}
-      return arrays, json.dumps({'worst': counts})
+      arrays = {'position': np.arange(3), 'fallen_at': np.array([2, 1, -1])}
+      return arrays, json.dumps(counts)
 
   found = robust_run._read(File(), np.arange(3))
-  assert found.worst.robust == (3, 2, 1) and found.curve is None
-  assert robust_run._read(File(), np.arange(1, 4)).worst is None
+  assert found.robust == (3, 2, 1)
+  assert robust_run._read(File(), np.arange(1, 4)) is None
   # Another host has run one stage alone.
   monkeypatch.setattr(parallel, 'max_over_hosts', lambda n: max(n, -1))
-  state = robustness._as_far_as_all_hosts(found.worst)
+  state = robustness._as_far_as_all_hosts(found)
   assert state.num_done == 1 and state.fallen_at.tolist() == [-1, 1, -1]
   assert robustness._as_far_as_all_hosts(None) is None
   del counts['unsteady']
-  assert robust_run._read(File(), np.arange(3)).worst is None
+  assert robust_run._read(File(), np.arange(3)) is None
 
 
 def test_batches_are_even_and_fit():
@@ -332,13 +338,19 @@ def test_the_other_branch_is_attacked_through(workdir, monkeypatch):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'epsilon': 0.0}, 'epsilon is 0.0; allowed: above 0'),
-    ({'epsilons': (0.1, -0.1)}, 'epsilon is -0.1; allowed: above 0'),
+    ({'epsilon': 0.0}, 'eval.robustness.epsilon is 0.0; allowed: a number above 0'),
+    (
+      {'epsilons': (0.1, -0.1)},
+      'eval.robustness.epsilons is -0.1; allowed: a number above 0',
+    ),
     ({'version': 'rand'}, "unknown eval.robustness.version 'rand'; allowed: plus, st"),
     ({'norm': 'l1'}, "unknown eval.robustness.norm 'l1'; allowed: l2, linf"),
     ({'branch': 'best'}, "unknown eval.robustness.branch 'best'; allowed: adv, clean"),
     ({'attack_branch': 'x'}, "eval.robustness.attack_branch 'x'; allowed: adv, clean"),
-    ({'norm': 'l2', 'epsilon': 28.0}, 'epsilon is 28.0; allowed: above 0, below 27.71'),
+    (
+      {'norm': 'l2', 'epsilon': 28.0},
+      'epsilon is 28.0; allowed: .* above 0, below 27.71',
+    ),
     ({'num_examples': 41}, 'num_examples is 41; allowed: 0, for all, to 40'),
   ],
 )
@@ -346,6 +358,22 @@ def test_what_cannot_be_is_one_line(workdir, changes, message):
   with pytest.raises(errors.UserError, match=message) as found:
     run(workdir, 'autoattack', **changes)
   assert '\n' not in str(found.value)
+
+
+def test_the_radius_of_a_suite_is_named():
+  config = digits_advprop.get_config()
+  config.eval.robustness.update(norm='l2', epsilon=8 / 255)
+
+  def describe(suite):
+    return robust_config.describe_radius(suite, schema.read(config))
+
+  assert describe('val') == ''
+  radius = 'suite pgd: epsilon 8/255, which is config.eval.attack.epsilon'
+  assert describe('pgd') == radius
+  text = describe('autoattack')
+  assert text.startswith('suite autoattack: L2 0.0314, which is config.eval.robustness')
+  # Half a grey level in all of 32 x 32 x 3 values.
+  assert 'an L2 radius below 0.11 is less than rounding to bytes can' in text
 
 
 @pytest.mark.parametrize(
