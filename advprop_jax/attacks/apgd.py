@@ -56,9 +56,6 @@ class Ascent(NamedTuple):
   image: jax.Array
   best: jax.Array  # The point of the largest loss.
   has_fallen: jax.Array  # Whether a point was misclassified, bool [B].
-  # The largest loss after 0, 1, ... steps, float32 [num_steps + 1, B]; [0, B] if it is
-  # not recorded.
-  trace: jax.Array
 
 
 # (image, number of the step) -> loss [B], gradient like the image, margin of the true
@@ -87,7 +84,6 @@ class _State(NamedTuple):
   num_rises: jax.Array  # Since the last checkpoint.
   loss_at_checkpoint: jax.Array  # The largest until then.
   was_halved: jax.Array  # At the last checkpoint.
-  trace: jax.Array  # `Ascent.trace`.
 
 
 def ascend(
@@ -99,7 +95,6 @@ def ascend(
   epsilon: float | jax.Array,
   num_steps: int | jax.Array,
   stop_early: bool = True,
-  is_recorded: bool = False,
 ) -> Ascent:
   """Climbs the loss of every example by Auto-PGD.
 
@@ -113,9 +108,7 @@ def ascend(
     norm: a key of `balls.BALLS`.
     epsilon: radius of the ball.
     num_steps: of gradient; the one at the start is not counted. It may be traced.
-    stop_early: end when every example has ended; the losses of the steps that were not
-      taken are NaN.
-    is_recorded: whether the loss of every step is; `num_steps` is not traced then.
+    stop_early: end when every example has ended.
   """
   ball = balls.BALLS[norm]
   first_length = first_interval(jnp.asarray(num_steps, jnp.int32))
@@ -160,7 +153,6 @@ def ascend(
       num_rises=jnp.where(is_checkpoint, 0.0, num_rises),
       loss_at_checkpoint=jnp.where(is_checkpoint, best_loss, state.loss_at_checkpoint),
       was_halved=jnp.where(is_checkpoint, halve, state.was_halved),
-      trace=state.trace.at[i + 1].set(best_loss) if is_recorded else state.trace,
     )
 
   def goes_on(state: _State):
@@ -168,8 +160,6 @@ def ascend(
     return more & ~_has_ended(state).all() if stop_early else more
 
   loss, gradient, margin = evaluate(start, 0)
-  num_recorded = num_steps + 1 if is_recorded else 0
-  trace = jnp.full((num_recorded, *loss.shape), jnp.nan, loss.dtype)
   first = _State(
     step=jnp.int32(0),
     x=start,
@@ -188,13 +178,12 @@ def ascend(
     num_rises=jnp.zeros_like(loss),
     loss_at_checkpoint=loss,
     was_halved=jnp.ones(loss.shape, bool),
-    trace=trace.at[0].set(loss) if is_recorded else trace,
   )
   last = jax.lax.while_loop(goes_on, step, first)
   has_fallen = last.lowest_margin < 0
   image = _where(has_fallen, last.adversarial, last.best)
   image, best = jax.lax.stop_gradient((image, last.best))
-  return Ascent(image, best, has_fallen, last.trace)
+  return Ascent(image, best, has_fallen)
 
 
 def _has_ended(state: _State) -> jax.Array:
@@ -327,35 +316,6 @@ def make_apgd(
     return found.best if keep_strongest else found.image
 
   return attack
-
-
-def loss_by_step(
-  logits_fn,
-  image: jax.Array,
-  label: jax.Array,
-  rng: jax.Array,
-  *,
-  norm: str,
-  epsilon: float,
-  num_steps: int = 100,
-) -> jax.Array:
-  """Returns the largest cross-entropy of each example so far, [B, num_steps + 1].
-
-  Args: see `ascend` and `make_evaluate`; `rng` is a key for every example.
-  """
-  loss_of = functools.partial(losses.cross_entropy, label=label)
-  evaluate = make_evaluate(logits_fn, label, loss_of)
-  found = ascend(
-    evaluate,
-    image,
-    start_on_border(rng, image, norm=norm, epsilon=epsilon),
-    norm=norm,
-    epsilon=epsilon,
-    num_steps=num_steps,
-    stop_early=False,
-    is_recorded=True,
-  )
-  return found.trace.T
 
 
 def target_of_rank(

@@ -6,8 +6,7 @@ from typing import Any
 from advprop_jax.evaluation import attack_words, charts, panels, tables
 from advprop_jax.evaluation.run_files import Run, is_number
 
-# Of AutoAttack's attacks the one whose accuracy is known by radius, and in all suites
-# the one whose loss is known by step. See `robust_config.py` and `robustness.py`.
+# Of AutoAttack's attacks the one whose accuracy is known by radius.
 _STUDIED = 'APGD-CE alone'
 _LINF, _L2 = 'epsilon, in 1/255', 'epsilon, an L2 norm'
 
@@ -43,36 +42,38 @@ def results(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
 def curves(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
   """Yields (title, chart) of accuracy by radius, and of loss by step."""
   by_title: dict[str, list[charts.Line]] = {}
-  names, losses = {}, []
+  units, losses = {}, []
   for i, suite, branch, found in _found(runs):
     attack = tables.attack_of(runs[i], suite)
     dash, label = (0, '') if branch == panels.MODEL else (1, branch)
     scale, unit = (1, _L2) if attack_words.has_l2(attack) else (255, _LINF)
     if points := _curve(found):
       title = ', '.join([f'top-1 by {unit}', _curve_of(suite, attack)])
-      names[title] = unit
+      units[title] = unit
       scaled = [(scale * x, y) for x, y in points]
       by_title.setdefault(title, []).append(charts.Line(i, dash, label, scaled))
-    steps = found.get('loss_by_step', [])
-    if points := _points(list(range(len(steps))), steps):
-      losses.append((attack_words.radius_of(attack), i, points))
+    steps = found.get('loss_by_step', {})
+    if points := _points(steps.get('step'), steps.get('loss')):
+      name = 'APGD-CE' if suite == 'autoattack' else attack_words.name_of(attack)
+      losses.append((f'{name}, {attack_words.radius_of(attack)}', i, points))
   for title, series in by_title.items():
     svg = charts.lines(
       *(title, series),
       is_share=True,
-      x_name=names[title],
+      x_name=units[title],
       is_counted=False,
       starts_at_0=True,
     )
     yield title, svg
   if losses:
-    radii = list(dict.fromkeys(radius for radius, *_ in losses))
-    is_named = len(radii) > 1 and len(losses) <= panels.MAX_LABELS
+    names = list(dict.fromkeys(name for name, *_ in losses))
+    is_named = len(names) > 1 and len(losses) <= panels.MAX_LABELS
     series = [
-      charts.Line(i, radii.index(radius), radius if is_named else '', points)
-      for radius, i, points in losses
+      charts.Line(i, names.index(name), name if is_named else '', points)
+      for name, i, points in losses
     ]
-    title = 'cross-entropy by step of APGD-CE, largest so far, mean of one batch'
+    title = 'cross-entropy by steps of the attack, mean of one batch'
+    title += f', {names[0]}' * (len(names) == 1)
     yield title, charts.lines(title, series, is_share=False)
 
 

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 
 from advprop_jax import errors, parallel, pixels
-from advprop_jax.attacks import apgd, checks, worst_case
+from advprop_jax.attacks import checks, worst_case
 from advprop_jax.attacks.ensembles import Stage
 from advprop_jax.attacks.worst_case import ROBUST, Examples, State, WorstCase
 from advprop_jax.evaluation import attack_words, runner
 
 # Apart from the keys of `runner.py`, which attacks the same images.
 _ROBUSTNESS = 0x0A77AC
+STEPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)  # Of `loss_by_step`.
 _SUBSET = 2  # Beside the seed of the subset of examples.
 
 
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
 
   found: Found
   checks: list[checks.Check]
-  loss_by_step: list[float | None]  # See `loss_by_step`.
+  loss_by_step: dict[str, list]  # See `loss_by_step`.
   pictures: runner.Pictures | None
 
 
@@ -227,7 +228,7 @@ def evaluate(
     signs_after += checks.after(work.curve, curve, is_transfer=run.is_transfer)
   log_checks(signs_after)
   signs += signs_after
-  losses = loss_by_step(run, examples, clean, norm=work.norm, epsilon=first.epsilon)
+  losses = loss_by_step(run, examples, clean, first)
   return Outcome(found, signs, losses, _pictures(run, examples, adversarial))
 
 
@@ -239,36 +240,39 @@ def _as_far_as_all_hosts(state: State | None) -> State | None:
 
 
 def loss_by_step(
-  run: WorstCase, examples: Examples, clean: State, *, norm: str, epsilon: float
-) -> list[float | None]:
-  """Returns the largest cross-entropy so far after 0, 1, ... 100 steps of APGD.
+  run: WorstCase, examples: Examples, clean: State, stage: Stage
+) -> dict[str, list]:
+  """Returns the loss that an attack with more and more steps reaches, as JSON values.
 
-  It is the mean over one batch of every host, of examples that are classified
-  correctly; None where it is not finite. A curve that still rises at its end says that
-  the attack needs more steps.
+  Where it still rises at the end, the attack needs more steps.
+
+  Args:
+    run: the attacks on the network.
+    examples: of this host.
+    clean: the state before any attack.
+    stage: the attack. It is made by the program that is compiled of it.
+
+  Returns:
+    {'step': numbers of steps, 'loss': cross-entropies}: means over one batch of every
+    host, of examples that are classified correctly; None where it is not finite. Empty
+    for attacks without steps, and if there are no such examples.
   """
-  if not clean.robust[0]:
-    return []
+  section = dict(stage.section)
+  num_steps = section.get('num_steps', 0)
+  if not clean.robust[0] or not num_steps:
+    return {}
   index = np.flatnonzero(clean.fallen_at == ROBUST)[: run.batch_size]
-
-  def climb(variables, batch, rng):
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, batch['position'])
-    return apgd.loss_by_step(
-      lambda x: run.logits_of(variables, x),
-      pixels.to_unit(batch['image']),
-      batch['label'],
-      keys,
-      norm=norm,
-      epsilon=epsilon,
-    )
-
-  compiled = run.devices.compile(climb, (False, True, False))
-  part = Examples(*(x[index] for x in examples))
-  batch = run.devices.put(run.fill(part))
-  found = run.devices.get(compiled(run.attack_variables, batch, jax.random.key(0)))
-  total = parallel.sum_arrays_over_hosts(found[: len(index)].sum(0))
-  means = total / parallel.sum_over_hosts(len(index))
-  return [round(float(x), 6) if np.isfinite(x) else None for x in means]
+  label, count = examples.label[index], parallel.sum_over_hosts(len(index))
+  steps = [*(n for n in STEPS if n < num_steps), num_steps]
+  found: list[float | None] = []
+  for n in steps:
+    changed = stage._replace(section=tuple({**section, 'num_steps': n}.items()))
+    image, _ = run.attack(changed, examples, index, number_of_stage=0)
+    logits = run.logits(run.devices.get(image)[: len(index)])
+    losses = np.logaddexp.reduce(logits, -1) - logits[np.arange(len(label)), label]
+    mean = float(parallel.sum_arrays_over_hosts(losses.sum()) / count)
+    found.append(round(mean, 6) if np.isfinite(mean) else None)
+  return {'step': steps, 'loss': found}
 
 
 def describe(work: Work, outcome: Outcome) -> dict[str, Any]:

@@ -16,7 +16,11 @@ _SUITE_TYPES |= {'summary': dict, 'cells': dict, 'notes': list, 'class_names': l
 _CELL_TYPES = {'data': dict, 'input': dict, 'num_examples': int, 'branches': dict}
 # What branches have besides if the worst case over attacks was taken, see
 # `robustness.describe`: the types of those that are there.
-_ATTACKED_TYPES = {'by_attack': dict, 'by_epsilon': dict, 'loss_by_step': list}
+_ATTACKED_TYPES: dict[str, type] = {
+  'by_attack': dict,
+  'by_epsilon': dict,
+  'loss_by_step': dict,
+}
 _ATTACKED_TYPES |= {'stages': list, 'checks': list}
 
 # Suites that a training evaluates -> what marks them in the names of its numbers.

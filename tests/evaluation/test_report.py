@@ -429,7 +429,7 @@ def worst_case(checks=CHECKS, **more):
       {'name': 'apgd-t, target 2', 'robust': 4, 'rejected': 2, 'seconds': 1.5},
     ],
     'checks': list(checks),
-    'loss_by_step': [0.25, 0.5, 0.75],
+    'loss_by_step': {'step': [0, 1, 5], 'loss': [0.25, 0.5, 0.75]},
     'by_epsilon': {'epsilon': [0.0, 4 / 255], 'top1': [0.875, 0.75]},
     **more,
   }
@@ -528,9 +528,9 @@ def test_robustness_by_radius_and_step(tmp_path, drawn):
   )
   np.testing.assert_allclose(by_radius[0].points, [(0, 0.875), (4, 0.75)])
   assert by_l2[0].points == [(0, 1), (0.5, 0.25)]
-  losses = drawn['cross-entropy by step of APGD-CE, largest so far, mean of one batch']
-  assert {x.name for x in losses} == {'L2 0.5', 'epsilon 8/255'}
-  assert [x.points for x in losses] == [[(0, 0.25), (1, 0.5), (2, 0.75)]] * 2
+  losses = drawn['cross-entropy by steps of the attack, mean of one batch']
+  assert {x.name for x in losses} == {'PGD L2-3, L2 0.5', 'APGD-CE, epsilon 8/255'}
+  assert [x.points for x in losses] == [[(0, 0.25), (1, 0.5), (5, 0.75)]] * 2
 
 
 def test_radii_have_ticks_between_whole_numbers():
@@ -612,7 +612,7 @@ def test_what_a_worst_case_lacks_is_not_shown(tmp_path, drawn):
   [
     ('by_attack', [1]),
     ('by_epsilon', None),
-    ('loss_by_step', {}),
+    ('loss_by_step', []),
     ('stages', [3]),
     ('checks', ['x']),
     ('checks', 'x'),

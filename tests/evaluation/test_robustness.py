@@ -7,6 +7,7 @@ import shutil
 import compilation
 import jax
 import numpy as np
+import optax
 import pytest
 from absl import logging as absl_logging
 from PIL import Image
@@ -22,7 +23,7 @@ from advprop_jax import (
   schema,
   train,
 )
-from advprop_jax.attacks import apgd, ensembles, worst_case
+from advprop_jax.attacks import ensembles, worst_case
 from advprop_jax.evaluation import robustness
 from configs import digits_advprop, saved
 
@@ -111,8 +112,8 @@ def test_autoattack_of_a_checkpoint(workdir, caplog):
   assert curve['epsilon'] == [0.0, 0.01, 0.03, 0.06]
   assert curve['top1'][0] == found['clean_top1']
   assert curve['top1'] == sorted(curve['top1'], reverse=True)
-  assert len(found['loss_by_step']) == 101
-  assert found['loss_by_step'] == sorted(found['loss_by_step'])
+  assert found['loss_by_step']['step'] == [0, 1, 2, 5]
+  assert found['loss_by_step']['loss'][0] < found['loss_by_step']['loss'][-1]
   assert {x['name'] for x in found['checks']} >= {'leaks', 'epsilon 0', 'square'}
   text = caplog.text
   assert 'suite autoattack, before any attack: ' in text
@@ -212,21 +213,19 @@ def test_devices_change_nothing(workdir):
     )
     begin = attacks.begin(examples)
     found.append(attacks.run(stages, examples, begin))
-    climbs.append(
-      robustness.loss_by_step(attacks, examples, begin, norm='linf', epsilon=0.1)
-    )
+    climbs.append(robustness.loss_by_step(attacks, examples, begin, stages[0]))
   assert found[0].fallen_at.tolist() == found[1].fallen_at.tolist()
   assert found[0].robust == found[1].robust and found[0].robust[-1] < 22
-  rng = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), examples.position)
-  first = slice(8)  # All are classified correctly.
-  of_examples = apgd.loss_by_step(
-    functools.partial(logits_of, variables),
-    *(image[first], label[first], rng[first]),
-    norm='linf',
-    epsilon=0.1,
+  # The images of the same attack with two steps, and their losses by optax.
+  section = tuple({**dict(stages[0].section), 'num_steps': 2}.items())
+  stage, first = stages[0]._replace(section=section), np.arange(8)
+  attacked, _ = attacks.attack(stage, examples, first, number_of_stage=0)
+  expected = optax.softmax_cross_entropy_with_integer_labels(
+    logits_of(variables, attacked), label[first]
   )
   for climb in climbs:
-    np.testing.assert_allclose(climb, of_examples.mean(0), atol=1e-4)
+    assert climb['step'] == [0, 1, 2, 5]
+    assert climb['loss'][2] == pytest.approx(float(expected.mean()), abs=1e-4)
 
 
 def test_what_an_interrupted_run_left_is_of_the_same_examples(monkeypatch):
