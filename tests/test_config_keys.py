@@ -21,6 +21,7 @@ from PIL import Image
 from tiny_model import create_tiny_model
 
 from advprop_jax import (
+  branches,
   errors,
   evaluations,
   experiment,
@@ -196,8 +197,8 @@ CHANGES = {
   'eval.robustness.subset_seed': Change(
     1, 'worst_case', {'eval.robustness.num_examples': 3}
   ),
-  'eval.robustness.branch': Change('none', 'worst_case'),  # Must be one of the network.
-  'eval.robustness.attack_branch': Change('none', 'worst_case'),
+  'eval.robustness.branch': Change('adv', 'worst_case'),
+  'eval.robustness.attack_branch': Change('adv', 'worst_case'),
   'checkpoint.every_epochs': Change(0.5, 'loop', {'eval.every_epochs': 1.0}),
   'checkpoint.keep_last': Change(1, 'loop'),
 }
@@ -387,11 +388,11 @@ class Recorded(Exception):
 
 
 def worst_case(config):
-  """Returns which attacks run on which examples; they do not run."""
+  """Returns which attacks run on which examples and branches; they do not run."""
   exp = experiment.create_experiment(config)
   state = parallel.replicate(exp.create_state())
   cell = evaluations.open_cell(exp.config, suites.Cell())
-  found = []
+  found, asked = [], []
 
   def evaluate(*args, work, examples, **others):
     found.append((work, examples.position.tolist()))
@@ -399,6 +400,7 @@ def worst_case(config):
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(robustness, 'evaluate', evaluate)
+    patch.setattr(branches, 'variables', lambda branch, **_: asked.append(branch))
     for name in ('pgd', 'autoattack'):
       with pytest.raises(Recorded):
         robust_run.evaluate(
@@ -412,7 +414,7 @@ def worst_case(config):
           ),
           progress=print,
         )
-  return found
+  return found, asked
 
 
 def loop(config):

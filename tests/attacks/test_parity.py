@@ -84,16 +84,21 @@ def check(result, data_dir):
   ours = withstands(result, data_dir)
   theirs = np.array([x == '1' for x in result['robust']])
   print(f'{title(result)}: ours {ours.mean():.1%}, reference {theirs.mean():.1%}')
-  assert 0 < theirs.sum() < len(ours)
+  assert 0 < theirs.sum() < len(ours) and 0 < ours.sum() < len(ours)
   if result['attacks'] in (['fab-t'], ['fab']):
     assert (ours == theirs).all()  # Nothing is drawn.
   # 0.5 % are less than one of 24 or 100 images; attacks that draw may differ in one.
   allowed = max(0.005 * len(ours), 1)
+  if is_small(result) and result['attacks'] == ['square']:
+    # Each of some images falls to so few queries by chance: two standard deviations of
+    # the difference of two binomial numbers.
+    share = theirs.mean()
+    allowed = 2 * np.sqrt(2 * len(ours) * share * (1 - share))
   assert abs(int(ours.sum()) - int(theirs.sum())) <= allowed
 
 
 def test_equals_the_reference(digits_dir, fast_compilation):
-  assert [x['attacks'] for x in SMALL] == list(DEFAULT)
+  assert sorted(x['attacks'] for x in SMALL) == sorted(DEFAULT)
   for result in SMALL:
     check(result, digits_dir)
 
