@@ -271,6 +271,5 @@ def _check_pixels(name: str, value: float | jax.Array):
   is_known = not isinstance(value, jax.core.Tracer)
   if is_known and not 0 <= value <= 1:
     raise errors.UserError(
-      f'attack {name} is {value}; allowed: 0 to 1, in units of pixels in [0, 1]: '
-      "the papers' 8 is 8 / 255"
+      f'attack {name} is {value}; allowed: 0 to 1, {inputs.PIXEL_UNIT}'
     )

@@ -10,6 +10,8 @@ import numpy as np
 
 from advprop_jax import errors
 
+# Of messages on radii and steps.
+PIXEL_UNIT = "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
 MAX_PROBABILITY_ERROR = 1e-5  # Of rows that sum to 1. Source: AutoAttack's `checks.py`.
 
 
@@ -61,7 +63,7 @@ def check_epsilon(
     image_shape: (H, W, C).
     name: of the value, for the message.
   """
-  largest, unit = 1.0, "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
+  largest, unit = 1.0, PIXEL_UNIT
   if norm == 'l2':
     largest = math.sqrt(math.prod(image_shape))
     unit = f'the L2 norm between a black and a white image of shape {image_shape}'
@@ -101,7 +103,7 @@ def check_radius(epsilon, *, norm: str):
     return
   largest, unit = math.inf, 'an L2 norm over all values of an image'
   if norm == 'linf':
-    largest, unit = 1, "in units of pixels in [0, 1]: the papers' 8 is 8 / 255"
+    largest, unit = 1, PIXEL_UNIT
   if not 0 <= epsilon <= largest:
     raise errors.UserError(
       f'attack epsilon is {epsilon}; allowed: 0 to {largest}, {unit}'

@@ -25,11 +25,15 @@ def test_checkpoints_are_the_published_ones():
   assert checkpoints(1) == [1] and checkpoints(0) == []
 
 
-def test_checkpoints_are_where_those_of_the_authors_floats_are():
-  num_steps = np.arange(1, 5001)
-  for percent, of_authors in ((22, 0.22), (6, 0.06), (3, 0.03)):
-    expected = [int(of_authors * n) for n in num_steps.tolist()]
-    assert (percent * num_steps // 100).tolist() == expected
+def test_intervals_are_those_of_the_authors_floats():
+  num_steps = np.arange(1, 2001, dtype=np.int32)
+
+  def share(x):
+    return np.array([max(int(x * n), 1) for n in num_steps.tolist()])
+
+  assert (apgd.first_interval(num_steps) == share(0.22)).all()
+  assert (apgd.next_interval(np.int32(0), num_steps) == share(0.06)).all()
+  assert (apgd.next_interval(np.int32(9999), num_steps) == 9999 - share(0.03)).all()
 
 
 def checkpoints(num_steps):
