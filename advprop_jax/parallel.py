@@ -189,6 +189,16 @@ def max_over_hosts(x: int) -> int:
   return int(multihost_utils.process_allgather(np.asarray(x)).max())
 
 
+def texts_of_hosts(text: str) -> list[str]:
+  """Returns a text of every host, in their order; all of them have to call."""
+  data = np.frombuffer(text.encode(), np.uint8)
+  size = max_over_hosts(len(data)) + 1  # Of an empty array, nothing is gathered.
+  padded = np.zeros(size, np.uint8)
+  padded[: len(data)] = data
+  rows = multihost_utils.process_allgather(padded).reshape(-1, size)
+  return [row.tobytes().rstrip(b'\0').decode() for row in rows]
+
+
 def mean(tree):
   """Returns the means of all arrays over the devices; inside of a step."""
   return jax.lax.pmean(tree, AXIS)

@@ -1,5 +1,7 @@
 """How a run begins: from nothing, from its newest checkpoint, from other weights."""
 
+from typing import Any, NamedTuple
+
 import jax
 from absl import logging
 
@@ -12,6 +14,16 @@ from advprop_jax import (
 )
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory
+
+
+class Start(NamedTuple):
+  """What a run goes on from."""
+
+  state: Any  # On all devices.
+  step: int = 0  # Of the checkpoint; 0: there is none.
+  examples_seen: int = 0
+  since: tuple[int, int] = (0, 0)  # See `Checkpointer.save`.
+  spent: dict[str, float] = {}  # See `logs.PhaseTimer.spent`.
 
 
 def with_trained_classes(
@@ -59,19 +71,32 @@ def read_weights(
 
 
 def restore_or_create(
-  exp, checkpointer, fingerprint: dict, start: initial_weights.InitialWeights | None
-):
-  """Returns the state to go on from, on all devices, and what it has seen and spent.
+  exp, checkpointer, fingerprint: dict, weights: initial_weights.InitialWeights | None
+) -> Start:
+  """Returns what to go on from; a damaged checkpoint gives way to the one before it.
 
-  The latter are the number of examples, and `logs.PhaseTimer.spent`.
+  Args:
+    exp: the experiment.
+    checkpointer: of the run's checkpoints.
+    fingerprint: of the training images.
+    weights: to begin with, if there is no checkpoint; None: the initial ones.
+
+  Raises:
+    DamagedError: the oldest checkpoint is damaged, too.
   """
   steps = checkpointer.steps()
   if not steps:
     state = exp.create_state()
-    if start is not None:
-      state = state.start_from(start.variables)
-    return parallel.replicate(state), 0, {}
-  parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
+    if weights is not None:
+      state = state.start_from(weights.variables)
+    return Start(parallel.replicate(state))
+  try:
+    parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
+  except checkpoint.DamagedError as e:
+    if len(steps) == 1:
+      raise
+    checkpointer.set_aside(steps[-1], e.problem, instead=steps[-2])
+    return restore_or_create(exp, checkpointer, fingerprint, weights)
   checkpoint.warn_of_changes(
     saved, exp.config, is_unused=lambda key: key == 'init_from'
   )
@@ -97,6 +122,11 @@ def restore_or_create(
       saved_by,
       num_hosts,
     )
-  state = train_state.TrainState.from_parts(parts)
+  seen = position['examples_seen']
+  since = tuple(position.get('since', (0, 0)))
+  if saved['data']['batch_size'] != exp.config.data.batch_size:
+    since = (steps[-1], seen)
   # Older checkpoints do not say what was spent.
-  return state, position['examples_seen'], position.get('spent', {})
+  spent = position.get('spent', {})
+  state = train_state.TrainState.from_parts(parts)
+  return Start(state, steps[-1], seen, since, spent)

@@ -17,7 +17,7 @@ from advprop_jax import (
   step_cost,
 )
 from advprop_jax.evaluation import pictures
-from advprop_jax.workdir import checkpoint, directory, logs
+from advprop_jax.workdir import checkpoint, directory, integrity, logs
 
 
 def train_and_evaluate(config, workdir: str) -> dict[str, float]:
@@ -63,25 +63,25 @@ def _train(
   with contextlib.ExitStack() as stack:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
+      whole = integrity.set_damaged_aside(workdir)
       exp = experiment.create_experiment(
         run_start.with_trained_classes(config, workdir, start_from)
       )
       config = exp.config
-      start = run_start.read_weights(exp, workdir, start_from)
+      weights = run_start.read_weights(exp, workdir, start_from)
       path = directory.open_workdir(workdir)
       checkpointer = stack.enter_context(
         checkpoint.Checkpointer(
-          path / 'checkpoints', keep_last=config.checkpoint.keep_last
+          path / 'checkpoints', keep_last=config.checkpoint.keep_last, whole=whole
         )
       )
       fingerprint = exp.dataset.fingerprint(config.data.train_split)
-      state, examples_seen, spent = run_start.restore_or_create(
-        exp, checkpointer, fingerprint, start
+      state, first_step, examples_seen, since, spent = run_start.restore_or_create(
+        exp, checkpointer, fingerprint, weights
       )
       timer.add(spent)
-      knows_classes = start is not None and start.has_classifier
-      del start  # The state has copies: the whole run would keep these in memory.
-      first_step = int(state.step)
+      knows_classes = weights is not None and weights.has_classifier
+      del weights  # The state has copies: the whole run would keep these in memory.
       if first_step >= exp.total_steps:
         logging.info(
           '%s has a checkpoint of step %d and the config ends at step %d: nothing to '
@@ -179,6 +179,7 @@ def _train(
             config=config,
             examples_seen=examples_seen,
             fingerprint=fingerprint,
+            since=since,
             metrics=val_metrics,
             spent=timer.spent,
           )

@@ -127,6 +127,12 @@ def runs(tmp_path_factory, digits_dir):
   return {'finished': finished, 'killed': killed, 'values': values}
 
 
+def write_as_an_older_version(file, position):
+  """Writes the data item of a checkpoint, which is then without checksums."""
+  file.write_text(json.dumps(position))
+  (file.parent.parent / 'SHA256SUMS').unlink()
+
+
 def copy(workdir, target):
   """Returns the path of a copy, as a string."""
   return str(shutil.copytree(workdir, target, dirs_exist_ok=True))
@@ -166,7 +172,7 @@ def test_what_earlier_starts_have_spent_is_added(
   spent = {'train': 1000.0, 'eval': 2000.0, 'compile': 3000.0, 'device_hours': 4000.0}
   assert content['spent'].keys() >= {'compile', 'device_hours', 'set-up', 'train'}
   assert all(x >= 0 for x in content['spent'].values())
-  file.write_text(json.dumps({**content, 'spent': spent}))
+  write_as_an_older_version(file, {**content, 'spent': spent})
   train.train_and_evaluate(small_config(digits_dir), workdir)
   last = results(workdir)[-1]
   for phase in ('train', 'eval', 'compile'):
@@ -183,7 +189,7 @@ def test_a_checkpoint_that_does_not_say_what_was_spent_is_resumed(
   file = tmp_path / 'checkpoints' / '2' / 'data' / 'metadata'
   content = json.loads(file.read_text())
   del content['spent']
-  file.write_text(json.dumps(content))
+  write_as_an_older_version(file, content)
   values = train.train_and_evaluate(small_config(digits_dir), workdir)
   assert values == runs['values']
 
@@ -351,8 +357,8 @@ def test_another_number_of_hosts_is_told_on_resume(
   saved = json.loads(path.read_text())
   assert saved.pop('fingerprint')['num_files'] == 1
   assert saved.pop('spent')['train'] > 0
-  assert saved == {'examples_seen': 16, 'process_count': 1}
-  path.write_text(json.dumps(saved | {'process_count': 2}))
+  assert saved == {'examples_seen': 16, 'process_count': 1, 'since': [0, 0]}
+  write_as_an_older_version(path, saved | {'process_count': 2})
   train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
   assert 'saved by 2 hosts and resumed by 1' in caplog.text
 

@@ -7,11 +7,13 @@ A checkpoint is `<directory>/<step>/` with the items
   training  {'step', 'rng', 'opt_state'}: what only training needs
   config    the resolved config, JSON, with the names of the classes
   data      {'examples_seen': N, 'process_count': P, 'fingerprint': {...}}: with the
-            seed and files of this fingerprint they determine every batch to come
+            seed and files of this fingerprint they determine every batch to come;
+            and the step and number of examples since which batches have their size
   metrics   those of an evaluation at that very step; empty if there was none
 
-Arrays are whole, so any number of devices restores them. Whoever wants the network
-reads `ema` or `model` alone, and needs no optimizer for it.
+The file SHA256SUMS beside them tells whether all are as they were written, see
+`integrity.py`. Arrays are whole, so any number of devices restores them. Whoever wants
+the network reads `ema` or `model` alone, and needs no optimizer for it.
 """
 
 import contextlib
@@ -21,19 +23,40 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
 from advprop_jax import branches, errors, parallel
 from advprop_jax.workdir import directory as workdirs
+from advprop_jax.workdir import integrity
 
 BEST_METRIC = 'val/clean_top1'
 _ARRAYS = ('model', 'ema', 'training')
+# What a reader of the network needs: of a copy without `training` it is all there is.
+_NETWORK = ('model', 'ema', 'config', 'data', 'metrics')
+_ITEMS = (*_NETWORK, 'training')
+
+
+class DamagedError(errors.UserError):
+  """Says that a checkpoint is damaged: another one may not be."""
+
+  def __init__(self, path: epath.Path, problem: str, *, others: Iterable[int]):
+    """Makes the message; `others` are the steps of the other checkpoints."""
+    self.problem = problem
+    names = ', '.join(map(str, others))
+    super().__init__(
+      f'the checkpoint {path} is damaged: {problem}; allowed: a whole one'
+      + (f', as may be those of steps {names}' if names else '')
+    )
 
 
 def _best(metrics) -> float:
-  return metrics.get(BEST_METRIC, -math.inf)
+  value = metrics.get(BEST_METRIC)
+  is_number = isinstance(value, int | float) and math.isfinite(value)
+  return value if is_number else -math.inf
 
 
 @contextlib.contextmanager
@@ -60,6 +83,7 @@ class Checkpointer:
     *,
     keep_last: int = 1,
     read_only: bool = False,
+    whole: Iterable[int] = (),
     flag: str = '--workdir',
   ):
     """Opens a directory; makes it, and drops what a killed save left.
@@ -68,13 +92,16 @@ class Checkpointer:
       directory: path or str.
       keep_last: how many of the newest checkpoints to keep.
       read_only: whether to change nothing.
+      whole: steps of which all files have been compared, see `verify`.
       flag: the one that has named the directory, for messages.
     """
     self._flag = flag
+    self._compared = {(step, item) for step in whole for item in _ITEMS}
+    path = epath.Path(directory).expanduser().absolute()
     policies = ocp.checkpoint_managers
     with _only_errors() if read_only else contextlib.nullcontext():
       self._manager = ocp.CheckpointManager(
-        epath.Path(directory).expanduser().absolute(),
+        path,
         item_handlers={
           **{item: ocp.StandardCheckpointHandler() for item in _ARRAYS},
           'config': ocp.JsonCheckpointHandler(),
@@ -84,6 +111,9 @@ class Checkpointer:
           read_only=read_only,
           create=not read_only,
           cleanup_tmp_directories=not read_only,
+          temporary_path_class=integrity.temporary_path_class(path),
+          # The metrics of all checkpoints are for the decision which to keep.
+          lightweight_initialize=read_only,
           best_fn=_best,
           preservation_policy=policies.AnyPreservationPolicy(
             [
@@ -112,6 +142,7 @@ class Checkpointer:
     config: dict,
     examples_seen: int,
     fingerprint: dict,
+    since: tuple[int, int] = (0, 0),
     metrics=None,
     spent: dict[str, float] | None = None,
   ):
@@ -123,6 +154,7 @@ class Checkpointer:
       config: of the run.
       examples_seen: by all hosts, from the start.
       fingerprint: of the training images.
+      since: step and `examples_seen` from which on batches have the size of `config`.
       metrics: of the evaluation of this step, if there was one.
       spent: on the run so far, see `logs.PhaseTimer`.
     """
@@ -134,6 +166,7 @@ class Checkpointer:
       'examples_seen': examples_seen,
       'process_count': jax.process_count(),
       'fingerprint': fingerprint,
+      'since': list(since),
       'spent': spent or {},
     }
     self._manager.save(
@@ -149,24 +182,68 @@ class Checkpointer:
   def find(self, which: str) -> int:
     """Returns the step of a checkpoint: 'newest', 'best' by BEST_METRIC, or its number.
 
+    Of the newest and the best only those count whose network is whole; a warning names
+    the others.
+
     Raises:
       UserError: there is none.
+      DamagedError: it is damaged, or all are.
     """
     steps = self.steps()
-    names = {str(step): step for step in steps}
-    if steps:
-      names = {'newest': steps[-1], **names}
-    if which not in names:  # The metrics are in files of their own.
-      measured = {step: _best(self._manager.metrics(step) or {}) for step in steps}
-      best = max(measured, key=measured.__getitem__, default=None)
-      if best is not None and measured[best] > -math.inf:
-        names = {'best': best, **names}
-    if which not in names:
+    if which in [str(step) for step in steps]:
+      self.verify(int(which), _NETWORK)
+      return int(which)
+    orders = {'newest': steps, 'best': []}
+    if which != 'newest':  # The metrics are in files of their own.
+      measured = {step: self._measure(step) for step in steps}
+      good = [step for step in steps if measured[step] > -math.inf]
+      orders['best'] = sorted(good, key=lambda step: (measured[step], -step))
+    if not orders.get(which):
+      names = [*(name for name in ('best', 'newest') if orders[name]), *steps]
       raise errors.UserError(
         f'no checkpoint {which!r} in {self._manager.directory}; allowed: '
-        f'{", ".join(names) or "a directory with checkpoints"}'
+        f'{", ".join(map(str, names)) or "a directory with checkpoints"}'
       )
-    return names[which]
+    damaged: dict[int, DamagedError] = {}
+    for step in reversed(orders[which]):
+      try:
+        self.verify(step, _NETWORK)
+      except DamagedError as e:
+        damaged[step] = e
+        continue
+      for bad, error in damaged.items():
+        logging.warning(
+          'the checkpoint %s is damaged: %s; that of step %d is used',
+          *(self._path(bad), error.problem, step),
+        )
+      return step
+    raise next(iter(damaged.values()))
+
+  def _measure(self, step: int) -> float:
+    """Returns the metric of a step by which it is the best; -inf: there is none."""
+    try:
+      self.verify(step, ['metrics'])
+      return _best(self._manager.metrics(step) or {})
+    except Exception:  # Orbax raises these, if there are no checksums.
+      return -math.inf
+
+  def verify(self, step: int, items: Iterable[str]):
+    """Compares the files of some items with their checksums, once.
+
+    Args:
+      step: one of `steps()`.
+      items: see at the top.
+
+    Raises:
+      DamagedError: one of them is not as it was written.
+    """
+    todo = [item for item in items if (step, item) not in self._compared]
+    if not todo:
+      return
+    report = integrity.check(self._path(step), items=todo)
+    if report.problems:
+      raise self._damaged(step, report.problems[0])
+    self._compared |= {(step, item) for item in todo}
 
   def describe(self, step: int) -> tuple[dict, tuple[str, ...]]:
     """Returns the config of a checkpoint and the names of its branches.
@@ -175,13 +252,19 @@ class Checkpointer:
       UserError: it is damaged.
     """
     self.check_items(step, ())
+    self.verify(step, ['config'])
     try:
       norms = self._manager.item_metadata(step)['model']['norms']
       args = ocp.args.Composite(config=ocp.args.JsonRestore())
       config = self._manager.restore(step, args=args)['config']
-    except (KeyError, TypeError, ValueError, OSError) as e:
+    except Exception as e:  # Orbax raises these.
       raise self._unreadable(step) from e
     return config, tuple(sorted(norms, key=lambda name: (name != branches.CLEAN, name)))
+
+  def set_aside(self, step: int, problem: str, *, instead: int):
+    """Moves a damaged checkpoint out of the directory; see `integrity.set_aside`."""
+    integrity.set_aside(self._path(step), problem, instead=instead)
+    self._manager.reload()
 
   def wait_until_finished(self):
     """Waits for the saves under way."""
@@ -199,16 +282,18 @@ class Checkpointer:
 
     Raises:
       UserError: the checkpoint is of another model or was trained otherwise, and the
-        message names a leaf; or it is damaged, or of an older format.
+        message names a leaf; or it is of an older format.
+      DamagedError: it is damaged, or a value is not finite.
     """
     self.check_items(step, templates)
+    self.verify(step, [*templates, 'config', 'data'])
     sharding = parallel.replicated_sharding()
     try:
       metadata = self._manager.item_metadata(step)
       saved = {item: metadata[item] for item in templates}
       if any(part is None for part in saved.values()):
         raise KeyError('no metadata')
-    except (KeyError, ValueError, OSError) as e:
+    except Exception as e:  # Orbax raises these.
       raise self._unreadable(step) from e
     for item, template in templates.items():
       if change := _describe_change(saved[item], template):
@@ -230,10 +315,18 @@ class Checkpointer:
           data=ocp.args.JsonRestore(),
         ),
       )
-    except (KeyError, ValueError, OSError) as e:
+    except jax.errors.JaxRuntimeError:
+      raise  # Of a device, as that its memory is full.
+    except Exception as e:  # Orbax raises these.
       raise self._unreadable(step) from e
-    logging.info('restored %s of %s', ', '.join(templates), self._path(step))
     arrays = parallel.to_host_local({item: restored[item] for item in templates})
+    if 'training' in templates and (
+      problem := _problem_of_position(step, restored['config'], restored['data'])
+    ):
+      raise self._damaged(step, problem)
+    if (leaf := _find_nonfinite(arrays)) is not None:
+      raise self._damaged(step, f'{leaf} is not finite')
+    logging.info('restored %s of %s', ', '.join(templates), self._path(step))
     return arrays, restored['config'], restored['data']
 
   def restore_model(
@@ -281,12 +374,12 @@ class Checkpointer:
   def _path(self, step: int) -> epath.Path:
     return epath.Path(self._manager.directory) / str(step)
 
-  def _unreadable(self, step: int) -> errors.UserError:
-    others = [s for s in self.steps() if s != step]
-    return errors.UserError(
-      f'the checkpoint {self._path(step)} is damaged; allowed: a whole one; move it '
-      f'away to go on from step {others[-1] if others else 0}'
-    )
+  def _damaged(self, step: int, problem: str) -> DamagedError:
+    others = [x for x in self.steps() if x != step]
+    return DamagedError(self._path(step), problem, others=others)
+
+  def _unreadable(self, step: int) -> DamagedError:
+    return self._damaged(step, 'Orbax cannot read it')
 
 
 def warn_of_changes(
@@ -310,6 +403,36 @@ def warn_of_changes(
       logging.warning('config.%s is changed, and has no effect here', key)
     else:
       logging.warning('config.%s was %s before and is %s now', key, value, new.get(key))
+
+
+def _problem_of_position(step: int, config: dict, position: dict) -> str | None:
+  """Returns what cannot be in the data's position of a training, if anything."""
+  seen = position.get('examples_seen')
+  if type(seen) is not int or seen < 0:
+    return f'data: examples_seen is {seen!r}'
+  for key, kind in (('process_count', int), ('fingerprint', dict), ('spent', dict)):
+    if type(position.get(key, kind())) is not kind:  # Older ones lack some.
+      return f'data: {key} is {position[key]!r}'
+  if not all(isinstance(x, int | float) for x in position.get('spent', {}).values()):
+    return f'data: spent is {position["spent"]!r}'
+  since = position.get('since', [0, 0])
+  if not isinstance(since, list) or [type(x) for x in since] != [int, int]:
+    return f'data: since is {since!r}'
+  batch_size = config.get('data', {}).get('batch_size')
+  if batch_size is None:
+    return None
+  expected = since[1] + (step - since[0]) * batch_size
+  if seen != expected:
+    return f'data: examples_seen is {seen}, and {expected} at its step'
+  return None
+
+
+def _find_nonfinite(tree) -> str | None:
+  """Returns the name of the first array with a value that is not finite, if any."""
+  for path, x in jax.tree_util.tree_leaves_with_path(tree):
+    if jnp.issubdtype(x.dtype, jnp.floating) and not np.isfinite(np.asarray(x)).all():
+      return jax.tree_util.keystr(path, simple=True, separator='/')
+  return None
 
 
 def _leaf_shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -69,6 +69,7 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
     'examples_seen': 48,
     'process_count': 1,
     'fingerprint': {'num_files': 7},
+    'since': [0, 0],
     'spent': {'train': 2.5},
   }
 
@@ -161,7 +162,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
       if path.is_file() and path.stat().st_size > 100:
         path.write_bytes(path.read_bytes()[:50])
   with checkpoint.Checkpointer(tmp_path, keep_last=2) as checkpointer:
-    with pytest.raises(errors.UserError, match='/5 is damaged.* go on from step 3'):
+    with pytest.raises(checkpoint.DamagedError, match='/5 is damaged: .* steps 3$'):
       checkpointer.restore(5, jax.eval_shape(create_state).parts)
 
 

@@ -1,0 +1,345 @@
+"""Checksums of checkpoints: written with each one, compared before it is read.
+
+  python -m advprop_jax.workdir.integrity WORKDIR
+
+says of every checkpoint of a workdir whether it is whole, and which file is not.
+
+A checkpoint has the file SHA256SUMS, as `sha256sum` writes it, of all its files but the
+mark of Orbax that the save has ended. It is written before that mark and before the
+rename that makes the directory a checkpoint, so that none is without it. It is our own
+since nothing of Orbax 0.12 covers the arrays: it writes OCDBT, of which TensorStore
+checks the indexes (CRC-32C) and small arrays inside them, and not the files of larger
+arrays; and of zarr3, where a codec could check them, it sets `crc32c` on the index of
+shards alone.
+"""
+
+import argparse
+import asyncio
+import concurrent.futures
+import hashlib
+import json
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+
+from advprop_jax import errors, parallel
+from advprop_jax.workdir import directory
+
+FILE = 'SHA256SUMS'
+DAMAGED = 'damaged'  # Directory of a workdir for checkpoints that are set aside.
+_COMMITTED = ocp.path.atomicity.COMMIT_SUCCESS_FILE
+_LINE = re.compile(r'([0-9a-f]{64})  (.+)')
+_LAST_LINE = re.compile(r'# ([0-9a-f]{64}) of the lines above')
+_CHUNK = 2**20  # Bytes.
+_NUM_THREADS = 32  # Of a bucket, several files at a time are read faster.
+
+
+class Report(NamedTuple):
+  """What was found of a checkpoint."""
+
+  problems: tuple[str, ...]  # 'model/d/0b5e...: its content has changed'
+  has_checksums: bool  # False: nothing is known, since an older version saved it.
+  num_files: int
+  num_bytes: int
+
+
+def temporary_path_class(path: epath.Path):
+  """Returns Orbax's kind of unfinished directory, with checksums added.
+
+  Args:
+    path: directory of the checkpoints.
+  """
+  base: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(path)
+
+  class SealedPath(base):
+    """Writes the checksums when all else is written, before the save counts."""
+
+    _checkpoint_metadata_store: Any
+
+    async def finalize(self):
+      if self.get_final().parent != path:  # An item: a directory of the checkpoint.
+        await super().finalize()
+        return
+      # Orbax would write the time of the end to a file that has a checksum.
+      store, self._checkpoint_metadata_store = self._checkpoint_metadata_store, None
+      unfinished = self.get()
+      if store is not None:
+        await asyncio.to_thread(store.wait_until_finished)
+        await asyncio.to_thread(
+          store.update,
+          file_path=unfinished / '_CHECKPOINT_METADATA',
+          commit_timestamp_nsecs=time.time_ns(),
+        )
+        await asyncio.to_thread(store.wait_until_finished)
+      await asyncio.to_thread(seal, unfinished)
+      await super().finalize()
+
+  return SealedPath
+
+
+def seal(path: epath.Path):
+  """Writes the checksums of all files of a directory, as they are now."""
+  names = sorted(_files(path))
+  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as executor:
+    digests = executor.map(lambda name: _digest(path / name)[0], names)
+    _write(path, [(x, name) for x, name in zip(digests, names, strict=True)])
+
+
+def replace_file(path: epath.Path, name: str, content: bytes):
+  """Replaces a file of a sealed directory; a kill at any moment leaves it whole.
+
+  Args:
+    path: of the directory.
+    name: of the file in it.
+    content: the new one.
+
+  Raises:
+    ValueError: the checksums cannot be read.
+  """
+  entries, _ = _read(path)
+  others = [(x, file) for x, file in entries if file != name]
+  old = [(x, file) for x, file in entries if file == name]
+  new = (hashlib.sha256(content).hexdigest(), name)
+  _write(path, [*others, *old, new])  # Either content counts for this moment.
+  unfinished = path / f'{name}.new'
+  unfinished.write_bytes(content)
+  unfinished.replace(path / name)
+  _write(path, [*others, new])
+
+
+def check(
+  path: epath.Path,
+  *,
+  items: Iterable[str] | None = None,
+  part: int = 0,
+  num_parts: int = 1,
+) -> Report:
+  """Compares the files of a checkpoint with their checksums, several at a time.
+
+  Args:
+    path: of the checkpoint.
+    items: directories in it, of whose files alone it is asked, and those beside them;
+      None: of all.
+    part: which part of the files to read, of `num_parts`.
+    num_parts: hosts that share the reading.
+  """
+  if not path.is_dir():
+    return Report((f'{path.name}: is no directory',), False, 0, 0)
+  try:
+    entries, damage = _read(path)
+  except FileNotFoundError:
+    problem = _problem_without_checksums(path)
+    return Report((problem,) if problem else (), False, 0, 0)
+  if damage:
+    return Report((f'{FILE}: {damage}',), True, 0, 0)
+  allowed: dict[str, set[str]] = {}
+  for digest, name in entries:
+    first, _, rest = name.partition('/')
+    if items is None or not rest or first in items:
+      allowed.setdefault(name, set()).add(digest)
+  names = [*allowed][part::num_parts]
+  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as executor:
+    found = [*executor.map(lambda name: _compare(path, name, allowed[name]), names)]
+  problems = tuple(problem for problem, _ in found if problem is not None)
+  return Report(problems, True, len(names), sum(size for _, size in found))
+
+
+def set_damaged_aside(workdir: str) -> tuple[int, ...]:
+  """Makes the newest checkpoint of a workdir one that is whole; returns its step.
+
+  Newer ones are moved to the directory DAMAGED beside `checkpoints/`, and so is every
+  one of which an evaluation's metrics are damaged, since Orbax reads them of all. All
+  hosts have to call.
+
+  Returns:
+    The step that was compared and is whole; none, if there are no checkpoints.
+
+  Raises:
+    UserError: no checkpoint is whole; all stay where they are.
+  """
+  # A network file system may show hosts other files: the first host's list counts.
+  listed = parallel.texts_of_hosts(json.dumps(directory.saved_steps(workdir)))
+  steps = json.loads(listed[0])
+  checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
+  damaged: dict[int, str] = {}
+  whole = None
+  for step in reversed(steps):
+    path = checkpoints / str(step)
+    report = check(
+      path,
+      items=None if whole is None else ('metrics',),
+      part=jax.process_index(),
+      num_parts=jax.process_count(),
+    )
+    problems = parallel.texts_of_hosts(''.join(report.problems[:1]))
+    if any(problems):
+      damaged[step] = next(filter(None, problems))
+    elif whole is None:
+      whole = step
+      if not report.has_checksums:
+        logging.warning('%s has no checksums: nothing was compared', path)
+  if whole is None and steps:
+    raise errors.UserError(
+      f'no checkpoint in {checkpoints} is whole: {describe(damaged)}; allowed: another '
+      '--workdir, or an empty one to begin anew'
+    )
+  for step, problem in sorted(damaged.items()):
+    set_aside(checkpoints / str(step), problem, instead=whole)
+  return () if whole is None else (whole,)
+
+
+def set_aside(path: epath.Path, problem: str, *, instead: int | None):
+  """Moves a damaged checkpoint out of the way, and says so.
+
+  Args:
+    path: of the checkpoint.
+    problem: what is wrong with it.
+    instead: the step that is gone on from.
+  """
+  target = path.parent.parent / DAMAGED / path.name
+  if jax.process_index() == 0:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    while target.exists():
+      count += 1
+      target = target.with_name(f'{path.name}_{count}')
+    path.rename(target)
+  parallel.texts_of_hosts(str(target))  # The others wait until it is moved.
+  logging.warning(
+    'the checkpoint of step %s is damaged (%s): it is kept as %s, and that of step %s '
+    'is used',
+    *(path.name, problem, target, instead),
+  )
+
+
+def describe(damaged: dict[int, str]) -> str:
+  """Returns 'step 8: model/d/0b5e...: its content has changed; step 4: ...'."""
+  return '; '.join(f'step {step}: {x}' for step, x in sorted(damaged.items()))
+
+
+def _files(path: epath.Path, prefix: str = '') -> Iterable[str]:
+  """Yields the names of all files below a directory, but for Orbax's last mark."""
+  for entry in path.iterdir():
+    name = f'{prefix}{entry.name}'
+    if entry.is_dir():
+      yield from _files(entry, f'{name}/')
+    elif name not in (FILE, _COMMITTED):
+      yield name
+
+
+def _write(path: epath.Path, entries: list[tuple[str, str]]):
+  lines = ''.join(f'{digest}  {name}\n' for digest, name in entries)
+  last = f'# {hashlib.sha256(lines.encode()).hexdigest()} of the lines above\n'
+  new = path / f'{FILE}.new'
+  new.write_text(lines + last)
+  new.replace(path / FILE)
+
+
+def _read(path: epath.Path) -> tuple[list[tuple[str, str]], str | None]:
+  """Returns the lines of the checksums, and in words what is wrong with them."""
+  file = path / FILE
+  if not _is_regular(file):
+    return [], 'is no file'
+  content = file.read_bytes()
+  lines, _, last = content.removesuffix(b'\n').rpartition(b'\n')
+  found = _LAST_LINE.fullmatch(last.decode(errors='replace'))
+  if not found or hashlib.sha256(lines + b'\n').hexdigest() != found[1]:
+    return [], 'is damaged itself'
+  entries = [_LINE.fullmatch(x) for x in lines.decode().split('\n')]
+  return [(x[1], x[2]) for x in entries if x], None
+
+
+def _compare(path: epath.Path, name: str, digests: set[str]):
+  """Returns what is wrong with a file, or None, and its size in bytes."""
+  if '..' in name.split('/') or name.startswith('/'):
+    return f'{FILE}: names {name!r}, which is not in the checkpoint', 0
+  try:
+    if not _is_regular(path / name):
+      return f'{name}: is no file', 0
+    digest, size = _digest(path / name)
+  except FileNotFoundError:
+    return f'{name}: is missing', 0
+  except OSError as e:
+    return f'{name}: cannot be read, {e.strerror or e}', 0
+  return None if digest in digests else f'{name}: its content has changed', size
+
+
+def _problem_without_checksums(path: epath.Path) -> str | None:
+  """Returns what keeps a checkpoint of an older version from being opened, if any."""
+  if not (path / 'model').is_dir() and not (path / 'state').is_dir():
+    return 'model: is missing'
+  name = 'metrics/metrics'
+  try:
+    if not _is_regular(path / name):
+      return f'{name}: is no file'
+    content = json.loads((path / name).read_text())
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, RecursionError):
+    return f'{name}: cannot be read as JSON'
+  return None if isinstance(content, dict) else f'{name}: is no JSON object'
+
+
+def _is_regular(path: epath.Path) -> bool:
+  """Returns whether a path is a file, and no device or pipe, which would not end."""
+  if '://' in os.fspath(path):
+    return path.exists()
+  return stat.S_ISREG(os.stat(path).st_mode)
+
+
+def _digest(path: epath.Path) -> tuple[str, int]:
+  """Returns the SHA-256 of a file, and its size in bytes."""
+  digest, size = hashlib.sha256(), 0
+  with path.open('rb') as file:
+    while chunk := file.read(_CHUNK):
+      digest.update(chunk)  # Without Python's lock: files are hashed in parallel.
+      size += len(chunk)
+  return digest.hexdigest(), size
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Compares all checkpoints of a workdir and of its phases; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog='python -m advprop_jax.workdir.integrity',
+    description='Compares the files of all checkpoints with their checksums.',
+  )
+  parser.add_argument('workdir', help='the --workdir of a training')
+  workdir = parser.parse_args(arguments).workdir
+  runs = [workdir, *directory.begun_phases(workdir)]
+  steps = [(run, step) for run in runs for step in directory.saved_steps(run)]
+  if not steps:
+    print(
+      f'error: {workdir} has no checkpoints; allowed: a --workdir that was trained in',
+      file=sys.stderr,
+    )
+    return 1
+  num_damaged = 0
+  for run, step in steps:
+    path = epath.Path(run).expanduser() / 'checkpoints' / str(step)
+    start = time.monotonic()
+    report = check(path)
+    secs = time.monotonic() - start
+    size = f'{report.num_files} files, {report.num_bytes / 1e6:.1f} MB, {secs:.2f} s'
+    if not report.has_checksums and not report.problems:
+      print(f'{path}: no checksums (saved by an older version): not compared')
+    elif not report.problems:
+      print(f'{path}: whole, {size}')
+    else:
+      num_damaged += 1
+      print(f'{path}: damaged, {size}')
+      for problem in report.problems:
+        print(f'  {problem}')
+  return 1 if num_damaged else 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,222 @@
+"""Tests that a changed, cut or absent file of a checkpoint is never restored."""
+
+import json
+import shutil
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+
+from advprop_jax import errors, parallel
+from advprop_jax.workdir import checkpoint, integrity
+
+# Of this size TensorStore writes an array to a file of its own, without a checksum.
+SHAPE = (256, 512)
+
+
+def parts(seed):
+  rng = np.random.default_rng(seed)
+  params = {'kernel': rng.standard_normal(SHAPE, np.float32), 'bias': np.ones(3, 'f')}
+  state = {'params': params, 'norms': {'clean': np.ones(2, 'f')}}
+  return {'model': state, 'training': {'step': np.int32(seed)}}
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """Returns a workdir with checkpoints of the steps 4 and 8."""
+  workdir = tmp_path_factory.mktemp('saved')
+  with checkpoint.Checkpointer(workdir / 'checkpoints', keep_last=2) as checkpointer:
+    for step in (4, 8):
+      checkpointer.save(
+        step,
+        parallel.replicate(parts(step)),
+        config={'data': {'batch_size': 16}},
+        examples_seen=step * 16,
+        fingerprint={},
+        metrics={'val/clean_top1': 0.5},
+      )
+  return workdir
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+  return shutil.copytree(saved, tmp_path / 'run')
+
+
+def restore(workdir, step, item='model'):
+  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as reader:
+    return reader.restore(step, {item: jax.eval_shape(lambda: parts(0)[item])})
+
+
+def files(path):
+  return sorted(x.relative_to(path) for x in path.rglob('*') if x.is_file())
+
+
+def flip(path, position, bit=0):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1 << bit
+  path.write_bytes(content)
+
+
+def test_sha256sum_agrees(saved):
+  result = subprocess.run(
+    ['sha256sum', '--check', '--strict', 'SHA256SUMS'],
+    cwd=saved / 'checkpoints/8',
+    capture_output=True,
+    text=True,
+  )
+  names = [line.removesuffix(': OK') for line in result.stdout.splitlines()]
+  assert result.returncode == 0, result.stdout + result.stderr
+  beside = {'SHA256SUMS', 'commit_success.txt'}
+  assert {*names} == {*map(str, files(saved / 'checkpoints/8'))} - beside
+
+
+def test_orbax_alone_restores_a_flipped_bit_and_we_do_not(workdir):
+  step = workdir / 'checkpoints/8'
+  large = max(step.glob('model/**/d/*'), key=lambda path: path.stat().st_size)
+  flip(large, large.stat().st_size // 2)
+  sums = (step / 'SHA256SUMS').read_text()
+  (step / 'SHA256SUMS').unlink()
+  restored, _, _ = restore(workdir, 8)  # As an older version saved it: no error.
+  kernel = restored['model']['params']['kernel']
+  assert np.sum(np.asarray(kernel) != parts(8)['model']['params']['kernel']) >= 1
+  (step / 'SHA256SUMS').write_text(sums)
+  name = large.relative_to(step)
+  with pytest.raises(checkpoint.DamagedError, match=f'{name}: its content has changed'):
+    restore(workdir, 8)
+
+
+def test_every_file_cut_emptied_or_deleted_is_named_or_harmless(workdir, caplog):
+  step = workdir / 'checkpoints/8'
+  whole = restore(workdir, 8)
+  for name in files(step):
+    content = (step / name).read_bytes()
+    for damage in ('cut', 'emptied', 'deleted'):
+      if damage == 'deleted':
+        (step / name).unlink()
+      else:
+        (step / name).write_bytes(content[: len(content) // 2 * (damage == 'cut')])
+      caplog.clear()
+      with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as reader:
+        found = reader.find('newest')
+      # The mark of the save's end has no say here, and without checksums all is whole.
+      if name.name == 'commit_success.txt' and len(name.parts) == 1:
+        assert found == 8
+      elif (str(name), damage) == ('SHA256SUMS', 'deleted'):
+        assert found == 8 and restore(workdir, 8)[1:] == whole[1:]
+      elif name.parts[0] == 'training':  # The network alone is whole.
+        assert found == 8
+        with pytest.raises(checkpoint.DamagedError, match=f'8 is damaged: {name}: '):
+          reader.verify(8, ['training'])
+      else:
+        assert found == 4, (name, damage)
+        assert f'8 is damaged: {name}: ' in caplog.text
+      (step / name).write_bytes(content)
+
+
+def test_a_run_sets_damaged_checkpoints_aside(workdir, caplog):
+  flip(workdir / 'checkpoints/8/config/metadata', 3)
+  assert integrity.set_damaged_aside(str(workdir)) == (4,)
+  assert 'step 8 is damaged (config/metadata: its content has changed)' in caplog.text
+  assert f'{workdir}/damaged/8, and that of step 4 is used' in caplog.text
+  assert sorted(x.name for x in (workdir / 'checkpoints').iterdir()) == ['4']
+  shutil.copytree(workdir / 'damaged/8', workdir / 'checkpoints/8')
+  assert integrity.set_damaged_aside(str(workdir)) == (4,)
+  assert sorted(x.name for x in (workdir / 'damaged').iterdir()) == ['8', '8_1']
+
+
+def test_damaged_metrics_of_any_checkpoint_do_not_close_the_directory(workdir):
+  (workdir / 'checkpoints/4/metrics/metrics').write_text('')
+  assert integrity.set_damaged_aside(str(workdir)) == (8,)
+  with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
+    assert checkpointer.find('best') == 8
+
+
+def test_if_none_is_whole_all_stay(workdir):
+  before = files(workdir)
+  for step in '48':
+    flip(workdir / f'checkpoints/{step}/model/_METADATA', 0)
+  with pytest.raises(errors.UserError, match='step 4: model/_METADATA.*; step 8: '):
+    integrity.set_damaged_aside(str(workdir))
+  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as reader:
+    with pytest.raises(checkpoint.DamagedError, match='/8 is damaged: model/_METADATA'):
+      reader.find('newest')
+  assert files(workdir) == before
+
+
+@pytest.mark.parametrize('position', [-64, True, 8 * 16 + 1, '128', None])
+def test_a_position_that_cannot_be_is_refused(workdir, position):
+  file = workdir / 'checkpoints/8/data/metadata'
+  content = json.loads(file.read_text())
+  integrity.replace_file(
+    file.parent.parent,
+    'data/metadata',
+    json.dumps({**content, 'examples_seen': position}).encode(),
+  )
+  with pytest.raises(checkpoint.DamagedError, match=f'examples_seen is {position!r}'):
+    restore(workdir, 8, 'training')
+
+
+def test_a_value_that_is_not_finite_is_refused(tmp_path):
+  bad = parts(1)
+  bad['model']['params']['kernel'][3, 5] = np.nan
+  with checkpoint.Checkpointer(tmp_path / 'checkpoints') as checkpointer:
+    checkpointer.save(
+      1, parallel.replicate(bad), config={}, examples_seen=0, fingerprint={}
+    )
+  with pytest.raises(checkpoint.DamagedError, match='model/params/kernel is not fin'):
+    restore(tmp_path, 1)
+
+
+def test_a_kill_while_a_file_is_replaced_leaves_the_checkpoint_whole(
+  workdir, monkeypatch
+):
+  """Stops before each change of a name, which is the only one that can be seen."""
+  path = integrity.epath.Path(workdir / 'checkpoints/8')
+  replace, num_left = type(path).replace, 0
+
+  def replace_or_stop(self, target):
+    nonlocal num_left
+    if num_left == 0:
+      raise KeyboardInterrupt
+    num_left -= 1
+    return replace(self, target)
+
+  monkeypatch.setattr(type(path), 'replace', replace_or_stop)
+  for stop_after in range(4):
+    num_left = stop_after
+    new = json.dumps({'val/clean_top1': stop_after}).encode()
+    if stop_after < 3:
+      with pytest.raises(KeyboardInterrupt):
+        integrity.replace_file(path, 'metrics/metrics', new)
+    else:
+      integrity.replace_file(path, 'metrics/metrics', new)
+    assert integrity.check(path).problems == ()
+  assert (path / 'metrics/metrics').read_bytes() == new
+
+
+@pytest.mark.parametrize(
+  'line', ['{}  ../4/config/metadata', '{}  /dev/zero', '{}  config', '{}  nothing']
+)
+def test_checksums_of_what_is_no_file_of_the_checkpoint_are_refused(workdir, line):
+  path = integrity.epath.Path(workdir / 'checkpoints/8')
+  entries, _ = integrity._read(path)
+  integrity._write(path, [*entries, tuple(line.format(64 * '0').split('  '))])
+  assert len(integrity.check(path).problems) == 1
+
+
+def test_the_command_names_the_file(workdir, capsys):
+  assert integrity.main([str(workdir)]) == 0
+  assert capsys.readouterr().out.count(': whole, ') == 2
+  flip(workdir / 'checkpoints/4/model/manifest.ocdbt', 7)
+  (workdir / 'checkpoints/8/SHA256SUMS').unlink()
+  assert integrity.main([str(workdir)]) == 1
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith(f'{workdir}/checkpoints/4: damaged, ')
+  assert lines[1:] == [
+    '  model/manifest.ocdbt: its content has changed',
+    f'{workdir}/checkpoints/8: no checksums (saved by an older version): not compared',
+  ]
+  assert integrity.main([str(workdir / 'none')]) == 1
+  assert 'has no checkpoints; allowed' in capsys.readouterr().err
