@@ -17,7 +17,15 @@ import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from advprop_jax import command_line, dry_run, errors, evaluate, parallel, train
+from advprop_jax import (
+  command_line,
+  dry_run,
+  errors,
+  evaluate,
+  parallel,
+  preemption,
+  train,
+)
 from advprop_jax.workdir import directory, logs
 from configs import default
 
@@ -101,7 +109,7 @@ def main(argv):
     logging.info('%s, workdir %s', config_file, workdir)
     module = evaluate if FLAGS.mode == 'evaluate' else directory
     if not FLAGS.dry_run:  # It leaves nothing to go on with.
-      startup.end_on_ctrl_c(lambda: module.describe_interruption(workdir))
+      preemption.end_with(lambda: module.describe_interruption(workdir))
     if FLAGS.dry_run and FLAGS.mode == 'evaluate':
       raise errors.UserError('--dry_run is of a training; allowed: --mode=train')
     if FLAGS.mode == 'evaluate':
@@ -123,6 +131,9 @@ def main(argv):
       command_line.check_effects(sys.argv[2:], FLAGS.config)
       start = dry_run.dry_run if FLAGS.dry_run else train.train_and_evaluate
       start(FLAGS.config, workdir)
+  except preemption.Preempted as e:
+    print(f'{e}; the same command goes on, see {workdir}', file=sys.stderr)
+    sys.exit(preemption.exit_code(preemption.received()))
   except errors.UserError as e:
     parallel.exit_with(f'error: {e}')
   except jax.errors.JaxRuntimeError as e:

@@ -158,7 +158,7 @@ class Evaluation(NamedTuple):
   """What a config says of evaluation while it trains."""
 
   cells: dict[str, Cell]  # Of the suites of `config.eval.suites`.
-  # {'params', 'norms', 'batch_stats'} -> {suite: result}
+  # {'params', 'norms', 'batch_stats'} -> {suite: result}; raises Preempted.
   run: Callable[[dict], dict[str, runner.Result]]
 
 
@@ -202,14 +202,16 @@ def create_evaluation(config, model, *, dataset=None) -> Evaluation:
   }
 
   def run(variables):
-    return {
-      place: run_on[place](
-        **variables,
-        batches=cell.batches,
-        progress=logs.create_progress(len(cell.batches), every_secs=10.0),
-      )
-      for place, cell in opened.items()
-    }
+    found = {}
+    for place, cell in opened.items():
+      report = logs.create_progress(len(cell.batches), every_secs=10.0)
+
+      def progress(num_done, report=report):
+        report(num_done)
+        parallel.stop_if_preempted()
+
+      found[place] = run_on[place](**variables, batches=cell.batches, progress=progress)
+    return found
 
   return Evaluation(opened, run)
 

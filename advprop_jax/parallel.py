@@ -7,6 +7,7 @@ array per leaf, without a leading device axis.
 """
 
 import collections
+import itertools
 import os
 import sys
 
@@ -15,9 +16,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advprop_jax import errors
+from advprop_jax import errors, preemption
 
 AXIS = 'batch'
+_calls = itertools.count()  # Of `reached_preemption`.
 
 
 def data_parallel(step_fn, *, split, split_outputs=False, donate_state=False):
@@ -199,6 +201,11 @@ def texts_of_hosts(text: str) -> list[str]:
   return [row.tobytes().rstrip(b'\0').decode() for row in rows]
 
 
+def wait_for_hosts(name: str):
+  """Waits until all hosts are here; `name` is that of the place."""
+  multihost_utils.sync_global_devices(name)
+
+
 def mean(tree):
   """Returns the means of all arrays over the devices; inside of a step."""
   return jax.lax.pmean(tree, AXIS)
@@ -287,12 +294,30 @@ def join_hosts():
   """
   try:
     jax.distributed.initialize()
+    preemption.relay_to_jax()
   except (ValueError, RuntimeError) as e:
     reason = str(e).splitlines()[0].rstrip('.')
     raise errors.UserError(
       f'--multi_host cannot join other hosts ({reason}); allowed: on a TPU pod, under '
       'Slurm or Open MPI'
     ) from e
+
+
+def reached_preemption() -> bool:
+  """Returns whether all hosts are to save and stop here, since one got a signal.
+
+  All hosts have to call, equally often: JAX makes out the next call that none of them
+  has made yet.
+  """
+  if not jax.distributed.is_initialized():
+    return preemption.received() is not None
+  return multihost_utils.reached_preemption_sync_point(next(_calls))
+
+
+def stop_if_preempted():
+  """Raises Preempted where `reached_preemption` holds."""
+  if reached_preemption():
+    raise preemption.Preempted(f'{preemption.cause()}: all that was done is saved')
 
 
 def exit_with(message: str):

@@ -24,6 +24,7 @@ class Start(NamedTuple):
   examples_seen: int = 0
   since: tuple[int, int] = (0, 0)  # See `Checkpointer.save`.
   spent: dict[str, float] = {}  # See `logs.PhaseTimer.spent`.
+  evaluation_due: bool = False  # Of this step, which a signal has interrupted.
 
 
 def with_trained_classes(
@@ -129,4 +130,5 @@ def restore_or_create(
   # Older checkpoints do not say what was spent.
   spent = position.get('spent', {})
   state = train_state.TrainState.from_parts(parts)
-  return Start(state, steps[-1], seen, since, spent)
+  is_due = checkpointer.is_evaluation_due(steps[-1], position)
+  return Start(state, steps[-1], seen, since, spent, is_due)

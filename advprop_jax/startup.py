@@ -4,12 +4,12 @@ import functools
 import os
 import pathlib
 import platform
-import signal
 import sys
 import traceback
 import warnings
 import zlib
-from collections.abc import Callable
+
+from advprop_jax import preemption
 
 # glibc's malloc then asks the kernel (madvise) for large pages. Source:
 # https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
@@ -26,12 +26,12 @@ ZLIB = b'\x78'  # The first byte of what it compressed. Source: RFC 1950, sectio
 def prepare():
   """Prepares the process; to be called by a program's own file, before it imports more.
 
-  Sets large pages, Ctrl-C, JAX's cache of compilations and TensorFlow's log. What the
-  environment says already stays as it is; the platforms in it get the CPU, which draws
-  the initial weights.
+  Sets large pages, what signals do, JAX's cache of compilations and TensorFlow's log.
+  What the environment says already stays as it is; the platforms in it get the CPU,
+  which draws the initial weights.
   """
   restart_with_large_pages(sys._getframe(1))
-  end_on_ctrl_c()
+  preemption.watch()
   compilations = os.path.expanduser(COMPILATIONS)  # As it is, if there is no home.
   if compilations != COMPILATIONS:
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', compilations)
@@ -113,21 +113,3 @@ def _is_broken(path: pathlib.Path) -> bool:
     except zlib.error:
       return True
   return not stream.eof
-
-
-def end_on_ctrl_c(describe: Callable[[], str] | None = None):
-  """Makes Ctrl-C end the process here and now, with status 130.
-
-  As an exception it would be swallowed where it meets an import or a callback of JAX,
-  and threads do not survive a normal exit.
-
-  Args:
-    describe: returns the line to print before; None prints nothing.
-  """
-
-  def end(*_):
-    if describe is not None:
-      print(describe(), file=sys.stderr)
-    os._exit(130)
-
-  signal.signal(signal.SIGINT, end)

@@ -12,6 +12,7 @@ from advprop_jax import (
   layer_rates,
   parallel,
   phases,
+  preemption,
   run_start,
   schema,
   step_cost,
@@ -35,6 +36,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
 
   Raises:
     UserError: the config or the workdir cannot be used, or training diverges.
+    Preempted: a signal has stopped the training, and its step is saved.
   """
   config = schema.read(config)
   runs = phases.split(config)
@@ -48,6 +50,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   metrics: dict[str, float] = {}
   last = None
   for i, phase in enumerate(runs):
+    parallel.stop_if_preempted()
     logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
     path = directory.phase_workdir(workdir, i)
     metrics = _train(phase, path, start_from=last)
@@ -76,13 +79,12 @@ def _train(
         )
       )
       fingerprint = exp.dataset.fingerprint(config.data.train_split)
-      state, first_step, examples_seen, since, spent = run_start.restore_or_create(
-        exp, checkpointer, fingerprint, weights
-      )
-      timer.add(spent)
+      start = run_start.restore_or_create(exp, checkpointer, fingerprint, weights)
+      state, first_step, examples_seen = start.state, start.step, start.examples_seen
+      timer.add(start.spent)
       knows_classes = weights is not None and weights.has_classifier
       del weights  # The state has copies: the whole run would keep these in memory.
-      if first_step >= exp.total_steps:
+      if first_step >= exp.total_steps and not start.evaluation_due:
         logging.info(
           '%s has a checkpoint of step %d and the config ends at step %d: nothing to '
           'train. Raise num_epochs, or choose another --workdir',
@@ -104,17 +106,24 @@ def _train(
       )
       device_batches = parallel.prefetch(batches)
       _log_overview(exp, state)
-    if config.init_from and knows_classes:
+    val_metrics: dict[str, float] = {}
+    if start.evaluation_due:
+      with timer('eval'):
+        val_metrics = _evaluate(exp, state, writer, step=first_step)
+      checkpointer.add_metrics(first_step, val_metrics)
+    elif config.init_from and knows_classes:
       with timer('eval'):
         _evaluate(exp, state, writer, step=0)  # What the weights are worth.
-    logging.info('compiling the step: a minute or more, unless it is in the cache ...')
+    if first_step < exp.total_steps:
+      logging.info('compiling the step: a minute or more, unless it is in the cache')
 
     # A short run is reported, too: at least ten times.
     log_steps = min(config.log_every_steps, max(1, exp.total_steps // 10))
     report_progress = logs.create_progress(exp.total_steps, every_steps=log_steps)
     eval_steps = _steps_before_end(config.eval.every_epochs, exp)
     save_steps = _steps_before_end(config.checkpoint.every_epochs, exp)
-    recent, timed_images, train_secs = [], 0, 0.0
+    recent: list[dict] = []
+    timed_images, train_secs = 0, 0.0
     utilisation = step_cost.create_meter(
       exp.method,
       exp.model,
@@ -129,6 +138,28 @@ def _train(
       last_step=exp.total_steps,
     )
 
+    def write_recent(step):
+      """Writes the means of the steps since it was called before."""
+      nonlocal recent, timed_images, train_secs
+      if not recent:
+        return
+      with timer('train'):
+        means = jax.tree.map(lambda *x: float(np.mean(x)), *jax.device_get(recent))
+      if means.pop('all_finite') < 1:
+        raise _diverged(step, checkpointer)
+      scalars = {f'train/{name}': value for name, value in means.items()}
+      with parallel.on_host():  # Not between two steps of an accelerator.
+        scalars['train/learning_rate'] = float(exp.schedule(step - 1))
+      scalars['data/bad_examples'] = parallel.sum_over_hosts(batches.num_bad)
+      if timed_images:
+        images_per_sec = timed_images / (timer.secs['train'] - train_secs)
+        scalars['train/images_per_sec'] = images_per_sec
+        if utilisation is not None:
+          scalars['train/mfu'] = utilisation(images_per_sec)
+      scalars[logs.DEVICE_HOURS] = timer.spent[logs.DEVICE_HOURS]
+      writer.write_scalars(step, scalars)
+      recent, timed_images, train_secs = [], 0, timer.secs['train']
+
     for step in range(first_step + 1, exp.total_steps + 1):
       is_first, is_last = step == first_step + 1, step == exp.total_steps
       with timer('compile' if is_first else 'train'):
@@ -139,6 +170,7 @@ def _train(
       examples_seen += config.data.batch_size
       if is_first:
         logging.info('compiled and made the first step in %s', timer)
+        stack.enter_context(preemption.finishing())  # Until here, nothing is lost.
       else:
         timed_images += config.data.batch_size
       report_progress(step)
@@ -146,29 +178,20 @@ def _train(
         with timer('profile'):
           profile(step, state)
 
-      if step % log_steps == 0 or is_last:
-        with timer('train'):
-          means = jax.tree.map(lambda *x: float(np.mean(x)), *jax.device_get(recent))
-        if means.pop('all_finite') < 1:
-          raise _diverged(step, checkpointer)
-        scalars = {f'train/{name}': value for name, value in means.items()}
-        with parallel.on_host():  # Not between two steps of an accelerator.
-          scalars['train/learning_rate'] = float(exp.schedule(step - 1))
-        scalars['data/bad_examples'] = parallel.sum_over_hosts(batches.num_bad)
-        if timed_images:
-          images_per_sec = timed_images / (timer.secs['train'] - train_secs)
-          scalars['train/images_per_sec'] = images_per_sec
-          if utilisation is not None:
-            scalars['train/mfu'] = utilisation(images_per_sec)
-        scalars[logs.DEVICE_HOURS] = timer.spent[logs.DEVICE_HOURS]
-        writer.write_scalars(step, scalars)
-        recent, timed_images, train_secs = [], 0, timer.secs['train']
+      is_stopped = parallel.reached_preemption()
+      if step % log_steps == 0 or is_last or is_stopped:
+        write_recent(step)
 
-      val_metrics: dict[str, float] = {}
-      if step in eval_steps:
-        with timer('eval'):
-          val_metrics = _evaluate(exp, state, writer, step=step)
-      if step in save_steps or step in eval_steps:  # So that the best can be kept.
+      val_metrics = {}
+      if step in eval_steps and not is_stopped:
+        try:
+          with timer('eval'):
+            val_metrics = _evaluate(exp, state, writer, step=step)
+        except preemption.Preempted:
+          is_stopped = True
+          write_recent(step)
+      # After each evaluation, so that the best can be kept.
+      if step in save_steps or step in eval_steps or is_stopped:
         with timer('save'):
           # A broken state must not push a good one out of the directory.
           if not step_metrics['all_finite']:
@@ -179,14 +202,21 @@ def _train(
             config=config,
             examples_seen=examples_seen,
             fingerprint=fingerprint,
-            since=since,
+            since=start.since,
             metrics=val_metrics,
+            evaluation_due=step in eval_steps and not val_metrics,
             spent=timer.spent,
           )
 
+      if is_stopped:
+        checkpointer.wait_until_finished()
+        raise preemption.Preempted(
+          f'{preemption.cause()}: step {step} of {exp.total_steps} is saved'
+        )
+
     with timer('save'):
       checkpointer.wait_until_finished()
-    writer.write_scalars(step, timer.scalars())
+    writer.write_scalars(exp.total_steps, timer.scalars())
   logging.info('finished %s: %s', path, timer)
   return val_metrics
 

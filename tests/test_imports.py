@@ -9,9 +9,9 @@ import pytest
 
 # Lowest first; a folder is one name. Those of one row do not import each other.
 LAYERS = [
-  {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'startup'}
+  {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'preemption'}
   | {'layer_rates'},
-  {'input', 'models', 'attacks', 'schema', 'parallel'},
+  {'input', 'models', 'attacks', 'schema', 'parallel', 'startup'},
   {'train_state', 'workdir', 'evaluation', 'streams'},
   {'update'},
   {'train_step', 'fast_step'},

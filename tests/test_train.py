@@ -357,7 +357,9 @@ def test_another_number_of_hosts_is_told_on_resume(
   saved = json.loads(path.read_text())
   assert saved.pop('fingerprint')['num_files'] == 1
   assert saved.pop('spent')['train'] > 0
-  assert saved == {'examples_seen': 16, 'process_count': 1, 'since': [0, 0]}
+  assert saved == {'examples_seen': 16, 'process_count': 1, 'since': [0, 0]} | {
+    'evaluation_due': False
+  }
   write_as_an_older_version(path, saved | {'process_count': 2})
   train.train_and_evaluate(small_config(digits_dir), str(tmp_path))
   assert 'saved by 2 hosts and resumed by 1' in caplog.text
@@ -492,5 +494,5 @@ def test_ctrl_c_ends_the_run_in_one_line(tmp_path, digits_dir):
     rest = process.stderr.read().strip().splitlines()
   assert seen and process.returncode == 130
   assert 'Traceback' not in ''.join(rest)
-  assert rest[-1].startswith('interrupted; the same command begins it anew ')
+  assert rest[-1].startswith('SIGINT: interrupted; the same command begins it anew ')
   assert rest[-1].endswith(f'config.checkpoint.every_epochs), see {tmp_path}')

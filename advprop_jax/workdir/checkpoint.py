@@ -144,6 +144,7 @@ class Checkpointer:
     fingerprint: dict,
     since: tuple[int, int] = (0, 0),
     metrics=None,
+    evaluation_due: bool = False,
     spent: dict[str, float] | None = None,
   ):
     """Saves in the background; the arrays may be donated as soon as this returns.
@@ -156,6 +157,7 @@ class Checkpointer:
       fingerprint: of the training images.
       since: step and `examples_seen` from which on batches have the size of `config`.
       metrics: of the evaluation of this step, if there was one.
+      evaluation_due: whether there is still one to be, see `add_metrics`.
       spent: on the run so far, see `logs.PhaseTimer`.
     """
     parts = {
@@ -167,6 +169,7 @@ class Checkpointer:
       'process_count': jax.process_count(),
       'fingerprint': fingerprint,
       'since': list(since),
+      'evaluation_due': evaluation_due,
       'spent': spent or {},
     }
     self._manager.save(
@@ -260,6 +263,24 @@ class Checkpointer:
     except Exception as e:  # Orbax raises these.
       raise self._unreadable(step) from e
     return config, tuple(sorted(norms, key=lambda name: (name != branches.CLEAN, name)))
+
+  def is_evaluation_due(self, step: int, position: dict) -> bool:
+    """Returns whether a checkpoint was saved before the evaluation of its step.
+
+    Args:
+      step: of the checkpoint.
+      position: its item `data`.
+    """
+    # Older checkpoints do not say.
+    return bool(position.get('evaluation_due')) and not self._manager.metrics(step)
+
+  def add_metrics(self, step: int, metrics: dict[str, float]):
+    """Adds the metrics of an evaluation to a checkpoint that has none."""
+    if jax.process_index() == 0:
+      content = json.dumps(metrics).encode()
+      integrity.replace_file(self._path(step), 'metrics/metrics', content)
+    parallel.wait_for_hosts('metrics added')
+    self._manager.reload()
 
   def set_aside(self, step: int, problem: str, *, instead: int):
     """Moves a damaged checkpoint out of the directory; see `integrity.set_aside`."""

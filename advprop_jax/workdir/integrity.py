@@ -213,7 +213,7 @@ def set_aside(path: epath.Path, problem: str, *, instead: int | None):
       count += 1
       target = target.with_name(f'{path.name}_{count}')
     path.rename(target)
-  parallel.texts_of_hosts(str(target))  # The others wait until it is moved.
+  parallel.wait_for_hosts('checkpoint set aside')
   logging.warning(
     'the checkpoint of step %s is damaged (%s): it is kept as %s, and that of step %s '
     'is used',

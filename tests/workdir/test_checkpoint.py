@@ -70,6 +70,7 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
     'process_count': 1,
     'fingerprint': {'num_files': 7},
     'since': [0, 0],
+    'evaluation_due': False,
     'spent': {'train': 2.5},
   }
 

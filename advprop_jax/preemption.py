@@ -1,0 +1,113 @@
+"""Signals that end a program: SIGTERM, of a machine that is taken away, and Ctrl-C.
+
+A thread of its own waits for them: Python's handlers run between two lines of the main
+thread, which are minutes apart when JAX compiles or waits for another host. Mostly the
+program ends at once, since what is saved is whole. A training that has made steps since
+its last checkpoint asks for time by `finishing`: the first signal is noted then, the
+loop sees it by `parallel.reached_preemption` and saves, and a second one ends the
+program at once.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Preempted(Exception):
+  """Says that a signal has stopped the work at a place where all hosts stop."""
+
+
+class _Watch:
+  """What the thread knows."""
+
+  lock = threading.Lock()
+  received: signal.Signals | None = None
+  num_finishing = 0  # `with finishing()` that are open.
+  describe: Callable[[], str] | None = None
+  relays = False
+
+
+def watch():
+  """Starts to wait for signals, once; before other threads, which are not to get them.
+
+  Until `end_with` they end the program without a word.
+  """
+  signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+  unblock = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # noqa: E731
+  os.register_at_fork(after_in_child=unblock)
+  threading.Thread(target=_wait, name='signals', daemon=True).start()
+
+
+def end_with(describe: Callable[[], str]):
+  """Sets what returns the line to print when a signal ends the program at once."""
+  _Watch.describe = describe
+
+
+def relay_to_jax():
+  """Lets JAX know of signals, whose own handler tells the other hosts.
+
+  To be called when JAX has installed it, which `jax.distributed.initialize` does.
+  """
+  _Watch.relays = True
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[None]:
+  """Makes the first signal inside the `with` block one that is noted alone."""
+  with _Watch.lock:
+    _Watch.num_finishing += 1
+  try:
+    yield
+  finally:
+    with _Watch.lock:
+      _Watch.num_finishing -= 1
+
+
+def received() -> signal.Signals | None:
+  """Returns the signal that this process has noted; None: there was none."""
+  return _Watch.received
+
+
+def cause() -> str:
+  """Returns in words which signal stops the work."""
+  number = received()
+  return 'a signal to another host' if number is None else number.name
+
+
+def exit_code(number: signal.Signals | None) -> int:
+  """Returns 143 of SIGTERM and 130 of Ctrl-C, as a shell does.
+
+  Args:
+    number: the signal; None: another host has received it.
+  """
+  return 128 + (signal.SIGTERM if number is None else number)
+
+
+def _wait():
+  while True:
+    number = signal.Signals(signal.sigwait(SIGNALS))
+    with _Watch.lock:
+      if _Watch.received is not None or not _Watch.num_finishing:
+        _end(number)
+      _Watch.received = number
+    _say(f'{number.name}: the step is finished and saved; once more ends at once')
+    if _Watch.relays:  # JAX's handler is of SIGTERM, and this thread has blocked it.
+      signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+      signal.raise_signal(signal.SIGTERM)
+      signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _end(number: signal.Signals):
+  """Ends the process here and now; an exit would wait for threads and other hosts."""
+  if _Watch.describe is not None:
+    _say(f'{number.name}: {_Watch.describe()}')
+  os._exit(exit_code(number))
+
+
+def _say(line: str):
+  print(line, file=sys.stderr, flush=True)
