@@ -27,6 +27,7 @@ from advprop_jax import (
   experiment,
   model_config,
   parallel,
+  preemption,
   step_cost,
   train,
   train_state,
@@ -111,6 +112,13 @@ def dying_prefetch(step):
   return dying
 
 
+def metrics_of_checkpoints(workdir):
+  return {
+    path.parent.parent.name: json.loads(path.read_text())
+    for path in pathlib.Path(workdir).glob('checkpoints/*/metrics/metrics')
+  }
+
+
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory, digits_dir):
   """Returns the workdirs 'finished', and 'killed' at step 4, after the save of step 2;
@@ -161,6 +169,39 @@ def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
   assert (last['lost_steps'], undisturbed['lost_steps']) == (1, 0)
   hours = [x['device_hours'] for x in results(broken) if 'device_hours' in x]
   assert hours == sorted(hours) and hours[2] > lost_line['device_hours']
+
+
+# Each step has a call, and after steps 2, 4 and 6 each of two batches to evaluate.
+@pytest.mark.parametrize(
+  'call, step, is_due', [(1, 1, False), (2, 2, True), (8, 4, True), (12, 6, True)]
+)
+def test_stopped_by_a_signal_and_resumed_nothing_is_lost(
+  tmp_path, digits_dir, tiny_model, runs, monkeypatch, call, step, is_due
+):
+  calls = itertools.count(1)
+  config = small_config(digits_dir)
+  with monkeypatch.context() as patch:
+    patch.setattr(parallel, 'reached_preemption', lambda: next(calls) == call)
+    with pytest.raises(preemption.Preempted, match=f'step {step} of 6 is saved'):
+      train.train_and_evaluate(config, str(tmp_path))
+  position = (tmp_path / f'checkpoints/{step}/data/metadata').read_text()
+  assert json.loads(position)['evaluation_due'] == is_due
+  assert training_losses(tmp_path)[-1][0] == step
+  values = train.train_and_evaluate(config, str(tmp_path))
+  assert values == runs['values']
+  assert_bit_identical(load(config, tmp_path, 6), load(config, runs['finished'], 6))
+  assert training_losses(tmp_path) == training_losses(runs['finished'])
+
+  def evaluations(workdir):
+    return [x for x in results(workdir) if 'val/clean_top1' in x]
+
+  assert evaluations(tmp_path) == evaluations(runs['finished'])
+  saved = metrics_of_checkpoints(tmp_path)
+  if step not in (2, 4, 6):
+    assert saved.pop(str(step)) == {}
+  assert saved == metrics_of_checkpoints(runs['finished'])
+  assert results(tmp_path)[-1]['lost_steps'] == 0
+  assert train.train_and_evaluate(config, str(tmp_path)) == {}
 
 
 def test_what_earlier_starts_have_spent_is_added(
