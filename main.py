@@ -12,7 +12,6 @@ from advprop_jax import startup
 if __name__ == '__main__':
   startup.prepare()  # May start the program anew, so nothing heavy comes before it.
 
-import jax
 import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -22,7 +21,7 @@ from advprop_jax import (
   dry_run,
   errors,
   evaluate,
-  parallel,
+  hosts,
   preemption,
   train,
 )
@@ -55,7 +54,10 @@ flags.DEFINE_boolean(
   'dry_run', False, 'Say what would be trained: shapes, cost, memory, first images.'
 )
 flags.DEFINE_boolean(
-  'multi_host', False, 'Join the other hosts first, as on a TPU pod or under Slurm.'
+  'multi_host',
+  None,
+  'Whether to join other hosts. Default: if the environment is that of one of several '
+  'processes, on a TPU pod, GKE, under Slurm or Open MPI.',
 )
 FLAGS = flags.FLAGS
 
@@ -99,47 +101,41 @@ def main(argv):
     sys.exit(f'error: unknown arguments {argv[1:]}; allowed: those of --help')
   logs.log_for_people(__file__, os.path.dirname(train.__file__))
   tf.config.set_visible_devices([], 'GPU')  # TensorFlow would take their memory.
-  workdir = FLAGS.workdir
   config_file = config_flags.get_config_filename(FLAGS['config'])
   if config_file.startswith(SAVED_CONFIG):
     config_file = 'the config of a run'
-  try:
-    if FLAGS.multi_host:
-      parallel.join_hosts()
-    logging.info('%s, workdir %s', config_file, workdir)
-    module = evaluate if FLAGS.mode == 'evaluate' else directory
-    if not FLAGS.dry_run:  # It leaves nothing to go on with.
-      preemption.end_with(lambda: module.describe_interruption(workdir))
-    if FLAGS.dry_run and FLAGS.mode == 'evaluate':
-      raise errors.UserError('--dry_run is of a training; allowed: --mode=train')
-    if FLAGS.mode == 'evaluate':
-      run = directory.last_run(workdir)
-      if run != workdir:
-        logging.info(
-          'of the phases in %s, %s is the last with a checkpoint', workdir, run
-        )
-      evaluate.evaluate_checkpoint(
-        FLAGS.config, run, which=FLAGS.checkpoint, suite_names=tuple(FLAGS.suites)
+  hosts.run_to_end(lambda: work(config_file))
+
+
+def work(config_file: str):
+  """Does what the flags say."""
+  workdir = FLAGS.workdir
+  hosts.join_hosts(FLAGS.multi_host)
+  logging.info('%s, workdir %s', config_file, workdir)
+  module = evaluate if FLAGS.mode == 'evaluate' else directory
+  if not FLAGS.dry_run:  # It leaves nothing to go on with.
+    preemption.end_with(lambda: module.describe_interruption(workdir))
+  if FLAGS.dry_run and FLAGS.mode == 'evaluate':
+    raise errors.UserError('--dry_run is of a training; allowed: --mode=train')
+  if FLAGS.mode == 'evaluate':
+    run = directory.last_run(workdir)
+    if run != workdir:
+      logging.info(
+        'of the phases in %s, %s is the last with a checkpoint', workdir, run
       )
-    elif given := [x for x in ('checkpoint', 'suites') if FLAGS[x].present]:
-      raise errors.UserError(
-        f'{FLAGS[given[0]].serialize()} is for --mode=evaluate; training goes '
-        'on from the newest checkpoint, and evaluates on config.eval.suites; allowed: '
-        'one of the two'
-      )
-    else:
-      command_line.check_effects(sys.argv[2:], FLAGS.config)
-      start = dry_run.dry_run if FLAGS.dry_run else train.train_and_evaluate
-      start(FLAGS.config, workdir)
-  except preemption.Preempted as e:
-    print(f'{e}; the same command goes on, see {workdir}', file=sys.stderr)
-    sys.exit(preemption.exit_code(preemption.received()))
-  except errors.UserError as e:
-    parallel.exit_with(f'error: {e}')
-  except jax.errors.JaxRuntimeError as e:
-    if (message := errors.describe_device_error(e)) is None:
-      raise
-    sys.exit(f'error: {message}')
+    evaluate.evaluate_checkpoint(
+      FLAGS.config, run, which=FLAGS.checkpoint, suite_names=tuple(FLAGS.suites)
+    )
+  elif given := [x for x in ('checkpoint', 'suites') if FLAGS[x].present]:
+    raise errors.UserError(
+      f'{FLAGS[given[0]].serialize()} is for --mode=evaluate; training goes '
+      'on from the newest checkpoint, and evaluates on config.eval.suites; allowed: '
+      'one of the two'
+    )
+  else:
+    command_line.check_effects(sys.argv[2:], FLAGS.config)
+    start = dry_run.dry_run if FLAGS.dry_run else train.train_and_evaluate
+    start(FLAGS.config, workdir)
 
 
 if __name__ == '__main__':

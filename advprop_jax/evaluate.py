@@ -11,11 +11,12 @@ from advprop_jax import (
   branches,
   errors,
   evaluations,
+  hosts,
   images,
   model_config,
-  parallel,
   passes,
   robust_config,
+  run_start,
   schema,
   suite_run,
 )
@@ -77,6 +78,7 @@ def evaluate_checkpoint(
       used; or, when all others are evaluated, that a suite could not be.
   """
   config = schema.read(config)
+  run_start.check_hosts(config, workdir)
   if not directory.saved_steps(workdir):
     raise errors.UserError(
       f'{workdir} has no checkpoint; allowed: a --workdir that was trained in'
@@ -90,7 +92,7 @@ def evaluate_checkpoint(
     model = model_config.create_model(config, num_classes=len(config.data.class_names))
     names = _chosen(suite_names or config.eval.suites, config)
     work, problems = suite_run.open_work(names, config)
-    if parallel.sum_over_hosts(len(problems)) != len(problems) * jax.process_count():
+    if hosts.sum_over_hosts(len(problems)) != len(problems) * jax.process_count():
       raise errors.UserError(
         f'hosts see different images; missing on this one: {problems or "nothing"}; '
         'allowed: the same data_dir on all of them'

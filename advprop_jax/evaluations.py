@@ -8,6 +8,7 @@ from absl import logging
 from advprop_jax import (
   attacks,
   errors,
+  hosts,
   images,
   parallel,
   registry,
@@ -208,7 +209,7 @@ def create_evaluation(config, model, *, dataset=None) -> Evaluation:
 
       def progress(num_done, report=report):
         report(num_done)
-        parallel.stop_if_preempted()
+        hosts.stop_if_preempted()
 
       found[place] = run_on[place](**variables, batches=cell.batches, progress=progress)
     return found

@@ -7,19 +7,15 @@ array per leaf, without a leading device axis.
 """
 
 import collections
-import itertools
-import os
-import sys
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from advprop_jax import errors, preemption
+from advprop_jax import errors
 
 AXIS = 'batch'
-_calls = itertools.count()  # Of `reached_preemption`.
 
 
 def data_parallel(step_fn, *, split, split_outputs=False, donate_state=False):
@@ -176,36 +172,6 @@ def _replicated(devices) -> NamedSharding:
   return NamedSharding(Mesh(devices, (AXIS,)), PartitionSpec())
 
 
-def sum_over_hosts(x: int) -> int:
-  """Returns the sum of a number that every host has; all of them have to call."""
-  return int(multihost_utils.process_allgather(np.asarray(x)).sum())
-
-
-def sum_arrays_over_hosts(x: np.ndarray) -> np.ndarray:
-  """Returns the sum of an array that every host has; all of them have to call."""
-  return multihost_utils.process_allgather(x, tiled=False).reshape(-1, *x.shape).sum(0)
-
-
-def max_over_hosts(x: int) -> int:
-  """Returns the largest of a number that every host has; all of them have to call."""
-  return int(multihost_utils.process_allgather(np.asarray(x)).max())
-
-
-def texts_of_hosts(text: str) -> list[str]:
-  """Returns a text of every host, in their order; all of them have to call."""
-  data = np.frombuffer(text.encode(), np.uint8)
-  size = max_over_hosts(len(data)) + 1  # Of an empty array, nothing is gathered.
-  padded = np.zeros(size, np.uint8)
-  padded[: len(data)] = data
-  rows = multihost_utils.process_allgather(padded).reshape(-1, size)
-  return [row.tobytes().rstrip(b'\0').decode() for row in rows]
-
-
-def wait_for_hosts(name: str):
-  """Waits until all hosts are here; `name` is that of the place."""
-  multihost_utils.sync_global_devices(name)
-
-
 def mean(tree):
   """Returns the means of all arrays over the devices; inside of a step."""
   return jax.lax.pmean(tree, AXIS)
@@ -284,46 +250,3 @@ STATISTICS_SCOPES = {
   'tpu_group': device_groups,
   'all': lambda num_devices: (),
 }
-
-
-def join_hosts():
-  """Makes this process one of several hosts, as their environment describes it.
-
-  Raises:
-    UserError: there is no such environment, or another host does not answer.
-  """
-  try:
-    jax.distributed.initialize()
-    preemption.relay_to_jax()
-  except (ValueError, RuntimeError) as e:
-    reason = str(e).splitlines()[0].rstrip('.')
-    raise errors.UserError(
-      f'--multi_host cannot join other hosts ({reason}); allowed: on a TPU pod, under '
-      'Slurm or Open MPI'
-    ) from e
-
-
-def reached_preemption() -> bool:
-  """Returns whether all hosts are to save and stop here, since one got a signal.
-
-  All hosts have to call, equally often: JAX makes out the next call that none of them
-  has made yet.
-  """
-  if not jax.distributed.is_initialized():
-    return preemption.received() is not None
-  return multihost_utils.reached_preemption_sync_point(next(_calls))
-
-
-def stop_if_preempted():
-  """Raises Preempted where `reached_preemption` holds."""
-  if reached_preemption():
-    raise preemption.Preempted(f'{preemption.cause()}: all that was done is saved')
-
-
-def exit_with(message: str):
-  """Ends the process with status 1 and the message; no host waits for it."""
-  if jax.process_count() > 1:
-    # An ordinary exit waits for the other hosts, which wait for this one's batches.
-    print(message, file=sys.stderr, flush=True)
-    os._exit(1)
-  sys.exit(message)

@@ -4,7 +4,7 @@ A thread of its own waits for them: Python's handlers run between two lines of t
 thread, which are minutes apart when JAX compiles or waits for another host. Mostly the
 program ends at once, since what is saved is whole. A training that has made steps since
 its last checkpoint asks for time by `finishing`: the first signal is noted then, the
-loop sees it by `parallel.reached_preemption` and saves, and a second one ends the
+loop sees it by `hosts.reached_preemption` and saves, and a second one ends the
 program at once.
 """
 
@@ -13,9 +13,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A scheduler may signal a process and its group: what comes together is one signal.
+_ONE_SIGNAL_SECS = 0.2
 
 
 class Preempted(Exception):
@@ -89,12 +92,16 @@ def exit_code(number: signal.Signals | None) -> int:
 
 
 def _wait():
+  received_at = 0.0
   while True:
     number = signal.Signals(signal.sigwait(SIGNALS))
+    now = time.monotonic()
     with _Watch.lock:
+      if _Watch.received is not None and now - received_at < _ONE_SIGNAL_SECS:
+        continue
       if _Watch.received is not None or not _Watch.num_finishing:
         _end(number)
-      _Watch.received = number
+      _Watch.received, received_at = number, now
     _say(f'{number.name}: the step is finished and saved; once more ends at once')
     if _Watch.relays:  # JAX's handler is of SIGTERM, and this thread has blocked it.
       signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
@@ -110,4 +117,5 @@ def _end(number: signal.Signals):
 
 
 def _say(line: str):
-  print(line, file=sys.stderr, flush=True)
+  # Not `sys.stderr`: the main thread may have redirected it for a moment.
+  print(line, file=sys.__stderr__, flush=True)

@@ -1,11 +1,15 @@
 """How a run begins: from nothing, from its newest checkpoint, from other weights."""
 
+import hashlib
+import importlib.metadata
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
 from absl import logging
 
 from advprop_jax import (
+  hosts,
   initial_weights,
   model_config,
   parallel,
@@ -14,6 +18,9 @@ from advprop_jax import (
 )
 from advprop_jax.input import datasets
 from advprop_jax.workdir import checkpoint, directory
+
+# What the numbers of a run depend on, and its checkpoints.
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'orbax-checkpoint')
 
 
 class Start(NamedTuple):
@@ -25,6 +32,21 @@ class Start(NamedTuple):
   since: tuple[int, int] = (0, 0)  # See `Checkpointer.save`.
   spent: dict[str, float] = {}  # See `logs.PhaseTimer.spent`.
   evaluation_due: bool = False  # Of this step, which a signal has interrupted.
+
+
+def check_hosts(config: schema.Section, workdir: str):
+  """Raises UserError if hosts have been given, or have installed, different things."""
+  if jax.process_count() == 1:
+    return
+  values = {'--workdir': workdir, **directory.flatten(config)}
+  # Each may have its copy of the images, whose fingerprints are compared.
+  values = {key: x for key, x in values.items() if key != 'data.data_dir'}
+  hosts.check_same_on_hosts('the config', values)
+  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+  code = hashlib.sha256()
+  for file in sorted(pathlib.Path(__file__).parent.rglob('*.py')):
+    code.update(file.read_bytes())
+  hosts.check_same_on_hosts('versions', {**versions, 'our code': code.hexdigest()[:8]})
 
 
 def with_trained_classes(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from advprop_jax import errors, evaluations, parallel, robust_config, schema
+from advprop_jax import errors, evaluations, hosts, robust_config, schema
 from advprop_jax.evaluation import pictures, records, runner, suites
 from advprop_jax.workdir import logs, results
 
@@ -220,7 +220,7 @@ def _evaluate_cell(item: Work, run: Callable[[Work], Pass]):
     **item.about,
     'num_examples': found.num_examples,
     'num_unlabelled': found.num_unlabelled,
-    'num_bad': parallel.sum_over_hosts(item.cell.batches.num_bad),
+    'num_bad': hosts.sum_over_hosts(item.cell.batches.num_bad),
     'notes': list(item.cell.notes),
     'versions': _VERSIONS,
     'seconds': round(found.seconds, 3),

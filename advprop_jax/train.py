@@ -9,6 +9,7 @@ from absl import logging
 from advprop_jax import (
   errors,
   experiment,
+  hosts,
   layer_rates,
   parallel,
   phases,
@@ -39,6 +40,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
     Preempted: a signal has stopped the training, and its step is saved.
   """
   config = schema.read(config)
+  run_start.check_hosts(config, workdir)
   runs = phases.split(config)
   run_start.check_trained(workdir)
   for phase in runs:
@@ -50,7 +52,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   metrics: dict[str, float] = {}
   last = None
   for i, phase in enumerate(runs):
-    parallel.stop_if_preempted()
+    hosts.stop_if_preempted()
     logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
     path = directory.phase_workdir(workdir, i)
     metrics = _train(phase, path, start_from=last)
@@ -79,6 +81,7 @@ def _train(
         )
       )
       fingerprint = exp.dataset.fingerprint(config.data.train_split)
+      hosts.check_same_on_hosts('the training images', fingerprint)
       start = run_start.restore_or_create(exp, checkpointer, fingerprint, weights)
       state, first_step, examples_seen = start.state, start.step, start.examples_seen
       timer.add(start.spent)
@@ -150,7 +153,7 @@ def _train(
       scalars = {f'train/{name}': value for name, value in means.items()}
       with parallel.on_host():  # Not between two steps of an accelerator.
         scalars['train/learning_rate'] = float(exp.schedule(step - 1))
-      scalars['data/bad_examples'] = parallel.sum_over_hosts(batches.num_bad)
+      scalars['data/bad_examples'] = hosts.sum_over_hosts(batches.num_bad)
       if timed_images:
         images_per_sec = timed_images / (timer.secs['train'] - train_secs)
         scalars['train/images_per_sec'] = images_per_sec
@@ -178,7 +181,7 @@ def _train(
         with timer('profile'):
           profile(step, state)
 
-      is_stopped = parallel.reached_preemption()
+      is_stopped = hosts.reached_preemption()
       if step % log_steps == 0 or is_last or is_stopped:
         write_recent(step)
 

@@ -62,7 +62,7 @@ WRONG = [
   ('--multi_host=maybe', "--multi_host is 'maybe'; allowed: True or False"),
   (
     '--multi_host',
-    '--multi_host cannot join other hosts ... pod, under Slurm or Open MPI',
+    '--multi_host cannot join other hosts ... pod, GKE, under Slurm or Open MPI',
   ),
   (
     '--checkpoint=best',

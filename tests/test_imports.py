@@ -10,8 +10,8 @@ import pytest
 # Lowest first; a folder is one name. Those of one row do not import each other.
 LAYERS = [
   {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'preemption'}
-  | {'layer_rates'},
-  {'input', 'models', 'attacks', 'schema', 'parallel', 'startup'},
+  | {'layer_rates', 'cluster', 'peers'},
+  {'input', 'models', 'attacks', 'schema', 'parallel', 'hosts', 'startup'},
   {'train_state', 'workdir', 'evaluation', 'streams'},
   {'update'},
   {'train_step', 'fast_step'},

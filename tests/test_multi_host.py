@@ -126,7 +126,13 @@ def test_three_steps_of_two_hosts_are_those_of_one(tmp_path, fast_compilation):
   assert len(set(attacked['robust'])) == 3  # Some fall at each radius.
   for key in ('robust', 'checks'):
     assert first[key].tolist() == second[key].tolist() == list(attacked[key])
-  names = [x for x in first if x not in attacked]
+  for host in (first, second):
+    assert host['texts'].tolist() == ['été', 'étéété']
+    assert host['message'] == (
+      'hosts differ in the config: num_epochs is 0 on host 0 and 1 on host 1; allowed: '
+      'the same on all of them'
+    )
+  names = [x for x in first if x not in attacked and x not in ('texts', 'message')]
   for name, x in zip(names, expected, strict=True):
     np.testing.assert_allclose(first[name], x, atol=1e-5)
     # Both hosts hold the same state, bit for bit.

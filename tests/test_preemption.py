@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -47,7 +48,7 @@ def start(what):
   )
 
 
-def end(process, *numbers):
+def end(process, *numbers, what_comes='later'):
   """Returns the exit code, and the lines that were printed after 'ready'."""
   with process:
     assert process.stdout.readline() == 'ready\n'
@@ -55,6 +56,8 @@ def end(process, *numbers):
       process.send_signal(number)
       if i + 1 < len(numbers):  # Two pending signals of a kind are one.
         assert 'once more ends at once' in process.stderr.readline()
+        if what_comes == 'later':
+          time.sleep(0.25)
     out, err = process.communicate(timeout=20)
   return process.returncode, out.splitlines(), err.splitlines()
 
@@ -79,6 +82,13 @@ def test_with_something_to_save_the_first_signal_is_noted(number):
 def test_the_second_signal_ends_the_program():
   code, out, err = end(start('twice'), signal.SIGTERM, signal.SIGINT)
   assert (code, out, err) == (130, [], ['SIGINT: step 5 is saved'])
+
+
+def test_signals_that_come_together_are_one():
+  code, out, _ = end(
+    start('finishing'), signal.SIGTERM, signal.SIGTERM, what_comes='together'
+  )
+  assert (code, out) == (143, ['SIGTERM'])
 
 
 @pytest.mark.parametrize('number', preemption.SIGNALS)

@@ -25,6 +25,7 @@ from advprop_jax import (
   errors,
   evaluate,
   experiment,
+  hosts,
   model_config,
   parallel,
   preemption,
@@ -181,7 +182,7 @@ def test_stopped_by_a_signal_and_resumed_nothing_is_lost(
   calls = itertools.count(1)
   config = small_config(digits_dir)
   with monkeypatch.context() as patch:
-    patch.setattr(parallel, 'reached_preemption', lambda: next(calls) == call)
+    patch.setattr(hosts, 'reached_preemption', lambda: next(calls) == call)
     with pytest.raises(preemption.Preempted, match=f'step {step} of 6 is saved'):
       train.train_and_evaluate(config, str(tmp_path))
   position = (tmp_path / f'checkpoints/{step}/data/metadata').read_text()

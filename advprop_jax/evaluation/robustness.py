@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from advprop_jax import errors, parallel, pixels
+from advprop_jax import errors, hosts, parallel, pixels
 from advprop_jax.attacks import checks, worst_case
 from advprop_jax.attacks.ensembles import Stage
 from advprop_jax.attacks.worst_case import ROBUST, Examples, State, WorstCase
@@ -56,8 +56,8 @@ def on_all_devices() -> worst_case.Devices:
     put=parallel.put,
     get=parallel.join,
     num_local=jax.local_device_count(),
-    sum=parallel.sum_over_hosts,
-    max=parallel.max_over_hosts,
+    sum=hosts.sum_over_hosts,
+    max=hosts.max_over_hosts,
   )
 
 
@@ -72,7 +72,7 @@ def batch_size(eval_batch_size: int, num_examples: int) -> int:
   """
   num_devices = jax.local_device_count()
   per_device = min(eval_batch_size // jax.device_count(), worst_case.MAX_BATCH)
-  most = parallel.max_over_hosts(num_examples)
+  most = hosts.max_over_hosts(num_examples)
   return worst_case.even_batch_size(
     most, per_device * num_devices, num_devices=num_devices
   )
@@ -119,12 +119,12 @@ def collect(
       )
     )
   examples = Examples(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-  if not parallel.sum_over_hosts(len(examples.label)):
+  if not hosts.sum_over_hosts(len(examples.label)):
     raise errors.UserError(
       'no image can be attacked: all are without a label, or cannot be decoded; '
       'allowed: a split with one at least'
     )
-  return examples, parallel.sum_over_hosts(num_unlabelled)
+  return examples, hosts.sum_over_hosts(num_unlabelled)
 
 
 def evaluate(
@@ -235,7 +235,7 @@ def evaluate(
 def _as_far_as_all_hosts(state: State | None) -> State | None:
   """Returns the state after the stages that all hosts have run; all have to call."""
   num_done = -1 if state is None else state.num_done
-  least = -parallel.max_over_hosts(-num_done)
+  least = -hosts.max_over_hosts(-num_done)
   return None if state is None or least < 0 else state.cut(least)
 
 
@@ -262,7 +262,7 @@ def loss_by_step(
   if not clean.robust[0] or not num_steps:
     return {}
   index = np.flatnonzero(clean.fallen_at == ROBUST)[: run.batch_size]
-  label, count = examples.label[index], parallel.sum_over_hosts(len(index))
+  label, count = examples.label[index], hosts.sum_over_hosts(len(index))
   steps = [*(n for n in STEPS if n < num_steps), num_steps]
   found: list[float | None] = []
   for n in steps:
@@ -270,7 +270,7 @@ def loss_by_step(
     image, _ = run.attack(changed, examples, index, number_of_stage=0)
     logits = run.logits(run.devices.get(image)[: len(index)])
     losses = np.logaddexp.reduce(logits, -1) - logits[np.arange(len(label)), label]
-    mean = float(parallel.sum_arrays_over_hosts(losses.sum()) / count)
+    mean = float(hosts.sum_arrays_over_hosts(losses.sum()) / count)
     found.append(round(mean, 6) if np.isfinite(mean) else None)
   return {'step': steps, 'loss': found}
 
@@ -307,7 +307,7 @@ def describe(work: Work, outcome: Outcome) -> dict[str, Any]:
 def _pictures(run: WorstCase, examples: Examples, adversarial: dict[int, np.ndarray]):
   """Returns the first examples that have fallen, before and after."""
   index = np.array(sorted(adversarial), int)
-  if parallel.max_over_hosts(len(index)) == 0:
+  if hosts.max_over_hosts(len(index)) == 0:
     return None
   image = np.asarray(pixels.to_unit(examples.image[index]))
   changed = np.stack([adversarial[int(i)] for i in index]) if len(index) else image

@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from advprop_jax import branches, errors, parallel
+from advprop_jax import branches, errors, hosts, parallel
 from advprop_jax.workdir import directory as workdirs
 from advprop_jax.workdir import integrity
 
@@ -279,7 +279,7 @@ class Checkpointer:
     if jax.process_index() == 0:
       content = json.dumps(metrics).encode()
       integrity.replace_file(self._path(step), 'metrics/metrics', content)
-    parallel.wait_for_hosts('metrics added')
+    hosts.wait_for_hosts('metrics added')
     self._manager.reload()
 
   def set_aside(self, step: int, problem: str, *, instead: int):

@@ -31,7 +31,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from advprop_jax import errors, parallel
+from advprop_jax import errors, hosts
 from advprop_jax.workdir import directory
 
 FILE = 'SHA256SUMS'
@@ -167,7 +167,7 @@ def set_damaged_aside(workdir: str) -> tuple[int, ...]:
     UserError: no checkpoint is whole; all stay where they are.
   """
   # A network file system may show hosts other files: the first host's list counts.
-  listed = parallel.texts_of_hosts(json.dumps(directory.saved_steps(workdir)))
+  listed = hosts.texts_of_hosts(json.dumps(directory.saved_steps(workdir)))
   steps = json.loads(listed[0])
   checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
   damaged: dict[int, str] = {}
@@ -180,7 +180,7 @@ def set_damaged_aside(workdir: str) -> tuple[int, ...]:
       part=jax.process_index(),
       num_parts=jax.process_count(),
     )
-    problems = parallel.texts_of_hosts(''.join(report.problems[:1]))
+    problems = hosts.texts_of_hosts(''.join(report.problems[:1]))
     if any(problems):
       damaged[step] = next(filter(None, problems))
     elif whole is None:
@@ -213,7 +213,7 @@ def set_aside(path: epath.Path, problem: str, *, instead: int | None):
       count += 1
       target = target.with_name(f'{path.name}_{count}')
     path.rename(target)
-  parallel.wait_for_hosts('checkpoint set aside')
+  hosts.wait_for_hosts('checkpoint set aside')
   logging.warning(
     'the checkpoint of step %s is damaged (%s): it is kept as %s, and that of step %s '
     'is used',

@@ -16,6 +16,7 @@ from tiny_model import create_tiny_model
 from advprop_jax import (
   errors,
   evaluate,
+  hosts,
   model_config,
   parallel,
   robust_config,
@@ -242,7 +243,7 @@ def test_what_an_interrupted_run_left_is_of_the_same_examples(monkeypatch):
   assert found.robust == (3, 2, 1)
   assert robust_run._read(File(), np.arange(1, 4)) is None
   # Another host has run one stage alone.
-  monkeypatch.setattr(parallel, 'max_over_hosts', lambda n: max(n, -1))
+  monkeypatch.setattr(hosts, 'max_over_hosts', lambda n: max(n, -1))
   state = robustness._as_far_as_all_hosts(found)
   assert state.num_done == 1 and state.fallen_at.tolist() == [-1, 1, -1]
   assert robustness._as_far_as_all_hosts(None) is None

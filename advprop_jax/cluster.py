@@ -1,0 +1,94 @@
+"""Finds out whether this process is one of several that make one run together.
+
+What is found here, `jax.distributed.initialize` finds, too, and joins.
+"""
+
+import glob
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+
+class Cluster(NamedTuple):
+  """What the environment says."""
+
+  name: str
+  num_processes: int | None  # None: JAX has to ask for it.
+  problem: str | None = None  # What keeps the process from joining the others.
+
+
+def find(environ: Mapping[str, str]) -> Cluster | None:
+  """Returns the cluster that a process was started in; None: it is alone.
+
+  Args:
+    environ: of the process.
+  """
+  for name, detect in CLUSTERS.items():
+    found = detect(environ)
+    if found is not None and found.num_processes != 1:
+      return found._replace(name=name)
+  return None
+
+
+def _slurm(environ: Mapping[str, str]) -> Cluster | None:
+  """Source: the output environment variables of `srun`, in its manual."""
+  count = _number(environ.get('SLURM_NTASKS'))
+  if count is None or 'SLURM_JOB_ID' not in environ:
+    return None
+  if {'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID'} <= environ.keys():
+    return Cluster('', count)
+  return Cluster('', count, 'srun has not started it')
+
+
+def _open_mpi(environ: Mapping[str, str]) -> Cluster | None:
+  """Source: the environment variables of `mpirun`, and JAX's `OmpiCluster`."""
+  count = _number(environ.get('OMPI_COMM_WORLD_SIZE'))
+  if count is None:
+    return None
+  if 'OMPI_MCA_orte_hnp_uri' in environ:
+    return Cluster('', count)
+  return Cluster('', count, 'JAX knows only mpirun of Open MPI 4')
+
+
+def _tpu(environ: Mapping[str, str]) -> Cluster | None:
+  """Source: JAX's `GkeTpuCluster` and `GceTpuCluster`, which asks Google's metadata."""
+  if not _has_tpu() or environ.get('JAX_PLATFORMS', 'tpu').split(',')[0] != 'tpu':
+    return None
+  for key in ('TPU_PROCESS_ADDRESSES', 'TPU_WORKER_HOSTNAMES'):
+    if key in environ:
+      slices = _number(environ.get('MEGASCALE_NUM_SLICES')) or 1
+      return Cluster('', len(environ[key].split(',')) * slices)
+  if 'TPU_SKIP_MDS_QUERY' in environ:
+    return None
+  return Cluster('', None)
+
+
+def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
+  """Source: JAX's `K8sCluster`; the index is that of an Indexed Job."""
+  if 'KUBERNETES_SERVICE_HOST' not in environ:
+    return None
+  if 'JOB_COMPLETION_INDEX' not in environ:
+    return None
+  if importlib.util.find_spec('kubernetes') is None:
+    return Cluster('', None, "JAX needs `pip install 'jax[k8s]'`")
+  return Cluster('', None)
+
+
+def _has_tpu() -> bool:
+  """Returns whether there are a TPU and its library."""
+  devices = glob.glob('/dev/accel[0-9]*') + glob.glob('/dev/vfio/[0-9]*')
+  return bool(devices) and importlib.util.find_spec('libtpu') is not None
+
+
+def _number(text: str | None) -> int | None:
+  return int(text) if text and text.isdecimal() else None
+
+
+# Name -> function of the environment that returns what it says; None: another cluster,
+# or none.
+CLUSTERS: dict[str, Callable[[Mapping[str, str]], Cluster | None]] = {
+  'Slurm': _slurm,
+  'Open MPI': _open_mpi,
+  'a TPU pod': _tpu,
+  'Kubernetes': _kubernetes,
+}

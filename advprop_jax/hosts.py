@@ -1,0 +1,183 @@
+"""The processes that make a run together: what they tell each other, how they end."""
+
+import itertools
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from advprop_jax import cluster, errors, peers, preemption
+
+_calls = itertools.count()  # Of `reached_preemption`.
+_peers: peers.Peers | None = None
+_VERDICT_SECS = 12.0  # Longer than `peers.py` takes.
+
+
+def run_to_end(work: Callable[[], object]):
+  """Runs a program; its errors end the process, and those of all hosts.
+
+  Exit codes: 0, done; 1, an error, to be mended first; 143, SIGTERM, and 130, Ctrl-C:
+  the same command goes on; 75, another host is lost: likewise.
+  """
+  try:
+    work()
+    _leave()
+  except preemption.Preempted as e:
+    _leave()
+    print(f'{e}; the same command goes on from there', file=sys.stderr)
+    sys.exit(preemption.exit_code(preemption.received()))
+  except peers.LostPeerError as e:
+    print(e, file=sys.stderr)
+    sys.exit(peers.LOST_PEER)
+  except errors.UserError as e:
+    _end_all(f'error: {e}')
+  except Exception as e:
+    is_of_jax = isinstance(e, jax.errors.JaxRuntimeError)
+    if is_of_jax and (message := errors.describe_device_error(e)) is not None:
+      _end_all(f'error: {message}')
+    if not jax.distributed.is_initialized():
+      raise
+    if is_of_jax and _peers is not None:
+      time.sleep(_VERDICT_SECS)  # A lost host may be the cause: this ends the process.
+    traceback.print_exception(e)
+    _end_all(f'error: {type(e).__name__}: {_first_line(e)}')
+
+
+def _leave():
+  """Tells the other hosts that this one ends as it should."""
+  if _peers is not None:
+    _peers.leave()
+
+
+def _end_all(message: str):
+  """Ends the process with status 1 and the message, and with it all hosts."""
+  if not jax.distributed.is_initialized():
+    sys.exit(message)
+  print(message, file=sys.stderr, flush=True)
+  if _peers is not None:
+    _peers.leave(message)
+  # An ordinary exit waits for the other hosts, which wait for this one's batches.
+  os._exit(1)
+
+
+def join_hosts(wanted: bool | None = None):
+  """Makes this process one of several hosts, as their environment describes it.
+
+  From then on, all end when one of them ends with an error or is lost.
+
+  Args:
+    wanted: whether to; None: if the environment is that of one of several processes.
+
+  Raises:
+    UserError: there is no such environment.
+    LostPeerError: another host does not answer.
+  """
+  global _peers
+  found = cluster.find(os.environ)
+  if wanted is None:
+    wanted = found is not None and found.problem is None
+  if not wanted:
+    if found is not None:
+      logging.warning(
+        '%s has started this process as one of %s, and it runs alone: %s',
+        *(found.name, found.num_processes or 'several'),
+        found.problem or '--nomulti_host',
+      )
+    return
+  try:
+    jax.distributed.initialize()
+  except ValueError as e:
+    raise errors.UserError(
+      f'--multi_host cannot join other hosts ({_first_line(e)}); allowed: on a TPU '
+      'pod, GKE, under Slurm or Open MPI'
+    ) from e
+  except RuntimeError as e:
+    raise peers.LostPeerError(f'another host does not answer: {_first_line(e)}') from e
+  preemption.relay_to_jax()
+  if jax.process_count() == 1:
+    return
+  try:
+    _peers = peers.Peers(jax.process_index(), texts_of_hosts)
+  except OSError as e:  # A firewall, perhaps: JAX's own check remains.
+    logging.warning(
+      'a lost host is noticed after minutes: host 0 cannot be reached (%s)', e
+    )
+
+
+def _first_line(e: Exception) -> str:
+  return str(e).splitlines()[0].rstrip('.')
+
+
+def check_same_on_hosts(what: str, values: Mapping[str, Any]):
+  """Raises UserError on all hosts if a value differs between them, naming it.
+
+  Args:
+    what: the values are, for the message.
+    values: {name: JSON value} of this host; all hosts have to call.
+  """
+  if jax.process_count() == 1:
+    return
+  found = [json.loads(x) for x in texts_of_hosts(json.dumps(values, default=str))]
+  for index, other in enumerate(found):
+    for name in [*found[0], *other]:
+      first, here = (x.get(name, 'absent') for x in (found[0], other))
+      if first != here:
+        raise errors.UserError(
+          f'hosts differ in {what}: {name} is {first!r} on host 0 and {here!r} on host '
+          f'{index}; allowed: the same on all of them'
+        )
+
+
+def reached_preemption() -> bool:
+  """Returns whether all hosts are to save and stop here, since one got a signal.
+
+  All hosts have to call, equally often: JAX makes out the next call that none of them
+  has made yet.
+  """
+  if not jax.distributed.is_initialized():
+    return preemption.received() is not None
+  return multihost_utils.reached_preemption_sync_point(next(_calls))
+
+
+def stop_if_preempted():
+  """Raises Preempted where `reached_preemption` holds."""
+  if reached_preemption():
+    raise preemption.Preempted(f'{preemption.cause()}: all that was done is saved')
+
+
+def wait_for_hosts(name: str):
+  """Waits until all hosts are here; `name` is that of the place."""
+  multihost_utils.sync_global_devices(name)
+
+
+def sum_over_hosts(x: int) -> int:
+  """Returns the sum of a number that every host has; all of them have to call."""
+  return int(multihost_utils.process_allgather(np.asarray(x)).sum())
+
+
+def sum_arrays_over_hosts(x: np.ndarray) -> np.ndarray:
+  """Returns the sum of an array that every host has; all of them have to call."""
+  return multihost_utils.process_allgather(x, tiled=False).reshape(-1, *x.shape).sum(0)
+
+
+def max_over_hosts(x: int) -> int:
+  """Returns the largest of a number that every host has; all of them have to call."""
+  return int(multihost_utils.process_allgather(np.asarray(x)).max())
+
+
+def texts_of_hosts(text: str) -> list[str]:
+  """Returns a text of every host, in their order; all of them have to call."""
+  data = np.frombuffer(text.encode(), np.uint8)
+  size = max_over_hosts(len(data)) + 1  # Of an empty array, nothing is gathered.
+  padded = np.zeros(size, np.uint8)
+  padded[: len(data)] = data
+  rows = multihost_utils.process_allgather(padded).reshape(-1, size)
+  return [row.tobytes().rstrip(b'\0').decode() for row in rows]

@@ -1,0 +1,120 @@
+"""Tests that processes of a run end together; they load nothing heavy, and no JAX."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PROGRAM = """
+import pathlib, sys, time
+from advprop_jax import peers
+
+folder, what = sys.argv[1], sys.argv[4]
+index, count = map(int, sys.argv[2:4])
+
+def exchange(text):
+  file = pathlib.Path(folder, f'{index}.new')
+  file.write_text(text)
+  file.rename(pathlib.Path(folder, f'{index}.json'))
+  files = [pathlib.Path(folder, f'{i}.json') for i in range(count)]
+  while not all(x.exists() for x in files):
+    time.sleep(0.01)
+  return [x.read_text() for x in files]
+
+connections = peers.Peers(index, exchange)
+print('ready', flush=True)
+sys.stdin.readline()
+if what == 'error':
+  connections.leave('error: no data here')
+  sys.exit(1)
+connections.leave()
+"""
+
+
+@contextlib.contextmanager
+def processes(folder, count, failing=None):
+  """Yields processes that are connected; each ends with a line to its stdin."""
+  found = [
+    subprocess.Popen(
+      [sys.executable, '-c', PROGRAM, folder, str(i), str(count)]
+      + ['error' if i == failing else 'done'],
+      env={**os.environ, 'PYTHONPATH': str(ROOT)},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(count)
+  ]
+  with contextlib.ExitStack() as stack:
+    for process in found:
+      stack.enter_context(process)
+    for process in found:
+      assert process.stdout.readline() == 'ready\n'
+    yield found
+    for process in found:
+      process.kill()
+
+
+def end(process):
+  """Returns the exit code and what was printed; the process gets no line."""
+  process.wait(timeout=15)
+  return process.returncode, process.stderr.read()
+
+
+@pytest.mark.parametrize('lost', [0, 1, 2])
+def test_a_killed_process_ends_the_others_and_is_named(tmp_path, lost):
+  with processes(tmp_path, 3) as found:
+    found[lost].send_signal(signal.SIGKILL)
+    name = f'process {lost} of 3 ({socket.gethostname()}, pid {found[lost].pid})'
+    line = f'{name} is lost: the same command goes on from the last checkpoint\n'
+    for i in {0, 1, 2} - {lost}:
+      assert end(found[i]) == (75, line)
+
+
+@pytest.mark.parametrize('failing', [0, 2])
+def test_an_error_of_one_ends_the_others(tmp_path, failing):
+  with processes(tmp_path, 3, failing) as found:
+    found[failing].communicate('go on\n')
+    for i in {0, 1, 2} - {failing}:
+      code, text = end(found[i])
+      assert code == 1 and text.count('\n') == 1
+      assert text.startswith(f'process {failing} of 3 (')
+      assert text.endswith(') has ended: error: no data here\n')
+
+
+def test_processes_that_end_as_they_should_end_alone(tmp_path):
+  with processes(tmp_path, 3) as found:
+    for i in (1, 0, 2):
+      assert found[i].communicate('go on\n') == ('', '')
+      assert found[i].returncode == 0
+      time.sleep(0.1)
+
+
+def test_strangers_are_turned_away(tmp_path):
+  """A connection without the token takes no place, whatever it sends."""
+  with processes(tmp_path, 2) as found:
+    assert all(process.poll() is None for process in found)
+  server = socket.create_server(('127.0.0.1', 0))
+  from advprop_jax import peers
+
+  first = peers._Address('host', 1, '127.0.0.1', server.getsockname()[1], 'secret')
+  joined = object.__new__(peers.Peers)
+  joined._all, joined._sockets = [first, first], {}
+  for content in (b'', b'\x00\x00\x00\x02[]', b'\xff' * 99, b'\x00\x00\x00\x02{}'):
+    with socket.create_connection(server.getsockname()) as stranger:
+      stranger.sendall(content)
+  with socket.create_connection(server.getsockname()) as stranger:
+    peers._write(stranger, {'token': 'guess', 'index': 1})
+  with socket.create_connection(server.getsockname()) as friend:
+    peers._write(friend, {'token': 'secret', 'index': 1})
+    joined._accept(server)
+    assert joined._sockets.keys() == {1}
+    joined._sockets[1].close()
