@@ -1,0 +1,34 @@
+"""In the place of main.py in `test_slurm.py`: the same with a tiny network on CPUs.
+
+  python slurm_main.py WORKDIR [arguments of main.py]
+
+Trains once more at the end, into WORKDIR and without any interruption: that saves
+starting the processes again.
+"""
+
+import pathlib
+import runpy
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
+if __name__ == '__main__':
+  import functools
+
+  import jax
+  from absl import flags
+  from tiny_model import create_tiny_model
+
+  from advprop_jax import model_config, train
+
+  jax.config.update('jax_num_cpu_devices', 2)
+  jax.config.update('jax_disable_most_optimizations', True)
+  model_config.create_model = functools.partial(create_tiny_model, dropout_rate=0.5)
+  straight = sys.argv.pop(1)
+  try:
+    runpy.run_path(str(ROOT / 'main.py'), run_name='__main__')
+  except SystemExit as e:
+    if e.code:
+      raise
+  train.train_and_evaluate(flags.FLAGS.config, straight)
