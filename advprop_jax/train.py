@@ -199,6 +199,7 @@ def _train(
           # A broken state must not push a good one out of the directory.
           if not step_metrics['all_finite']:
             raise _diverged(step, checkpointer)
+          directory.check_exists(path)
           checkpointer.save(
             step,
             state.parts,

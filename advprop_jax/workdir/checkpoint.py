@@ -17,8 +17,10 @@ the network reads `ema` or `model` alone, and needs no optimizer for it.
 """
 
 import contextlib
+import functools
 import json
 import math
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,10 +33,12 @@ from etils import epath
 
 from advprop_jax import branches, errors, hosts, parallel
 from advprop_jax.workdir import directory as workdirs
-from advprop_jax.workdir import integrity
+from advprop_jax.workdir import disk, integrity
 
 BEST_METRIC = 'val/clean_top1'
 _ARRAYS = ('model', 'ema', 'training')
+# How long to wait after each failure in a row of a save; after one more it is given up.
+RETRY_SECS = (1, 5, 30)
 # What a reader of the network needs: of a copy without `training` it is all there is.
 _NETWORK = ('model', 'ema', 'config', 'data', 'metrics')
 _ITEMS = (*_NETWORK, 'training')
@@ -97,6 +101,8 @@ class Checkpointer:
     """
     self._flag = flag
     self._compared = {(step, item) for step in whole for item in _ITEMS}
+    self._last: tuple[int, Callable[[], Any]] | None = None  # Step and its save.
+    self._num_failed = 0  # Saves in a row.
     path = epath.Path(directory).expanduser().absolute()
     policies = ocp.checkpoint_managers
     with _only_errors() if read_only else contextlib.nullcontext():
@@ -127,8 +133,13 @@ class Checkpointer:
   def __enter__(self) -> 'Checkpointer':
     return self
 
-  def __exit__(self, *exc_info):
-    self._manager.close()
+  def __exit__(self, exc_type, *exc_info):
+    try:
+      self._manager.close()
+    except Exception as e:
+      if exc_type is None:
+        raise disk.cannot_write(self._manager.directory, e) from e
+      # The error that is under way says more.
 
   def steps(self) -> list[int]:
     """Returns the steps there are checkpoints of, oldest first."""
@@ -159,6 +170,9 @@ class Checkpointer:
       metrics: of the evaluation of this step, if there was one.
       evaluation_due: whether there is still one to be, see `add_metrics`.
       spent: on the run so far, see `logs.PhaseTimer`.
+
+    Raises:
+      UserError: this checkpoint or the one before it cannot be written.
     """
     parts = {
       item: ocp.args.StandardSave(part)
@@ -172,15 +186,16 @@ class Checkpointer:
       'evaluation_due': evaluation_due,
       'spent': spent or {},
     }
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **parts,
-        config=ocp.args.JsonSave(config),
-        data=ocp.args.JsonSave(position),
-      ),
-      metrics=metrics or {},
+    args = ocp.args.Composite(
+      **parts, config=ocp.args.JsonSave(config), data=ocp.args.JsonSave(position)
     )
+    try:
+      self._manager.wait_until_finished()
+    except Exception as e:  # Of the save before, which this one stands in for.
+      self._check_failure(e)
+    save = functools.partial(self._manager.save, step, args=args, metrics=metrics or {})
+    self._last = step, save
+    self._try_to_save()
 
   def find(self, which: str) -> int:
     """Returns the step of a checkpoint: 'newest', 'best' by BEST_METRIC, or its number.
@@ -288,8 +303,45 @@ class Checkpointer:
     self._manager.reload()
 
   def wait_until_finished(self):
-    """Waits for the saves under way."""
-    self._manager.wait_until_finished()
+    """Waits for the save under way; repeats it if it fails and may succeed.
+
+    The arrays of the last save must not have been donated.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    while True:
+      try:
+        self._manager.wait_until_finished()
+        self._num_failed = 0
+        return
+      except Exception as e:
+        self._check_failure(e)
+      self._try_to_save()
+
+  def _try_to_save(self):
+    """Begins the last save, as often as is allowed."""
+    assert self._last is not None
+    while True:
+      try:
+        self._last[1]()
+        return
+      except Exception as e:
+        self._check_failure(e)
+
+  def _check_failure(self, e: Exception):
+    """Waits a little after a save has failed; UserError if it would fail again."""
+    assert self._last is not None
+    step = self._last[0]
+    self._num_failed += 1
+    if not disk.can_pass(e) or self._num_failed > len(RETRY_SECS):
+      raise disk.cannot_write(f'the checkpoint {self._path(step)}', e) from e
+    secs = RETRY_SECS[self._num_failed - 1]
+    logging.warning(
+      'the checkpoint of step %d could not be written (%s): again in %d s',
+      *(step, disk.reason(e), secs),
+    )
+    time.sleep(secs)
 
   def restore(
     self, step: int, templates: dict[str, Any]

@@ -13,6 +13,7 @@ import jax
 from etils import epath
 
 from advprop_jax import errors
+from advprop_jax.workdir import disk
 
 
 def default_workdir(config_flag: str) -> str:
@@ -135,8 +136,19 @@ def write_config(workdir: epath.Path, config: dict):
   if jax.process_index() == 0:
     # Replaced as a whole: evaluation reads it, also while a run begins.
     new = workdir / 'config.json.new'
-    new.write_text(json.dumps(config, indent=2) + '\n')
-    new.replace(workdir / 'config.json')
+    with disk.writing(workdir / 'config.json'):
+      new.write_text(json.dumps(config, indent=2) + '\n')
+      new.replace(workdir / 'config.json')
+
+
+def check_exists(workdir: epath.Path):
+  """Raises UserError if a run's directory was deleted: Orbax would make it anew."""
+  file = workdir / 'config.json'
+  if not file.exists():
+    raise errors.UserError(
+      f'--workdir {workdir} was deleted while the run wrote to it; allowed: one that '
+      'stays; the same command goes on from what is left'
+    )
 
 
 def read_config(path) -> dict:

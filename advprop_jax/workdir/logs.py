@@ -9,6 +9,7 @@ import logging as std_logging
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +22,19 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from etils import epath
 from PIL import Image
 
+from advprop_jax.workdir import disk
+
 # Of what a run has spent, beside the seconds of its phases: hours times devices, and of
 # them those of work that a start had to do again.
 DEVICE_HOURS, LOST_DEVICE_HOURS = 'device_hours', 'lost_device_hours'
 LOST_STEPS = 'lost_steps'
 # What CLU logs beside the metrics: the whole config in one line, shapes of pictures,
 # that there is a profile.
-NOISE = ('[Hyperparameters]', '[%d]%s Got', 'Created artifact')
+NOISE = (
+  *('[Hyperparameters]', '[%d]%s Got', 'Created artifact'),
+  # What Orbax adds to the error of a workdir that was deleted.
+  *('Unable to find the step', 'Metadata file does not exist'),
+)
 
 
 def log_for_people(*sources: str):
@@ -46,8 +53,26 @@ def log_for_people(*sources: str):
     lambda record: (
       (record.levelno > std_logging.INFO or record.pathname.startswith(shown))
       and not str(record.msg).startswith(NOISE)
+      # CLU and Orbax raise in the main thread what they log of theirs.
+      and not (record.exc_info and not record.pathname.startswith(sources))
     )
   )
+  leave_out_late_callbacks()
+
+
+def leave_out_late_callbacks():
+  """Keeps TensorStore from printing an error of its own after each that it raises.
+
+  When a file cannot be written, Orbax closes the event loop of the save, and those that
+  are written meanwhile find it closed.
+  """
+  show = sys.unraisablehook
+
+  def show_others(unraisable):
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      show(unraisable)
+
+  sys.unraisablehook = show_others
 
 
 def create_progress(
@@ -131,15 +156,26 @@ class MetricWriter:
         again. None: every line stays.
     """
     self._is_first_host = jax.process_index() == 0
-    self._clu = metric_writers.create_default_writer(
-      workdir / 'tensorboard', just_logging=not self._is_first_host
-    )
+    self._tensorboard = workdir / 'tensorboard'
+    with self._writing_tensorboard():
+      self._clu = metric_writers.create_default_writer(
+        self._tensorboard, just_logging=not self._is_first_host
+      )
     self._results = workdir / 'results.jsonl'
     self._pictures = workdir / 'pictures'
     # The last line of training that was dropped; None: there was none.
     self.dropped: dict | None = None
     if self._is_first_host and self._results.exists():
-      self._mend_results(resume_step)
+      with disk.writing(self._results):
+        self._mend_results(resume_step)
+
+  @contextlib.contextmanager
+  def _writing_tensorboard(self):
+    """Turns errors of CLU, which may be of an earlier call, into one line."""
+    try:
+      yield
+    except Exception as e:
+      raise disk.cannot_write(self._tensorboard, e) from e
 
   def _mend_results(self, resume_step: int | None):
     """Drops the lines that will come again, and ends half a line of a killed run."""
@@ -158,8 +194,13 @@ class MetricWriter:
   def __enter__(self) -> 'MetricWriter':
     return self
 
-  def __exit__(self, *exc_info):
-    self._clu.close()
+  def __exit__(self, exc_type, *exc_info):
+    try:
+      self._clu.close()
+    except Exception as e:
+      if exc_type is None:
+        raise disk.cannot_write(self._tensorboard, e) from e
+      # The error that is under way says more.
 
   def write_scalars(
     self, step: int, scalars: dict[str, float], *, about: dict | None = None
@@ -171,26 +212,31 @@ class MetricWriter:
       scalars: {name: number}.
       about: what the numbers are of, JSON values; in the line alone.
     """
-    self._clu.write_scalars(step, scalars)
+    with self._writing_tensorboard():
+      self._clu.write_scalars(step, scalars)
     if self._is_first_host:
-      with self._results.open('a') as f:
+      with disk.writing(self._results), self._results.open('a') as f:
         # JSON has no NaN and no infinity: an untrained model may have such a loss.
         finite = {k: x if math.isfinite(x) else None for k, x in scalars.items()}
         f.write(json.dumps({'step': step, **(about or {}), **finite}) + '\n')
 
   def write_image(self, step: int, name: str, image: np.ndarray):
     """Writes uint8 [H, W, 3] to TensorBoard and `pictures/`, a file for each step."""
-    self._clu.write_images(step, {name: image[None]})
+    with self._writing_tensorboard():
+      self._clu.write_images(step, {name: image[None]})
     if self._is_first_host:
-      self._pictures.mkdir(exist_ok=True)
       # The part of the name before the last '/', which may be a path itself.
       stem = re.sub(r'[^\w.-]+', '_', name.rpartition('/')[0]).strip('_')
-      with (self._pictures / f'{stem}_step_{step:07d}.png').open('wb') as f:
-        Image.fromarray(image).save(f, format='PNG')
+      path = self._pictures / f'{stem}_step_{step:07d}.png'
+      with disk.writing(path):
+        self._pictures.mkdir(exist_ok=True)
+        with path.open('wb') as f:
+          Image.fromarray(image).save(f, format='PNG')
 
   def write_hparams(self, hparams: dict):
     """Writes the flat config to TensorBoard's table of hyper-parameters."""
-    self._clu.write_hparams(hparams)
+    with self._writing_tensorboard():
+      self._clu.write_hparams(hparams)
 
 
 def _step(line: bytes) -> float:

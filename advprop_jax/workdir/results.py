@@ -14,6 +14,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from advprop_jax.workdir import disk
+
 FOLDER = 'eval'
 
 
@@ -69,8 +71,11 @@ class SuiteFile:
 
   def save(self):
     """Writes the content if it is not there yet; on the first of several hosts."""
-    if jax.process_index() != 0 or self.content == self._written:
-      return
+    if jax.process_index() == 0 and self.content != self._written:
+      with disk.writing(self.path):
+        self._save()
+
+  def _save(self):
     self.path.parent.mkdir(parents=True, exist_ok=True)
     if self._written is None:  # Another evaluation may have written since the start.
       there = _read(self.path)
@@ -128,10 +133,11 @@ class ExamplesFile:
     buffer = io.BytesIO()
     values: dict[str, Any] = {'identity': self._identity, 'text': text, **arrays}
     np.savez_compressed(buffer, **values)
-    self.path.parent.mkdir(parents=True, exist_ok=True)
     new = self.path.with_name(f'{self.path.name}.{os.getpid()}.new')
-    new.write_bytes(buffer.getvalue())
-    new.replace(self.path)
+    with disk.writing(self.path):
+      self.path.parent.mkdir(parents=True, exist_ok=True)
+      new.write_bytes(buffer.getvalue())
+      new.replace(self.path)
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:

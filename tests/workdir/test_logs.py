@@ -10,6 +10,7 @@ from absl import logging as absl_logging
 from etils import epath
 from PIL import Image
 
+from advprop_jax import errors
 from advprop_jax.workdir import directory, logs
 
 GOOD = b'{"step": 1, "a": 0.5}\n{"step": 2, "a": 0.25}\n'
@@ -85,7 +86,7 @@ def test_the_config_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     raise OSError('disk full')
 
   monkeypatch.setattr(type(path), 'write_text', write_half)
-  with pytest.raises(OSError, match='disk full'):
+  with pytest.raises(errors.UserError, match='config.json: disk full; allowed: '):
     directory.write_config(path, {'seed': 1})
   assert directory.read_config(path / 'config.json') == {'seed': 0}
 

@@ -1,0 +1,65 @@
+"""Errors of file systems: which may pass, and in one line what each means for a run."""
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from advprop_jax import errors
+
+# What does not pass by itself. Others may, on a file system of a network.
+LASTING = {
+  *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
+  *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+}
+# TensorStore: "... No space left on device [os_error_code='28']".
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+
+
+@contextlib.contextmanager
+def writing(path) -> Iterator[None]:
+  """Turns errors of a file system inside the `with` block into one line.
+
+  Args:
+    path: what is written, for the message.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  try:
+    yield
+  except OSError as e:
+    raise cannot_write(path, e) from e
+
+
+def cannot_write(path, e: BaseException) -> errors.UserError:
+  """Returns the error that says in one line that something cannot be written."""
+  return errors.UserError(
+    f'cannot write {path}: {reason(e)}; allowed: a disk with room for it, that may be '
+    'written to; what was saved before is whole, and the same command goes on from it'
+  )
+
+
+def can_pass(e: BaseException) -> bool:
+  """Returns whether the cause of an error may be gone at the next attempt."""
+  return number(e) not in LASTING
+
+
+def reason(e: BaseException) -> str:
+  """Returns in a few words what was wrong."""
+  if (found := number(e)) is not None:
+    return os.strerror(found)
+  lines = str(e).splitlines() or ['']
+  return lines[0].rstrip('.') or type(e).__name__
+
+
+def number(e: BaseException | None) -> int | None:
+  """Returns the `errno` of an error or of what has caused it; None: it has none."""
+  while e is not None:
+    if isinstance(e, OSError) and e.errno is not None:
+      return e.errno
+    if found := _OS_ERROR.search(str(e)):
+      return int(found[1])
+    e = e.__cause__ or e.__context__
+  return None
