@@ -23,6 +23,7 @@ from advprop_jax import (
   evaluate,
   hosts,
   preemption,
+  replay,
   train,
 )
 from advprop_jax.workdir import directory, logs
@@ -52,6 +53,9 @@ flags.DEFINE_list(
 )
 flags.DEFINE_boolean(
   'dry_run', False, 'Say what would be trained: shapes, cost, memory, first images.'
+)
+flags.DEFINE_integer(
+  'replay_step', None, 'Make this step of a run again, and keep its images.'
 )
 flags.DEFINE_boolean(
   'multi_host',
@@ -134,6 +138,9 @@ def work(config_file: str):
     )
   else:
     command_line.check_effects(sys.argv[2:], FLAGS.config)
+    if FLAGS.replay_step is not None:
+      replay.replay_step(FLAGS.config, workdir, FLAGS.replay_step)
+      return
     start = dry_run.dry_run if FLAGS.dry_run else train.train_and_evaluate
     start(FLAGS.config, workdir)
 

@@ -37,6 +37,7 @@ _UNUSED = (
     'num_epochs',
     'log_',
     'profile_steps',
+    'on_nonfinite',
     'streams',
     'attack.',
     'optim.',

@@ -17,6 +17,8 @@ from absl import logging
 
 from advprop_jax import (
   attacks,
+  bad_steps,
+  errors,
   evaluations,
   images,
   layer_rates,
@@ -100,6 +102,7 @@ def create_experiment(config) -> Experiment:
     ema_decay=config.optim.ema_decay,
     accumulate_steps=config.optim.accumulate_steps,
     frozen=config.optim.freeze,
+    skip_nonfinite=config.on_nonfinite == 'skip',
   )
   return Experiment(
     config=config,
@@ -121,6 +124,7 @@ def check(config: schema.Section):
   parallel.check_batch_size(
     'data.batch_size', config.data.batch_size, num_parts=config.optim.accumulate_steps
   )
+  errors.check_choice('on_nonfinite', config.on_nonfinite, bad_steps.POLICIES)
   methods.check(config)
   create_optimizer(config, steps_per_epoch=1.0, total_steps=1)
   registry.create('data.augmentation', augment.AUGMENTATIONS, config.data.augmentation)

@@ -62,6 +62,7 @@ def make_fast_step(
   ema_decay: float,
   accumulate_steps: int = 1,
   frozen: tuple[str, ...] = (),
+  skip_nonfinite: bool = False,
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
@@ -76,6 +77,7 @@ def make_fast_step(
     ema_decay: see `optim.ema_update`.
     accumulate_steps: parts that the batch is computed in, see `update.accumulate`.
     frozen: patterns of what `tx` does not train, see `layer_rates.freeze`.
+    skip_nonfinite: see `update.make_step`.
   """
   c = components
 
@@ -167,6 +169,7 @@ def make_fast_step(
     ema_decay=ema_decay,
     accumulate_steps=accumulate_steps,
     frozen=frozen,
+    skip_nonfinite=skip_nonfinite,
   )
 
 

@@ -34,8 +34,8 @@ class Method(NamedTuple):
   names: tuple[str, ...]  # Of its streams, as in metrics.
   branch_names: tuple[str, ...]
   image_keys: tuple[str, ...]  # What its batches hold.
-  # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=, frozen=) -> step, per
-  # device.
+  # (model, tx, label_smoothing=, ema_decay=, accumulate_steps=, frozen=,
+  # skip_nonfinite=) -> step, per device.
   make_step: Callable[..., Any]
   # What an image meets on its way -> operations of a step for each of the batch: of
   # all the forward and backward passes that the method cannot do without.

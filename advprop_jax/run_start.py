@@ -86,11 +86,17 @@ def read_weights(
   ) as checkpointer:
     if checkpointer.steps():
       return None
-  return initial_weights.read(
-    exp.config,
-    start_from or exp.config.init_from,
-    branch_names=exp.method.branch_names,
-  )
+  return read_initial(exp, start_from)
+
+
+def read_initial(
+  exp, start_from: str | None = None
+) -> initial_weights.InitialWeights | None:
+  """Returns the weights that a run begins with without a checkpoint of its own."""
+  source = start_from or exp.config.init_from
+  if not source:
+    return None
+  return initial_weights.read(exp.config, source, branch_names=exp.method.branch_names)
 
 
 def restore_or_create(

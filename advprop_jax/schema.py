@@ -115,6 +115,7 @@ KINDS = (
 VALUES: dict[str, Range | Kind] = {
   'seed': Range(0, 2**31 - 1, integer=True),
   'init_from': TEXT,
+  'on_nonfinite': TEXT,
   'num_epochs': POSITIVE,
   'log_every_steps': COUNT,
   'profile_steps': Range(0, integer=True),

@@ -1,5 +1,6 @@
 """Trains, evaluates and saves: the loop, from a config and a workdir to numbers."""
 
+import collections
 import contextlib
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from advprop_jax import (
-  errors,
+  bad_steps,
   experiment,
   hosts,
   layer_rates,
@@ -141,16 +142,40 @@ def _train(
       last_step=exp.total_steps,
     )
 
+    bad = bad_steps.BadSteps(
+      config.on_nonfinite,
+      exp.abstract_state,
+      num_skipped=first_step - int(start.state.step),
+    )
+    not_looked_at: collections.deque = collections.deque()  # (step, metrics)
+
+    def look_at_steps(up_to):
+      """Looks at steps that are done; UserError if the run has to stop."""
+      while not_looked_at and not_looked_at[0][0] <= up_to:
+        number, metrics = not_looked_at.popleft()
+        seen = start.examples_seen + (number - first_step - 1) * config.data.batch_size
+        bad.look_at(
+          number,
+          metrics,
+          batch_size=config.data.batch_size,
+          num_seen=seen,
+          saved=checkpointer.steps,
+        )
+
     def write_recent(step):
       """Writes the means of the steps since it was called before."""
       nonlocal recent, timed_images, train_secs
       if not recent:
         return
       with timer('train'):
-        means = jax.tree.map(lambda *x: float(np.mean(x)), *jax.device_get(recent))
-      if means.pop('all_finite') < 1:
-        raise _diverged(step, checkpointer)
+        found = jax.device_get(recent)
+        look_at_steps(up_to=step)
+        found = [x for x in found if x['all_finite']] or found[-1:]
+        means = jax.tree.map(lambda *x: float(np.mean(x)), *found)
+      del means['all_finite'], means['nonfinite']
       scalars = {f'train/{name}': value for name, value in means.items()}
+      if config.on_nonfinite == 'skip':
+        scalars['train/skipped_steps'] = bad.num_skipped
       with parallel.on_host():  # Not between two steps of an accelerator.
         scalars['train/learning_rate'] = float(exp.schedule(step - 1))
       scalars['data/bad_examples'] = hosts.sum_over_hosts(batches.num_bad)
@@ -168,8 +193,9 @@ def _train(
       with timer('compile' if is_first else 'train'):
         state, step_metrics = exp.train_step(state, next(device_batches))
         recent.append(step_metrics)
+        not_looked_at.append((step, step_metrics))
         # At most one step is under way while the next is prepared: batches are large.
-        jax.block_until_ready(recent[-2:][0])
+        look_at_steps(up_to=step - 1)
       examples_seen += config.data.batch_size
       if is_first:
         logging.info('compiled and made the first step in %s', timer)
@@ -197,8 +223,7 @@ def _train(
       if step in save_steps or step in eval_steps or is_stopped:
         with timer('save'):
           # A broken state must not push a good one out of the directory.
-          if not step_metrics['all_finite']:
-            raise _diverged(step, checkpointer)
+          look_at_steps(up_to=step)
           directory.check_exists(path)
           checkpointer.save(
             step,
@@ -245,15 +270,6 @@ def _steps_before_end(every_epochs: float, exp) -> range:
   """Returns the steps to act at: the last, and back from it in even strides."""
   stride = max(1, round(every_epochs * exp.steps_per_epoch))
   return range(exp.total_steps, 0, -stride)
-
-
-def _diverged(step: int, checkpointer) -> errors.UserError:
-  saved = checkpointer.steps()
-  return errors.UserError(
-    f'training has diverged: loss or weights are not finite at step {step}; '
-    f'the last checkpoint is {f"of step {saved[-1]}" if saved else "none"}; '
-    'a lower learning_rate or longer warmup_epochs of optim.schedule may help'
-  )
 
 
 def _log_overview(exp, state):

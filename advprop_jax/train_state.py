@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from advprop_jax import branches, optim, parallel
+from advprop_jax import branches, nonfinite, optim, parallel
 from advprop_jax.models import initializers
 
 
@@ -95,18 +95,16 @@ class TrainState(flax.struct.PyTreeNode):
     ema = None if self.ema is None else jax.tree.map(jnp.copy, new)
     return self.replace(ema=ema, **jax.tree.map(jnp.copy, new))
 
-  def all_finite(self) -> jax.Array:
-    """Returns whether every number is finite, bool []; inside a compiled step."""
-    floats = [
-      x
-      for x in jax.tree.leaves(self.replace(rng=None))
-      if jnp.issubdtype(x.dtype, jnp.floating)
-    ]
-    # The many small arrays as one: XLA would compile a reduction of each.
-    vectors = [x for x in floats if x.ndim <= 1]
-    others = [x for x in floats if x.ndim > 1]
-    vector = jnp.concatenate([x.reshape(-1) for x in vectors])
-    return jnp.stack([jnp.isfinite(x).all() for x in [vector, *others]]).all()
+  def first_nonfinite(self) -> jax.Array:
+    """Returns which array is not finite, see `nonfinite.first`; inside a step."""
+    return nonfinite.first(self._without_key())
+
+  def name_of_array(self, place: int) -> str:
+    """Returns the name of an array that `first_nonfinite` has found."""
+    return nonfinite.name(self._without_key(), place)
+
+  def _without_key(self) -> dict[str, Any]:
+    return {'ema': self.ema, 'model': self.model, 'opt_state': self.opt_state}
 
 
 def create_train_state(model, tx, *, branch_names, image_size, seed, keep_ema):

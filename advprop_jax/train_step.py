@@ -32,6 +32,7 @@ def make_train_step(
   ema_decay: float,
   accumulate_steps: int = 1,
   frozen: tuple[str, ...] = (),
+  skip_nonfinite: bool = False,
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
@@ -48,6 +49,7 @@ def make_train_step(
     ema_decay: see `optim.ema_update`.
     accumulate_steps: parts that the batch is computed in, see `update.accumulate`.
     frozen: patterns of what `tx` does not train, see `layer_rates.freeze`.
+    skip_nonfinite: see `update.make_step`.
   """
   attacked = model if attacked_model is None else attacked_model
   groups = {x.branch: [y for y in streams if y.branch == x.branch] for x in streams}
@@ -104,4 +106,5 @@ def make_train_step(
     ema_decay=ema_decay,
     accumulate_steps=accumulate_steps,
     frozen=frozen,
+    skip_nonfinite=skip_nonfinite,
   )

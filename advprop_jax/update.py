@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from advprop_jax import layer_rates, parallel, train_state
+from advprop_jax import layer_rates, nonfinite, parallel, train_state
 
 # (trained, batch_stats, batch, {'device': key, 'shared': key})
 #   -> (gradients, new batch_stats, metrics).
@@ -24,12 +25,14 @@ def make_step(
   ema_decay: float,
   accumulate_steps: int,
   frozen: tuple[str, ...] = (),
+  skip_nonfinite: bool = False,
 ):
   """Returns `step(state, batch) -> (state, metrics)`, for `parallel.data_parallel`.
 
   To the metrics of the method it adds 'grad_norm' and 'update_norm', float32: the
   length of the mean gradient, and of what the optimizer made of it and was added, over
-  all that is trained; and 'all_finite', bool: whether loss and new state are.
+  all that is trained; 'all_finite', bool: whether loss, statistics, gradients, updates
+  and new state are; and 'nonfinite', int32: which of them is not, see `describe`.
 
   Args:
     gradients_fn: what a method does with the images of one device. It gets what is
@@ -40,6 +43,8 @@ def make_step(
     ema_decay: see `optim.ema_update`.
     accumulate_steps: parts that the batch is computed in, see `accumulate`.
     frozen: patterns of what `tx` does not train, see `layer_rates.freeze`.
+    skip_nonfinite: whether a step that is not finite returns the state as it was, bit
+      for bit. All devices decide alike, since they see the same means.
   """
 
   def step(state: train_state.TrainState, batch):
@@ -55,14 +60,55 @@ def make_step(
     )
     # Not inside a loss: under pmap a collective there would be differentiated, too.
     grads, batch_stats, metrics = parallel.mean(results)
-    state, updates = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
+    new, updates = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
     metrics['grad_norm'] = norm(layer_rates.leave_out(grads, frozen))
     metrics['update_norm'] = norm(updates)
-    # The loss alone is no proof that the new state is finite.
-    metrics['all_finite'] = jnp.isfinite(metrics['loss']) & state.all_finite()
-    return state, metrics
+    found = nonfinite.first(
+      _causes(grads, batch_stats, metrics['loss'], metrics['update_norm'])
+    )
+    if skip_nonfinite:
+      chosen = jax.tree.map(
+        functools.partial(jnp.where, found < 0),
+        new.replace(rng=None),
+        state.replace(rng=None),
+      )
+      new = chosen.replace(rng=state.rng)
+    # Last: the sum of finite values may be infinite, and averages may be from before.
+    in_state = new.first_nonfinite()
+    num_causes = len(jax.tree.leaves(_causes(grads, batch_stats, 0.0, 0.0)))
+    in_state = jnp.where(in_state < 0, -1, num_causes + in_state)
+    metrics['nonfinite'] = jnp.where(found < 0, in_state, found)
+    metrics['all_finite'] = metrics['nonfinite'] < 0
+    return new, metrics
 
   return step
+
+
+def _causes(grads, batch_stats, loss, update_norm) -> dict[str, Any]:
+  """Returns what shows that a step is not finite: first what its forward pass left."""
+  return {
+    'a_statistics': batch_stats,
+    'b_loss': loss,
+    'c_gradients': grads,
+    'd_update_norm': update_norm,
+  }
+
+
+def describe(state: train_state.TrainState, place: int) -> tuple[str, bool]:
+  """Returns the name of an array by the metric 'nonfinite' of a step.
+
+  And whether it is of the new state alone: such a step cannot be skipped.
+
+  Args:
+    state: the step's.
+    place: the metric, 0 or more.
+  """
+  scalar = np.float32(0)
+  causes = _causes(state.trained, state.batch_stats, scalar, scalar)
+  count = len(jax.tree.leaves(causes))
+  if place >= count:
+    return state.name_of_array(place - count), True
+  return nonfinite.name(causes, place).partition('_')[2], False
 
 
 def norm(tree) -> jax.Array:

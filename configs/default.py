@@ -234,6 +234,10 @@ def get_config():
   # Passes over the training split. Source: the official EfficientNet recipe.
   config.num_epochs = 350.0
   config.log_every_steps = 100  # But at least ten times in a run.
+  # What becomes of a step with a loss, gradient or statistic that is not finite: 'stop'
+  # ends the run; 'skip' leaves all as it was and counts the step in
+  # train/skipped_steps, up to 10 in a row.
+  config.on_nonfinite = 'stop'
   # Steps to record for TensorBoard's profiler, after the first of a start; 0: none.
   config.profile_steps = 0
 

@@ -85,6 +85,7 @@ CHANGES = {
   'init_from': Change('no_such_workdir', 'loop'),  # Must have a checkpoint.
   'num_epochs': Change(2.0, 'loop'),
   'log_every_steps': Change(2, 'loop', dict.fromkeys(PERIODS, 3.0)),
+  'on_nonfinite': Change('skip', 'step'),
   'profile_steps': Change(1, 'loop', dict.fromkeys(PERIODS, 3.0)),
   'data.name': Change('folder', 'dataset'),
   'data.data_dir': Change('elsewhere', 'dataset'),
@@ -423,7 +424,7 @@ def loop(config):
   The steps only count.
   """
   create = experiment.create_experiment
-  metrics = {'all_finite': np.float32(1), 'loss': np.float32(0)}
+  metrics = {'all_finite': np.bool_(True), 'nonfinite': np.int32(-1), 'loss': 0.0}
   with tempfile.TemporaryDirectory() as workdir, pytest.MonkeyPatch.context() as patch:
     patch.setattr(
       experiment,

@@ -10,17 +10,17 @@ import pytest
 # Lowest first; a folder is one name. Those of one row do not import each other.
 LAYERS = [
   {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'preemption'}
-  | {'layer_rates', 'cluster', 'peers'},
+  | {'layer_rates', 'cluster', 'peers', 'nonfinite'},
   {'input', 'models', 'attacks', 'schema', 'parallel', 'hosts', 'startup'},
   {'train_state', 'workdir', 'evaluation', 'streams'},
   {'update'},
-  {'train_step', 'fast_step'},
+  {'train_step', 'fast_step', 'bad_steps'},
   {'images', 'stream_config', 'model_config', 'robust_config'},
   {'methods', 'step_cost', 'weights'},
   {'evaluations', 'phases', 'initial_weights'},
   {'experiment', 'run_start', 'suite_run', 'robust_run'},
   {'passes'},
-  {'train', 'dry_run', 'evaluate', 'command_line', 'cli'},
+  {'train', 'dry_run', 'replay', 'evaluate', 'command_line', 'cli'},
 ]
 # `errors` alone is for everybody, whatever the layer.
 CORE = ['attacks.gradient', 'branches', 'losses', 'models', 'optim', 'parallel']

@@ -210,7 +210,7 @@ def run(config, workdir, monkeypatch, *, dies=False):
   def train_step(state, _):
     if dies:
       raise KeyboardInterrupt
-    metrics = {'all_finite': np.float32(1), 'loss': np.float32(0)}
+    metrics = {'all_finite': np.bool_(True), 'nonfinite': np.int32(-1), 'loss': 0.0}
     return state.replace(step=state.step + 1), metrics
 
   def evaluate(variables):

