@@ -19,6 +19,7 @@ from advprop_jax.input.datasets import prepared
 from advprop_jax.models import arithmetic, efficientnet
 from benchmarks import attack_gradients, input_pipeline, step_time, training
 from benchmarks import autoattack as autoattack_benchmark
+from benchmarks import checkpoints as checkpoints_benchmark
 from benchmarks import corruptions as corruptions_benchmark
 from benchmarks import evaluate as evaluate_benchmark
 
@@ -326,3 +327,10 @@ def test_autoattack_is_timed_with_all_examples_left_in(
   assert with_dropping[:3] == all_left_in[:3]
   left = sum(count for _, count in with_dropping[3:])
   assert 12 * line['robust_accuracy'] <= left < 12
+
+
+def test_the_cost_of_checksums_is_measured(capsys, fast_compilation):
+  checkpoints_benchmark.main(['--model=resnet_tiny', '--size=32', '--repeats=1'])
+  (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+  assert line['files'] > 20 and line['megabytes'] > 0
+  assert line['check_secs'] > 0 and line['restore_secs'] > 0
