@@ -1,14 +1,11 @@
 """Trains, evaluates and saves: the loop, from a config and a workdir to numbers."""
 
-import collections
 import contextlib
 
 import jax
-import numpy as np
 from absl import logging
 
 from advprop_jax import (
-  bad_steps,
   experiment,
   hosts,
   layer_rates,
@@ -17,7 +14,7 @@ from advprop_jax import (
   preemption,
   run_start,
   schema,
-  step_cost,
+  train_log,
 )
 from advprop_jax.evaluation import pictures
 from advprop_jax.workdir import checkpoint, directory, integrity, logs
@@ -126,14 +123,13 @@ def _train(
     report_progress = logs.create_progress(exp.total_steps, every_steps=log_steps)
     eval_steps = _steps_before_end(config.eval.every_epochs, exp)
     save_steps = _steps_before_end(config.checkpoint.every_epochs, exp)
-    recent: list[dict] = []
-    timed_images, train_secs = 0, 0.0
-    utilisation = step_cost.create_meter(
-      exp.method,
-      exp.model,
-      image_size=config.data.image_size,
-      device_kind=jax.devices()[0].device_kind,
-      num_devices=jax.device_count(),
+    log = train_log.TrainLog(
+      exp,
+      start,
+      writer,
+      timer,
+      num_bad=lambda: batches.num_bad,
+      saved=checkpointer.steps,
     )
     profile = logs.create_profiler(
       path,
@@ -142,66 +138,15 @@ def _train(
       last_step=exp.total_steps,
     )
 
-    bad = bad_steps.BadSteps(
-      config.on_nonfinite,
-      exp.abstract_state,
-      num_skipped=first_step - int(start.state.step),
-    )
-    not_looked_at: collections.deque = collections.deque()  # (step, metrics)
-
-    def look_at_steps(up_to):
-      """Looks at steps that are done; UserError if the run has to stop."""
-      while not_looked_at and not_looked_at[0][0] <= up_to:
-        number, metrics = not_looked_at.popleft()
-        seen = start.examples_seen + (number - first_step - 1) * config.data.batch_size
-        bad.look_at(
-          number,
-          metrics,
-          batch_size=config.data.batch_size,
-          num_seen=seen,
-          saved=checkpointer.steps,
-        )
-
-    def write_recent(step):
-      """Writes the means of the steps since it was called before."""
-      nonlocal recent, timed_images, train_secs
-      if not recent:
-        return
-      with timer('train'):
-        found = jax.device_get(recent)
-        look_at_steps(up_to=step)
-        found = [x for x in found if x['all_finite']] or found[-1:]
-        means = jax.tree.map(lambda *x: float(np.mean(x)), *found)
-      del means['all_finite'], means['nonfinite']
-      scalars = {f'train/{name}': value for name, value in means.items()}
-      if config.on_nonfinite == 'skip':
-        scalars['train/skipped_steps'] = bad.num_skipped
-      with parallel.on_host():  # Not between two steps of an accelerator.
-        scalars['train/learning_rate'] = float(exp.schedule(step - 1))
-      scalars['data/bad_examples'] = hosts.sum_over_hosts(batches.num_bad)
-      if timed_images:
-        images_per_sec = timed_images / (timer.secs['train'] - train_secs)
-        scalars['train/images_per_sec'] = images_per_sec
-        if utilisation is not None:
-          scalars['train/mfu'] = utilisation(images_per_sec)
-      scalars[logs.DEVICE_HOURS] = timer.spent[logs.DEVICE_HOURS]
-      writer.write_scalars(step, scalars)
-      recent, timed_images, train_secs = [], 0, timer.secs['train']
-
     for step in range(first_step + 1, exp.total_steps + 1):
       is_first, is_last = step == first_step + 1, step == exp.total_steps
       with timer('compile' if is_first else 'train'):
         state, step_metrics = exp.train_step(state, next(device_batches))
-        recent.append(step_metrics)
-        not_looked_at.append((step, step_metrics))
-        # At most one step is under way while the next is prepared: batches are large.
-        look_at_steps(up_to=step - 1)
+        log.add(step, step_metrics)
       examples_seen += config.data.batch_size
       if is_first:
         logging.info('compiled and made the first step in %s', timer)
         stack.enter_context(preemption.finishing())  # Until here, nothing is lost.
-      else:
-        timed_images += config.data.batch_size
       report_progress(step)
       if profile is not None:
         with timer('profile'):
@@ -209,21 +154,22 @@ def _train(
 
       is_stopped = hosts.reached_preemption()
       if step % log_steps == 0 or is_last or is_stopped:
-        write_recent(step)
+        log.write(step)
 
-      val_metrics = {}
-      if step in eval_steps and not is_stopped:
+      val_metrics, is_due = {}, step in eval_steps
+      if is_due and not is_stopped:
         try:
           with timer('eval'):
             val_metrics = _evaluate(exp, state, writer, step=step)
+          is_due = False
         except preemption.Preempted:
           is_stopped = True
-          write_recent(step)
+          log.write(step)
       # After each evaluation, so that the best can be kept.
       if step in save_steps or step in eval_steps or is_stopped:
         with timer('save'):
           # A broken state must not push a good one out of the directory.
-          look_at_steps(up_to=step)
+          log.look_at(up_to=step)
           directory.check_exists(path)
           checkpointer.save(
             step,
@@ -233,7 +179,7 @@ def _train(
             fingerprint=fingerprint,
             since=start.since,
             metrics=val_metrics,
-            evaluation_due=step in eval_steps and not val_metrics,
+            evaluation_due=is_due,
             spent=timer.spent,
           )
 
