@@ -4,11 +4,12 @@ Its arrays are of all sizes that Orbax treats differently: inside of an index th
 checksums, and in files of their own, which have none.
 """
 
+import os
 import sys
 
 import flax.linen as nn
 
-from advprop_jax import parallel, preemption
+from advprop_jax import parallel, preemption, startup
 from advprop_jax.models import norm
 
 
@@ -77,6 +78,7 @@ def arguments(workdir, data_dir, *, num_steps: int, save_steps: int, **changes) 
 def run(words: list[str]):
   """Runs main.py with these words; ends the process."""
   preemption.watch()
+  startup.remove_broken_when_warned(os.environ['JAX_COMPILATION_CACHE_DIR'])
   from absl import app
 
   import main
