@@ -24,6 +24,7 @@ from advprop_jax.evaluation import (
   attack_words,
   label_spaces,
   run_files,
+  shapes,
   suites,
   tables,
 )
@@ -115,7 +116,10 @@ def evaluate_checkpoint(
   identities = {
     name: suite_run.identify(name, config, weights, of_suite[name]) for name in names
   }
-  files = {name: results.SuiteFile(path, name, x) for name, x in identities.items()}
+  files = {
+    name: results.SuiteFile(path, name, x, shapes.problem_to_go_on)
+    for name, x in identities.items()
+  }
   for problem in problems:  # Now, and not after an evaluation of hours.
     logging.warning('%s', problem)
   num_known = len(problems)

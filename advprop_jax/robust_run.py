@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 
-from advprop_jax import branches, evaluations, robust_config, schema
+from advprop_jax import branches, evaluations, json_files, robust_config, schema
 from advprop_jax.attacks.worst_case import State
-from advprop_jax.evaluation import robustness, runner
+from advprop_jax.evaluation import robustness, runner, shapes
 from advprop_jax.workdir import results
 
 _SAME_EXAMPLES = ('branch', 'attack_branch', 'num_examples', 'subset_seed')
@@ -137,10 +138,23 @@ def evaluate(
 def _read(file: results.ExamplesFile, position) -> State | None:
   """Returns what an interrupted evaluation of the same examples has left."""
   arrays, text = file.read()
-  if not arrays or arrays['position'].tolist() != position.tolist():
+  if arrays.keys() != {'position', 'fallen_at'}:
     return None
-  values = json.loads(text)
+  if arrays['position'].tolist() != position.tolist():
+    return None
+  try:
+    values = json_files.parse_object(text)
+  except json_files.UnreadableError:
+    return None
   if values.keys() != {*State._fields}:  # Of another version of this code.
     return None
-  values = {k: tuple(x) if isinstance(x, list) else x for k, x in values.items()}
-  return State(**{**values, 'fallen_at': arrays['fallen_at']})
+  count, _ = values.pop('num_examples'), values.pop('fallen_at')
+  if type(count) is not int or not all(map(shapes.are_numbers, values.values())):
+    return None
+  fallen_at, left = arrays['fallen_at'], values.pop('robust')
+  if fallen_at.shape != position.shape or fallen_at.dtype != np.int32:
+    return None
+  if {*map(len, values.values())} != {len(left) - 1}:
+    return None
+  stages = {key: tuple(x) for key, x in values.items()}
+  return State(fallen_at, count, tuple(left), **stages)

@@ -1,8 +1,9 @@
 """What a config may hold: the type and the range of every value, in one table."""
 
 import math
+import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from advprop_jax import errors
 
 _TINY = float(np.finfo(np.float32).tiny)  # The least that is more than 0.
+_HUGE = float(np.finfo(np.float64).max)
 
 
 class Section(dict):
@@ -41,7 +43,8 @@ class Range(NamedTuple):
   def _allows_one(self, x) -> bool:
     if isinstance(x, bool) or not isinstance(x, int if self.integer else int | float):
       return False
-    return self.low <= x <= self.high and math.isfinite(x)
+    # JSON and Python have whole numbers that no float can be.
+    return self.low <= x <= self.high and -_HUGE < x < _HUGE
 
   def __str__(self):
     if self.low == -math.inf:
@@ -68,12 +71,23 @@ class Kind(NamedTuple):
 
   def allows(self, value) -> bool:
     """Returns whether a value is of this kind."""
+    values = value if isinstance(value, tuple) and self.of is not None else [value]
+    if any(isinstance(x, str) and not _can_be_named(x) for x in values):
+      return False
     if self.of is not None:
       return isinstance(value, tuple) and all(isinstance(x, self.of) for x in value)
     return isinstance(value, self.kind)
 
   def __str__(self):
     return self.name
+
+
+def _can_be_named(text: str) -> bool:
+  """Returns whether a text can be (in) the name of a file; JSON has others."""
+  try:
+    return b'\0' not in os.fsencode(text)
+  except UnicodeEncodeError:
+    return False
 
 
 POSITIVE = Range(_TINY)
@@ -125,13 +139,13 @@ VALUES: dict[str, Range | Kind] = {
   'data.train_split': TEXT,
   'data.eval_split': TEXT,
   'data.class_names': NAMES,
-  'data.image_size': COUNT,
+  'data.image_size': Range(1, 2**14, integer=True),
   'data.batch_size': COUNT,
   'data.eval_batch_size': COUNT,
   'data.shuffle_window': COUNT,
   'data.crop_area': Range(_TINY, 1, length=2),
   'data.flip': FLAG,
-  'data.crop_padding': Range(0, integer=True),
+  'data.crop_padding': Range(0, 2**14, integer=True),
   'data.resize_method': TEXT,
   'data.max_bad_share': SHARE,
   'data.max_megapixels': POSITIVE,
@@ -239,6 +253,21 @@ def to_sections(value) -> Any:
   if isinstance(value, list | tuple):
     return tuple(to_sections(x) for x in value)
   return value
+
+
+def check_saved(config: Any, *, needs: Iterable[str] = ()):
+  """Raises UserError for a config of a checkpoint that no training can have had.
+
+  Args:
+    config: what JSON has made of it; an older one may lack keys, or have others.
+    needs: sections that it has to have.
+  """
+  sections = to_sections(config)
+  for key in needs:
+    if not isinstance(sections.get(key), Section):
+      raise errors.UserError(f'{key} is {sections.get(key)!r}; allowed: a section')
+  tuples = ('streams', 'phases')
+  check_section('', {key: x for key, x in sections.items() if key not in tuples})
 
 
 def _check_keys(config: Section):

@@ -156,11 +156,11 @@ WRONG = [
   ),
   (
     '--config=DIR/broken.json',
-    'DIR/broken.json cannot be read as JSON; allowed: a file as a run writes it',
+    'DIR/broken.json is no JSON; allowed: a file as a run writes it',
   ),
   (
     '--config=DIR/list.json',
-    'DIR/list.json holds no config; allowed: what a run has written',
+    'DIR/list.json is no JSON object; allowed: a file as a run writes it',
   ),
   # The flags may come in any order.
   ('--config.seed=-1 --config=configs/digits_advprop.py', 'seed is -1; allowed: 0 to'),
@@ -328,7 +328,7 @@ WRONG = [
   ('--config.num_epochs=0', 'num_epochs is 0.0; allowed: more than 0, finite'),
   ('--config.num_epochs=-1', 'num_epochs is -1.0; allowed: more than 0, finite'),
   ('--config.log_every_steps=0', 'log_every_steps is 0; allowed: 1 or more, whole'),
-  ('--config.data.image_size=0', 'data.image_size is 0; allowed: 1 or more, whole'),
+  ('--config.data.image_size=0', 'data.image_size is 0; allowed: 1 to 16384, whole'),
   (
     '--config.data.image_size=16',
     'image size 16x16 is too small for EfficientNet; allowed: 32 or more',
@@ -365,7 +365,7 @@ WRONG = [
   ),
   (
     '--config.data.crop_padding=-1',
-    'data.crop_padding is -1; allowed: 0 or more, whole',
+    'data.crop_padding is -1; allowed: 0 to 16384, whole',
   ),
   ('--config.data.max_bad_share=2', 'data.max_bad_share is 2.0; allowed: 0 to 1'),
   (
@@ -597,7 +597,7 @@ WRONG = [
   ),
   (
     '--mode=evaluate --workdir=DIR/file',
-    'DIR/file/config.json cannot be read as JSON; ... a file as a run writes it',
+    'DIR/file/config.json cannot be read: Not a ... a file as a run writes it',
   ),
   (
     '--workdir=DIR/file',

@@ -317,7 +317,7 @@ def test_a_workdir_without_a_run_is_one_line(tmp_path):
     directory.read_config(tmp_path / 'config.json')
   for text in ('{"a": 1', '[1]', '[' * 100_000, '\xff'):
     (tmp_path / 'config.json').write_bytes(text.encode('latin-1'))
-    with pytest.raises(errors.UserError, match='config.json (cannot|holds no)') as e:
+    with pytest.raises(errors.UserError, match='config.json is n') as e:
       directory.read_config(tmp_path / 'config.json')
     assert '\n' not in str(e.value)
 

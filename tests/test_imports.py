@@ -10,7 +10,7 @@ import pytest
 # Lowest first; a folder is one name. Those of one row do not import each other.
 LAYERS = [
   {'errors', 'registry', 'pixels', 'losses', 'branches', 'optim', 'preemption'}
-  | {'layer_rates', 'cluster', 'peers', 'nonfinite'},
+  | {'layer_rates', 'cluster', 'peers', 'nonfinite', 'json_files'},
   {'input', 'models', 'attacks', 'schema', 'parallel', 'hosts', 'startup'},
   {'train_state', 'workdir', 'evaluation', 'streams'},
   {'update'},

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from advprop_jax import errors
+from advprop_jax import errors, json_files
 from advprop_jax.evaluation import charts, panels, robust_panels, suites, tables
 from advprop_jax.evaluation.run_files import Run, flatten, is_number
 
@@ -152,14 +152,15 @@ def _age(path: pathlib.Path):
 
 def _data_uri(path: pathlib.Path) -> str:
   try:
-    content = path.read_bytes()
+    content = json_files.read_bytes(path)
     while len(content) > MAX_PICTURE_BYTES:
-      with Image.open(io.BytesIO(content)) as picture:
+      with Image.open(io.BytesIO(content), formats=['PNG']) as picture:
         size = max(1, picture.width * 2 // 3), max(1, picture.height * 2 // 3)
         buffer = io.BytesIO()
         picture.convert('RGB').resize(size).save(buffer, 'PNG')
       content = buffer.getvalue()
-  except (OSError, ValueError, SyntaxError) as e:  # Of Pillow, for damaged pictures.
+  # Of Pillow, for damaged pictures and for those of more than 179 million pixels.
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
     raise errors.UserError(
       f'cannot read picture {path}; allowed: PNG as main.py writes it; remove it, and '
       'the one before is shown'

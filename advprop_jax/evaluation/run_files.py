@@ -1,27 +1,15 @@
 """Reads what a run has left behind: its config, its log of numbers, its results."""
 
 import json
-import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from advprop_jax import errors
-
-# What a report reads of eval/<suite>.json and of its cells; see `suite_run.py`.
-_SUITE_TYPES = {'title': str, 'date': str, 'complete': bool, 'checkpoint': dict}
-_SUITE_TYPES |= {'summary': dict, 'cells': dict, 'notes': list, 'class_names': list}
-_CELL_TYPES = {'data': dict, 'input': dict, 'num_examples': int, 'branches': dict}
-# What branches have besides if the worst case over attacks was taken, see
-# `robustness.describe`: the types of those that are there.
-_ATTACKED_TYPES: dict[str, type] = {
-  'by_attack': dict,
-  'by_epsilon': dict,
-  'loss_by_step': dict,
-}
-_ATTACKED_TYPES |= {'stages': list, 'checks': list}
+from advprop_jax import errors, json_files
+from advprop_jax.evaluation import shapes
+from advprop_jax.evaluation.shapes import is_number
 
 # Suites that a training evaluates -> what marks them in the names of its numbers.
 IN_TRAINING = {'val': '', 'pgd': 'pgd_'}
@@ -129,18 +117,18 @@ def read_run(workdir: str) -> Run:
       'trained in or evaluated'
     )
   path = _last_phase(root)
-  config = _read_json(path / 'config.json') if (path / 'config.json').exists() else {}
-  suites = {}
-  for file in sorted(path.glob('eval/*.json')):
-    suites[file.stem] = _read_json(file)
-    _check_suite(suites[file.stem], file)
+  config = _read_json(path / 'config.json', shapes.problem_of_config)
+  suites = {
+    file.stem: _read_json(file, shapes.problem_of_suite)
+    for file in sorted(path.glob('eval/*.json'))
+  }
   lines = list(_read_lines(path / 'results.jsonl'))
   if not suites and not lines:
     raise errors.UserError(
       f'{workdir} has no results; allowed: a directory that main.py has trained in, or '
       f'evaluated by python main.py --mode=evaluate --workdir={workdir}'
     )
-  pictures = sorted(path.glob('pictures/*.png'))
+  pictures = [x for x in sorted(path.glob('pictures/*.png')) if x.is_file()]
   return Run(str(workdir), path, config, lines, suites, pictures)
 
 
@@ -155,89 +143,47 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
   return values
 
 
-def is_number(x) -> bool:
-  """Returns whether a JSON value is a finite number."""
-  return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-
-
 def _last_phase(root: pathlib.Path) -> pathlib.Path:
   files = [*root.glob('phase_*/results.jsonl'), *root.glob('phase_*/eval')]
-  numbers = [x.parent.name.removeprefix('phase_') for x in files]
-  found = max((int(x) for x in numbers if x.isdecimal()), default=None)
-  return root if found is None else root / f'phase_{found}'
+  found = json_files.numbers(x.parent.name.removeprefix('phase_') for x in files)
+  return root / f'phase_{found[-1]}' if found else root
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(
+  path: pathlib.Path, problem_of: Callable[[dict[str, Any]], str]
+) -> dict[str, Any]:
+  """Returns the JSON object in a file; {} if there is none.
+
+  Args:
+    path: of the file.
+    problem_of: returns which key is not as it was written, or ''.
+
+  Raises:
+    UserError: it holds something else.
+  """
   try:
-    content = json.loads(path.read_text('utf-8'))
-  except OSError as e:
+    content = json_files.read_object(path)
+  except FileNotFoundError:
+    return {}
+  except json_files.UnreadableError as e:
+    raise errors.UserError(f'{path} {e}; allowed: a file as main.py writes it') from e
+  if problem := problem_of(content):
     raise errors.UserError(
-      f'cannot read {path}: {e.strerror or e}; allowed: files that you may read'
-    ) from e
-  except (ValueError, RecursionError):
-    content = None
-  if not isinstance(content, dict):
-    raise errors.UserError(
-      f'{path} is damaged: no JSON object; allowed: a file as main.py writes it'
+      f'{path} is damaged: {problem!r} is not as it was written; allowed: a file as '
+      'main.py writes it; evaluating again replaces it'
     )
   return content
 
 
-def _check_suite(suite: dict[str, Any], file: pathlib.Path):
-  """Raises UserError if a file lacks what a report reads, whoever wrote it."""
-  problem = _wrong(suite, _SUITE_TYPES)
-  if not problem:
-    parts: list[tuple[str, Any, dict]] = [
-      ('summary', x, {}) for x in suite['summary'].values()
-    ]
-    for cell in suite['cells'].values():
-      parts.append(('cells', cell, _CELL_TYPES))
-      if not _wrong(cell, _CELL_TYPES):
-        for x in cell['branches'].values():
-          parts += _parts_of_branch(x)
-    if suite.get('attack') is not None:
-      parts.append(('attack', suite['attack'], {}))
-    problem = next((key for key, x, types in parts if _wrong(x, types)), '')
-  if problem:
-    raise errors.UserError(
-      f'{file} is damaged: {problem!r} is not as it was written; allowed: a file as '
-      'main.py writes it; evaluating again replaces it'
-    )
-
-
-def _parts_of_branch(x) -> Iterator[tuple[str, Any, dict]]:
-  """Yields what has to be JSON objects, with the types of what is in them."""
-  if not isinstance(x, dict):
-    yield 'branches', x, {}
-    return
-  types = {key: kind for key, kind in _ATTACKED_TYPES.items() if key in x}
-  yield 'branches', x, types
-  if not _wrong(x, types):
-    for key in ('stages', 'checks'):
-      yield from ((key, item, {}) for item in x.get(key, ()))
-
-
-def _wrong(x, types: Mapping[str, type]) -> str:
-  """Returns the first key that lacks a value of its type; '' if all is well."""
-  if not isinstance(x, dict):
-    return 'the whole'
-  return next((k for k, kind in types.items() if not isinstance(x.get(k), kind)), '')
-
-
 def _read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """Yields the whole lines of a file of JSON objects, none if there is no file."""
-  if not path.is_file():
-    return
+  """Yields the lines of results, with what can be shown of them."""
   try:
-    text = path.read_text('utf-8', errors='replace')
-  except OSError as e:
-    raise errors.UserError(
-      f'cannot read {path}: {e.strerror or e}; allowed: files that you may read'
-    ) from e
-  for line in text.splitlines():
-    try:
-      value = json.loads(line)
-    except (ValueError, RecursionError):  # Half a line of a killed run.
-      continue
-    if isinstance(value, dict) and is_number(value.get('step')):
-      yield value
+    for line in json_files.read_lines(path):
+      if is_number(line.get('step')):
+        yield {
+          key: x
+          for key, x in line.items()
+          if key.isprintable() and ('/' not in key or x is None or is_number(x))
+        }
+  except json_files.UnreadableError as e:
+    raise errors.UserError(f'{path} {e}; allowed: a file as main.py writes it') from e

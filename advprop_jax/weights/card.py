@@ -6,15 +6,14 @@ writes that of a workdir, anew with the results that are there by now.
 """
 
 import argparse
-import json
 import pathlib
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from advprop_jax import errors
-from advprop_jax.evaluation import labels
+from advprop_jax import errors, json_files
+from advprop_jax.evaluation import labels, shapes
 from advprop_jax.workdir import checkpoint, directory
 
 CARD = 'README.md'
@@ -53,11 +52,12 @@ def write_card(
     config, branch_names = checkpointer.describe(step)
   origin_file = workdir / ORIGIN
   try:
-    origin = json.loads(origin_file.read_text()) if origin_file.exists() else None
-  except (OSError, ValueError, RecursionError) as e:
+    origin = json_files.read_object(origin_file)
+  except FileNotFoundError:
+    origin = {}
+  except json_files.UnreadableError as e:
     raise errors.UserError(
-      f'{origin_file} cannot be read as JSON; allowed: what a conversion has written, '
-      'or no such file'
+      f'{origin_file} {e}; allowed: what a conversion has written, or no such file'
     ) from e
   parts = [
     f'# {config["model"]["name"]}',
@@ -167,14 +167,16 @@ def _results(
       if (
         score.endswith(('_top1', '_mce'))
         and not place.startswith('train')
+        and (value is None or shapes.is_number(value))
         and (source is None or _is_of(line, score, source, config))
       ):
         attack = line.get('attack', in_training) if '_pgd_' in score else None
+        attack = attack if isinstance(attack, dict) else {}
         if value is None:
           number = 'not finite'
         else:  # An mCE is in percent already.
           number = f'{value:.1f}' if score.endswith('_mce') else f'{100 * value:.2f} %'
-        row = (place, score, number, line['step'], _values(attack or {}))
+        row = (place, score, number, line['step'], _values(attack))
         rows[place, score] = row
   if not rows:
     return 'None was measured yet: `python main.py --mode=evaluate --workdir=...`.'
@@ -194,15 +196,11 @@ def _is_of(line, score: str, source: Mapping[str, Any], config) -> bool:
 
 
 def _lines(path: pathlib.Path) -> Iterable[dict[str, Any]]:
-  """Yields the whole lines of a file of JSON objects, none if there is no file."""
-  if path.exists():
-    for line in path.read_text(errors='replace').splitlines():
-      try:
-        value = json.loads(line)
-      except ValueError:  # Half a line of a killed run.
-        continue
-      if isinstance(value, dict) and 'step' in value:
-        yield value
+  """Returns the lines of results."""
+  try:
+    return [x for x in json_files.read_lines(path) if shapes.is_number(x.get('step'))]
+  except json_files.UnreadableError as e:
+    raise errors.UserError(f'{path} {e}; allowed: a file as main.py writes it') from e
 
 
 def _values(section: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ imported for its own checkpoints alone.
 """
 
 import importlib.util
-import json
 import pathlib
 import re
 import zipfile
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 
-from advprop_jax import errors
+from advprop_jax import errors, json_files
 from advprop_jax.weights import pth
 from advprop_jax.workdir import directory
 
@@ -176,12 +175,12 @@ def _kind_of_file(path: pathlib.Path) -> str:
 def _timm_facts(path: pathlib.Path) -> dict[str, Any]:
   """Returns what timm's config.json says of the preprocessing; {} if there is none."""
   try:
-    config = json.loads(path.read_text())
+    config = json_files.read_object(path)
   except FileNotFoundError:
     return {}
-  except (OSError, ValueError, RecursionError) as e:
-    raise errors.UserError(f"{path} cannot be read as JSON; allowed: timm's") from e
-  facts = config.get('pretrained_cfg') if isinstance(config, dict) else None
+  except json_files.UnreadableError as e:
+    raise errors.UserError(f"{path} {e}; allowed: timm's") from e
+  facts = config.get('pretrained_cfg')
   if not isinstance(facts, dict):
     return {}
   return {'architecture': str(config.get('architecture', '')), **facts}

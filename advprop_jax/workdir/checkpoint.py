@@ -31,7 +31,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from advprop_jax import branches, errors, hosts, parallel
+from advprop_jax import branches, errors, hosts, json_files, parallel, schema
 from advprop_jax.workdir import directory as workdirs
 from advprop_jax.workdir import disk, integrity
 
@@ -39,6 +39,7 @@ BEST_METRIC = 'val/clean_top1'
 _ARRAYS = ('model', 'ema', 'training')
 # How long to wait after each failure in a row of a save; after one more it is given up.
 RETRY_SECS = (1, 5, 30)
+_JSON = ('config', 'data')
 # What a reader of the network needs: of a copy without `training` it is all there is.
 _NETWORK = ('model', 'ema', 'config', 'data', 'metrics')
 _ITEMS = (*_NETWORK, 'training')
@@ -59,7 +60,7 @@ class DamagedError(errors.UserError):
 
 def _best(metrics) -> float:
   value = metrics.get(BEST_METRIC)
-  is_number = isinstance(value, int | float) and math.isfinite(value)
+  is_number = isinstance(value, int | float) and abs(value) < math.inf
   return value if is_number else -math.inf
 
 
@@ -104,6 +105,8 @@ class Checkpointer:
     self._last: tuple[int, Callable[[], Any]] | None = None  # Step and its save.
     self._num_failed = 0  # Saves in a row.
     path = epath.Path(directory).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+      raise errors.UserError(f'{path} is no directory; allowed: what a run has written')
     policies = ocp.checkpoint_managers
     with _only_errors() if read_only else contextlib.nullcontext():
       self._manager = ocp.CheckpointManager(
@@ -271,13 +274,18 @@ class Checkpointer:
     """
     self.check_items(step, ())
     self.verify(step, ['config'])
+    self._check_json(step)
     try:
       norms = self._manager.item_metadata(step)['model']['norms']
       args = ocp.args.Composite(config=ocp.args.JsonRestore())
       config = self._manager.restore(step, args=args)['config']
+      branch_names = tuple(
+        sorted(norms, key=lambda name: (name != branches.CLEAN, name))
+      )
     except Exception as e:  # Orbax raises these.
       raise self._unreadable(step) from e
-    return config, tuple(sorted(norms, key=lambda name: (name != branches.CLEAN, name)))
+    self._check_config(step, config, needs=('data', 'model'))
+    return config, branch_names
 
   def is_evaluation_due(self, step: int, position: dict) -> bool:
     """Returns whether a checkpoint was saved before the evaluation of its step.
@@ -360,6 +368,7 @@ class Checkpointer:
     """
     self.check_items(step, templates)
     self.verify(step, [*templates, 'config', 'data'])
+    self._check_json(step)
     sharding = parallel.replicated_sharding()
     try:
       metadata = self._manager.item_metadata(step)
@@ -392,6 +401,7 @@ class Checkpointer:
       raise  # Of a device, as that its memory is full.
     except Exception as e:  # Orbax raises these.
       raise self._unreadable(step) from e
+    self._check_config(step, restored['config'])
     arrays = parallel.to_host_local({item: restored[item] for item in templates})
     if 'training' in templates and (
       problem := _problem_of_position(step, restored['config'], restored['data'])
@@ -443,6 +453,23 @@ class Checkpointer:
         f'the checkpoint {path} has no averaged weights; allowed: to go on with it as '
         'it was trained, optim.ema_decay=0, or to read its weights as they are'
       )
+
+  def _check_json(self, step: int):
+    """Raises DamagedError if Orbax would take something else for config and data."""
+    for item in _JSON:
+      try:
+        json_files.read_object(self._path(step) / item / 'metadata')
+      except FileNotFoundError:
+        pass  # Orbax says so.
+      except json_files.UnreadableError as e:
+        raise self._damaged(step, f'{item}/metadata: {e}') from e
+
+  def _check_config(self, step: int, config: dict, *, needs: Iterable[str] = ()):
+    """Raises UserError for a config that no training can have had."""
+    try:
+      schema.check_saved(config, needs=needs)
+    except errors.UserError as e:
+      raise errors.UserError(f'in the config of {self._path(step)} {e}') from e
 
   def _path(self, step: int) -> epath.Path:
     return epath.Path(self._manager.directory) / str(step)

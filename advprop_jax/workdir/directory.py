@@ -12,8 +12,12 @@ from collections.abc import Iterator, Mapping
 import jax
 from etils import epath
 
-from advprop_jax import errors
+from advprop_jax import errors, json_files
 from advprop_jax.workdir import disk
+
+# What a run writes: names of directories, and of files.
+_DIRECTORIES = ('checkpoints', 'damaged', 'eval', 'pictures', 'tensorboard')
+_FILES = ('config.json', 'config.json.new', 'results.jsonl', 'results.jsonl.new')
 
 
 def default_workdir(config_flag: str) -> str:
@@ -32,12 +36,15 @@ def open_workdir(workdir: str) -> epath.Path:
   """Returns the directory, made if need be.
 
   Raises:
-    UserError: it cannot be written to.
+    UserError: it cannot be written to, or something else has the name of what a run
+      writes.
   """
   path = epath.Path(workdir).expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)
+    _check_names(path)
     probe = path / f'.write_test_{jax.process_index()}'
+    probe.unlink(missing_ok=True)  # It may be a link to what is not ours.
     probe.write_text('')
     probe.unlink()
   except OSError as e:
@@ -46,6 +53,20 @@ def open_workdir(workdir: str) -> epath.Path:
       'allowed: a directory that you may create files in'
     ) from e
   return path.resolve()
+
+
+def _check_names(path: epath.Path):
+  """Raises UserError if a run could not write its files, before it has made any."""
+  if '://' in os.fspath(path):  # A bucket has neither links nor pipes.
+    return
+  for name in (*_DIRECTORIES, *_FILES):
+    place = path / name
+    is_right = os.path.isdir if name in _DIRECTORIES else os.path.isfile
+    if os.path.lexists(place) and not is_right(place):
+      kind = 'directory' if name in _DIRECTORIES else 'file'
+      raise errors.UserError(
+        f'{place} is no {kind}; allowed: what a run has written, or no such thing'
+      )
 
 
 def local(path: str, *, flag: str) -> pathlib.Path:
@@ -137,6 +158,7 @@ def write_config(workdir: epath.Path, config: dict):
     # Replaced as a whole: evaluation reads it, also while a run begins.
     new = workdir / 'config.json.new'
     with disk.writing(workdir / 'config.json'):
+      new.unlink(missing_ok=True)  # It may be a link to what is not ours.
       new.write_text(json.dumps(config, indent=2) + '\n')
       new.replace(workdir / 'config.json')
 
@@ -161,18 +183,13 @@ def read_config(path) -> dict:
     UserError: there is none, or it is no JSON object.
   """
   try:
-    config = json.loads(epath.Path(path).expanduser().read_text())
+    return json_files.read_object(epath.Path(path).expanduser())
   except FileNotFoundError as e:
     raise errors.UserError(
       f'there is no {path}; allowed: that of a --workdir that was trained in'
     ) from e
-  except (OSError, ValueError, RecursionError) as e:
-    raise errors.UserError(
-      f'{path} cannot be read as JSON; allowed: a file as a run writes it'
-    ) from e
-  if not isinstance(config, dict):
-    raise errors.UserError(f'{path} holds no config; allowed: what a run has written')
-  return config
+  except json_files.UnreadableError as e:
+    raise errors.UserError(f'{path} {e}; allowed: a file as a run writes it') from e
 
 
 def phase_workdir(workdir: str, index: int) -> str:
@@ -194,15 +211,13 @@ def begun_phases(workdir: str) -> list[str]:
   """Returns the directories of the phases that have begun, in order."""
   found = epath.Path(workdir).expanduser().glob('phase_*/config.json')
   names = [path.parent.name.removeprefix('phase_') for path in found]
-  numbers = sorted(int(name) for name in names if name.isdigit())
-  return [phase_workdir(workdir, i) for i in numbers]
+  return [phase_workdir(workdir, i) for i in json_files.numbers(names)]
 
 
 def saved_steps(workdir: str) -> list[int]:
   """Returns the steps of the checkpoints in a workdir, which need not exist."""
   checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
-  names = [path.name for path in checkpoints.glob('*')]
-  return sorted(int(name) for name in names if name.isdigit())
+  return json_files.numbers(path.name for path in checkpoints.glob('*'))
 
 
 def describe_interruption(workdir: str) -> str:

@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import sys
 import time
 from collections.abc import Iterable
@@ -31,7 +30,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from advprop_jax import errors, hosts
+from advprop_jax import errors, hosts, json_files
 from advprop_jax.workdir import directory
 
 FILE = 'SHA256SUMS'
@@ -40,6 +39,7 @@ _COMMITTED = ocp.path.atomicity.COMMIT_SUCCESS_FILE
 _LINE = re.compile(r'([0-9a-f]{64})  (.+)')
 _LAST_LINE = re.compile(r'# ([0-9a-f]{64}) of the lines above')
 _CHUNK = 2**20  # Bytes.
+_MAX_BYTES = 2**26  # Of the checksums: half a million files.
 _NUM_THREADS = 32  # Of a bucket, several files at a time are read faster.
 
 
@@ -111,6 +111,7 @@ def replace_file(path: epath.Path, name: str, content: bytes):
   new = (hashlib.sha256(content).hexdigest(), name)
   _write(path, [*others, *old, new])  # Either content counts for this moment.
   unfinished = path / f'{name}.new'
+  unfinished.unlink(missing_ok=True)  # As above.
   unfinished.write_bytes(content)
   unfinished.replace(path / name)
   _write(path, [*others, new])
@@ -134,11 +135,15 @@ def check(
   """
   if not path.is_dir():
     return Report((f'{path.name}: is no directory',), False, 0, 0)
+  items = None if items is None else {*items}
+  problem = _problem_of_kinds(path, items) or _problem_of_metrics(path, items)
+  if problem:
+    return Report((problem,), False, 0, 0)
   try:
     entries, damage = _read(path)
   except FileNotFoundError:
-    problem = _problem_without_checksums(path)
-    return Report((problem,) if problem else (), False, 0, 0)
+    is_there = (path / 'model').is_dir() or (path / 'state').is_dir()
+    return Report(() if is_there else ('model: is missing',), False, 0, 0)
   if damage:
     return Report((f'{FILE}: {damage}',), True, 0, 0)
   allowed: dict[str, set[str]] = {}
@@ -207,12 +212,19 @@ def set_aside(path: epath.Path, problem: str, *, instead: int | None):
   """
   target = path.parent.parent / DAMAGED / path.name
   if jax.process_index() == 0:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    while target.exists():
-      count += 1
-      target = target.with_name(f'{path.name}_{count}')
-    path.rename(target)
+    try:
+      target.parent.mkdir(parents=True, exist_ok=True)
+      count = 0
+      while target.exists():
+        count += 1
+        target = target.with_name(f'{path.name}_{count}')
+      path.rename(target)
+    except OSError as e:
+      raise errors.UserError(
+        f'the checkpoint {path} is damaged ({problem}) and cannot be moved to '
+        f'{target.parent}: {e.strerror or e}; allowed: a directory that you may '
+        'create files in'
+      ) from e
   hosts.wait_for_hosts('checkpoint set aside')
   logging.warning(
     'the checkpoint of step %s is damaged (%s): it is kept as %s, and that of step %s '
@@ -240,30 +252,32 @@ def _write(path: epath.Path, entries: list[tuple[str, str]]):
   lines = ''.join(f'{digest}  {name}\n' for digest, name in entries)
   last = f'# {hashlib.sha256(lines.encode()).hexdigest()} of the lines above\n'
   new = path / f'{FILE}.new'
+  new.unlink(missing_ok=True)  # It may be a link to what is not ours.
   new.write_text(lines + last)
   new.replace(path / FILE)
 
 
 def _read(path: epath.Path) -> tuple[list[tuple[str, str]], str | None]:
   """Returns the lines of the checksums, and in words what is wrong with them."""
-  file = path / FILE
-  if not _is_regular(file):
-    return [], 'is no file'
-  content = file.read_bytes()
+  try:
+    content = json_files.read_bytes(path / FILE, _MAX_BYTES)
+  except json_files.UnreadableError as e:
+    return [], str(e)
   lines, _, last = content.removesuffix(b'\n').rpartition(b'\n')
   found = _LAST_LINE.fullmatch(last.decode(errors='replace'))
   if not found or hashlib.sha256(lines + b'\n').hexdigest() != found[1]:
     return [], 'is damaged itself'
-  entries = [_LINE.fullmatch(x) for x in lines.decode().split('\n')]
+  text = lines.decode(errors='replace')
+  entries = [_LINE.fullmatch(x) for x in text.split('\n')]
   return [(x[1], x[2]) for x in entries if x], None
 
 
 def _compare(path: epath.Path, name: str, digests: set[str]):
   """Returns what is wrong with a file, or None, and its size in bytes."""
-  if '..' in name.split('/') or name.startswith('/'):
+  if '..' in name.split('/') or name.startswith('/') or not name.isprintable():
     return f'{FILE}: names {name!r}, which is not in the checkpoint', 0
   try:
-    if not _is_regular(path / name):
+    if not json_files.is_file(path / name):
       return f'{name}: is no file', 0
     digest, size = _digest(path / name)
   except FileNotFoundError:
@@ -273,27 +287,39 @@ def _compare(path: epath.Path, name: str, digests: set[str]):
   return None if digest in digests else f'{name}: its content has changed', size
 
 
-def _problem_without_checksums(path: epath.Path) -> str | None:
-  """Returns what keeps a checkpoint of an older version from being opened, if any."""
-  if not (path / 'model').is_dir() and not (path / 'state').is_dir():
-    return 'model: is missing'
+def _problem_of_kinds(path: epath.Path, items: set[str] | None) -> str | None:
+  """Returns what neither is a file nor a directory, if there is such a thing.
+
+  A device or a pipe would not end, whether it has a checksum or not.
+  """
+  if '://' in os.fspath(path):  # A bucket has neither.
+    return None
+  for root, folders, files in os.walk(path):
+    place = os.path.relpath(root, path)
+    if place == '.' and items is not None:
+      folders[:] = [x for x in folders if x in items]
+    for name in (*folders, *files):
+      full = os.path.join(root, name)
+      shown = name if place == '.' else f'{place}/{name}'
+      if name in folders and os.path.islink(full):
+        return f'{shown!r}: is a link to a directory'
+      if name in files and not os.path.isfile(full):
+        return f'{shown}: is no file'
+  return None
+
+
+def _problem_of_metrics(path: epath.Path, items: set[str] | None) -> str | None:
+  """Returns what keeps Orbax from reading the metrics, if anything."""
+  if items is not None and 'metrics' not in items:
+    return None
   name = 'metrics/metrics'
   try:
-    if not _is_regular(path / name):
-      return f'{name}: is no file'
-    content = json.loads((path / name).read_text())
+    json_files.read_object(path / name)
   except FileNotFoundError:
     return None
-  except (OSError, ValueError, RecursionError):
-    return f'{name}: cannot be read as JSON'
-  return None if isinstance(content, dict) else f'{name}: is no JSON object'
-
-
-def _is_regular(path: epath.Path) -> bool:
-  """Returns whether a path is a file, and no device or pipe, which would not end."""
-  if '://' in os.fspath(path):
-    return path.exists()
-  return stat.S_ISREG(os.stat(path).st_mode)
+  except json_files.UnreadableError as e:
+    return f'{name}: {e}'
+  return None
 
 
 def _digest(path: epath.Path) -> tuple[str, int]:

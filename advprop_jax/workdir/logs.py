@@ -22,6 +22,7 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from etils import epath
 from PIL import Image
 
+from advprop_jax import json_files
 from advprop_jax.workdir import disk
 
 # Of what a run has spent, beside the seconds of its phases: hours times devices, and of
@@ -185,9 +186,10 @@ class MetricWriter:
       kept = lines[:-1] if not lines[-1] else lines
     else:
       kept = [line for line in lines if line and _step(line) <= resume_step]
-      later = [json.loads(x) for x in lines if resume_step < _step(x) < math.inf]
-      self.dropped = next((x for x in reversed(later) if DEVICE_HOURS in x), None)
+      later = [_parse(x) for x in lines if resume_step < _step(x) < math.inf]
+      self.dropped = next((x for x in reversed(later) if _has_number(x)), None)
     new = self._results.with_name('results.jsonl.new')
+    new.unlink(missing_ok=True)  # It may be a link to what is not ours.
     new.write_bytes(b''.join(line + b'\n' for line in kept))
     new.replace(self._results)
 
@@ -241,10 +243,20 @@ class MetricWriter:
 
 def _step(line: bytes) -> float:
   """Returns the step of a line of results; infinity for half a line of a killed run."""
+  found = _parse(line)
+  return found['step'] if _has_number(found, 'step') else math.inf
+
+
+def _has_number(line: dict, key: str = DEVICE_HOURS) -> bool:
+  return isinstance(line.get(key), int | float) and abs(line[key]) < math.inf
+
+
+def _parse(line: bytes) -> dict:
+  """Returns a line of results; {} of what is none."""
   try:
-    return float(json.loads(line)['step'])
-  except (ValueError, KeyError, TypeError, RecursionError):
-    return math.inf
+    return json_files.parse_object(line)
+  except json_files.UnreadableError:
+    return {}
 
 
 class PhaseTimer:

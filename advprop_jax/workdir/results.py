@@ -6,7 +6,10 @@ import hashlib
 import io
 import json
 import os
+import struct
 import zipfile
+import zlib
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import jax
@@ -14,15 +17,30 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from advprop_jax import errors, json_files
 from advprop_jax.workdir import disk
 
 FOLDER = 'eval'
+# What `zipfile` raises for damaged archives, and for those of other programs.
+_OF_ARCHIVES = (
+  zipfile.BadZipFile,
+  zlib.error,
+  NotImplementedError,
+  RuntimeError,
+  struct.error,
+)
 
 
 class SuiteFile:
   """The file of a suite, whose cells are written one by one."""
 
-  def __init__(self, workdir: epath.Path, suite: str, identity: dict[str, Any]):
+  def __init__(
+    self,
+    workdir: epath.Path,
+    suite: str,
+    identity: dict[str, Any],
+    problem_of: Callable[[dict[str, Any]], str],
+  ):
     """Reads what is there of the same weights, evaluated in the same way.
 
     Args:
@@ -31,18 +49,35 @@ class SuiteFile:
       identity: what the results depend on, beside each cell's own images; JSON values.
         A file with another identity is kept under another name, and is taken up again
         when its weights are evaluated again.
+      problem_of: returns which key of a file is not as it was written, or ''.
     """
+    self._problem_of = problem_of
     self.path = workdir / FOLDER / f'{suite}.json'
     self._identity = identity
     self.content: dict[str, Any] = {'suite': suite, **identity, 'cells': {}}
     self._written: dict[str, Any] | None = None  # What this object knows to be there.
     self._taken_from: epath.Path | None = None  # A kept file of these weights.
     kept = self._place(identity)
-    if self._is_same(there := _read(self.path)):
+    if self._is_same(there := self._read(self.path)):
       self.content, self._written = there, copy.deepcopy(there)
-    elif self._is_same(there := _read(kept)):
+    elif self._is_same(there := self._read(kept)):
       self.content, self._taken_from = there, kept
     self._old = dict(self.content['cells'])
+
+  def _read(self, path: epath.Path) -> dict[str, Any] | None:
+    """Returns the results in a file; None if it is not there, or is damaged."""
+    try:
+      found = json_files.read_object(path)
+    except FileNotFoundError:
+      return None
+    except json_files.UnreadableError as e:
+      if path.is_dir():  # No file can take its place.
+        raise errors.UserError(f'{path} {e}; allowed: a file, or no such thing') from e
+      found = {}
+    if self._problem_of(found) or 'step' not in found['checkpoint']:
+      logging.warning('%s is damaged and is not used', path)
+      return None
+    return found
 
   def _is_same(self, content: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
     return content is not None and self._identity_of(content) == self._identity
@@ -78,7 +113,7 @@ class SuiteFile:
   def _save(self):
     self.path.parent.mkdir(parents=True, exist_ok=True)
     if self._written is None:  # Another evaluation may have written since the start.
-      there = _read(self.path)
+      there = self._read(self.path)
       if there is not None and not self._is_same(there):
         place = self._place(self._identity_of(there))
         self.path.replace(place)
@@ -118,12 +153,19 @@ class ExamplesFile:
   def read(self) -> tuple[dict[str, np.ndarray], str]:
     """Returns the arrays and the text that were saved last; none, and '', if none."""
     try:
-      with np.load(io.BytesIO(self.path.read_bytes())) as file:
+      content = io.BytesIO(json_files.read_bytes(self.path))
+      with zipfile.ZipFile(content) as archive:  # A small one may say it is large.
+        size = sum(x.file_size for x in archive.infolist())
+      if size > json_files.MAX_BYTES:
+        raise ValueError(f'{size} bytes')
+      with np.load(content, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}
       identity, text = (str(arrays.pop(key)) for key in ('identity', 'text'))
     except FileNotFoundError:
       return {}, ''
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):
+    # As many errors as there are parts of a zip archive; the third, of an array that
+    # says it is large.
+    except (ValueError, KeyError, MemoryError, EOFError, OSError, *_OF_ARCHIVES):
       logging.warning('%s is damaged and is not used', self.path)
       return {}, ''
     return (arrays, text) if identity == self._identity else ({}, '')
@@ -138,18 +180,3 @@ class ExamplesFile:
       self.path.parent.mkdir(parents=True, exist_ok=True)
       new.write_bytes(buffer.getvalue())
       new.replace(self.path)
-
-
-def _read(path: epath.Path) -> dict[str, Any] | None:
-  """Returns the results in a file; None if it is not there, or is damaged."""
-  try:
-    found = json.loads(path.read_text())
-    int(found['checkpoint']['step'])
-    if not all(isinstance(x, dict) for x in found['cells'].values()):
-      raise TypeError('a cell that is no object')
-  except FileNotFoundError:
-    return None
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-    logging.warning('%s is damaged and is not used', path)
-    return None
-  return found

@@ -351,10 +351,10 @@ def test_a_large_picture_is_made_smaller(tmp_path):
   [
     (None, ['{run}/none'], 'there is no directory .*none; allowed'),
     ('rm -r eval results.jsonl', ['{run}'], 'has no results; allowed'),
-    ('echo "{" > eval/val.json', ['{run}'], 'val.json is damaged: no JSON'),
-    ('echo [] > eval/val.json', ['{run}'], 'val.json is damaged: no JSON'),
+    ('echo "{" > eval/val.json', ['{run}'], 'val.json is no JSON'),
+    ('echo [] > eval/val.json', ['{run}'], 'val.json is no JSON'),
     ('echo {} > eval/val.json', ['{run}'], "val.json is damaged: 'title' is not"),
-    ('echo x > config.json', ['{run}'], 'config.json is damaged'),
+    ('echo x > config.json', ['{run}'], 'config.json is no JSON'),
     (None, ['{run}', '--format=pdf'], "unknown --format 'pdf'; allowed: html, md"),
     (
       None,

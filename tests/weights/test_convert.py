@@ -604,7 +604,7 @@ def test_a_link_to_an_empty_directory_is_filled(tmp_path, class_file):
   # A card without a conversion's notes, and with damaged ones.
   card.main([f'--workdir={tmp_path}/link'])
   (tmp_path / 'empty' / 'origin.json').write_text('{')
-  with pytest.raises(SystemExit, match='origin.json cannot be read as JSON; allowed'):
+  with pytest.raises(SystemExit, match='origin.json is no JSON; allowed'):
     card.main([f'--workdir={tmp_path}/link'])
 
 
@@ -633,7 +633,7 @@ def test_a_workdir_that_cannot_be_is_one_line(workdir, message, class_file):
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (['--image_size=0'], 'data.image_size is 0; allowed: 1 or more, whole'),
+    (['--image_size=0'], 'data.image_size is 0; allowed: 1 to 16384, whole'),
     (['--averaged'], r'plain\.pth has no averages; allowed: without --averaged'),
     (['--class_names={twice}'], "--class_names has 'b' more than once; allowed"),
   ],

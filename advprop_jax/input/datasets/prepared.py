@@ -38,6 +38,30 @@ def default_data_dir() -> str:
   return os.path.expanduser(tfds.core.constants.DATA_DIR)
 
 
+@contextlib.contextmanager
+def _known_features():
+  """Refuses features of other packages than tensorflow-datasets.
+
+  It would import the module that a features.json names: a data_dir, which a config.json
+  may name, could hold a program.
+  """
+  connector = tfds.features.FeatureConnector
+  look_up = connector.__dict__['cls_from_name']
+
+  def look_up_known(cls, name):
+    is_imported = name in cls._registered_features  # noqa: SLF001
+    if not is_imported and not name.startswith('tensorflow_datasets.'):
+      raise ValueError(f'its features.json names {name!r}, which is no known feature')
+    return look_up.__get__(None, cls)(name)
+
+  connector.cls_from_name = classmethod(look_up_known)
+  try:
+    yield
+  finally:
+    connector.cls_from_name = look_up
+
+
+@_known_features()
 def open_prepared(
   name: str, data_dir: str | None, holdout_share: float, label_key: str
 ) -> dataset.Dataset:
