@@ -87,8 +87,11 @@ class Peers:
       while len(self._sockets) < len(self._all) - 1:
         connection, _ = server.accept()
         connection.settimeout(_CONNECT_SECS)
-        with contextlib.suppress(OSError, ValueError, KeyError):
-          hello = _read_object(connection)  # Anyone may call.
+        # Anyone may call: with brackets in brackets, with a token that is no ASCII.
+        with contextlib.suppress(
+          OSError, ValueError, KeyError, TypeError, RecursionError
+        ):
+          hello = _read_object(connection)
           if hmac.compare_digest(str(hello['token']), self._all[0].token):
             self._sockets[int(hello['index'])] = _keep_alive(connection)
             continue
@@ -180,7 +183,7 @@ def _read(connection: socket.socket) -> '_Message | None':
   """Returns the next message; None at the end, or of what is none."""
   try:
     return _Message(**_read_object(connection))
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, RecursionError):
     return None
 
 

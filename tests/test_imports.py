@@ -97,6 +97,59 @@ def test_autoattack_loads_neither_tensorflow_nor_orbax():
   subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 
 
+# What makes a program of data. `pickletools` only reads the instructions of pickles.
+EXECUTING = {'cloudpickle', 'dill', 'joblib', 'jsonpickle', 'marshal', 'pickle'}
+EXECUTING |= {'shelve', 'cPickle', '_pickle', 'code', 'runpy', 'torch'}
+
+
+def executions(tree):
+  """Yields what of a module could execute data, or might."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      names = [x.name for x in node.names]
+      names += [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+      yield from {x.partition('.')[0] for x in names} & EXECUTING
+      yield from {x for x in names if x.endswith('import_module')}
+    elif isinstance(node, ast.Call):
+      function = ast.unparse(node.func)
+      if function in ('eval', 'exec', 'compile', '__import__'):
+        yield function
+      if function.endswith('import_module'):
+        yield function
+      for word in node.keywords:
+        if word.arg == 'allow_pickle' and ast.unparse(word.value) != 'False':
+          yield f'{function}(allow_pickle={ast.unparse(word.value)})'
+        if word.arg == 'shell' and ast.unparse(word.value) != 'False':
+          yield f'{function}(shell=...)'
+      if function == 'np.load' and not any(
+        word.arg == 'allow_pickle' for word in node.keywords
+      ):
+        yield 'np.load without allow_pickle=False'
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    'import pickle',
+    'from dill import loads',
+    'import importlib; importlib.import_module(name)',
+    'eval(text)',
+    "__import__('os')",
+    'np.load(file)',
+    'np.load(file, allow_pickle=True)',
+    'subprocess.run(command, shell=True)',
+  ],
+)
+def test_what_executes_data_is_found(code):
+  assert [*executions(ast.parse(code))]
+
+
+def test_no_data_are_executed():
+  for path in (*FILES, ROOT / 'main.py', ROOT / 'configs/saved.py'):
+    found = [*executions(ast.parse(path.read_text()))]
+    assert not found, f'{path}: {found}'
+
+
 def test_core_loads_without_tensorflow():
   code = ''.join(f'import advprop_jax.{name}; ' for name in CORE)
   code += 'import sys; assert "tensorflow" not in sys.modules'

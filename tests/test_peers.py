@@ -111,8 +111,12 @@ def test_strangers_are_turned_away(tmp_path):
   for content in (b'', b'\x00\x00\x00\x02[]', b'\xff' * 99, b'\x00\x00\x00\x02{}'):
     with socket.create_connection(server.getsockname()) as stranger:
       stranger.sendall(content)
+  deep = b'[' * 60_000
   with socket.create_connection(server.getsockname()) as stranger:
-    peers._write(stranger, {'token': 'guess', 'index': 1})
+    stranger.sendall(len(deep).to_bytes(4, 'big') + deep)
+  for token in ('guess', 'gu\xe9ss'):
+    with socket.create_connection(server.getsockname()) as stranger:
+      peers._write(stranger, {'token': token, 'index': 1})
   with socket.create_connection(server.getsockname()) as friend:
     peers._write(friend, {'token': 'secret', 'index': 1})
     joined._accept(server)
