@@ -15,16 +15,22 @@ class BadSteps:
   """Looks at the steps of a run, one after the other."""
 
   def __init__(
-    self, policy: str, state: train_state.TrainState, *, num_skipped: int = 0
+    self,
+    policy: str,
+    state: train_state.TrainState,
+    *,
+    frozen: tuple[str, ...] = (),
+    num_skipped: int = 0,
   ):
     """Begins with no step seen.
 
     Args:
       policy: one of POLICIES.
       state: shapes and types of the step's.
+      frozen: see `update.make_step`.
       num_skipped: in earlier starts of the run.
     """
-    self._policy, self._state = policy, state
+    self._policy, self._state, self._frozen = policy, state, frozen
     self.num_skipped = num_skipped
     self._num_in_row = 0
 
@@ -52,7 +58,9 @@ class BadSteps:
     if np.asarray(metrics['all_finite']):
       self._num_in_row = 0
       return
-    name, is_in_state = update.describe(self._state, int(metrics['nonfinite']))
+    name, is_in_state = update.describe(
+      self._state, int(metrics['nonfinite']), frozen=self._frozen
+    )
     place = f'{name} is not finite at step {step}'
     if self._policy == 'skip' and not is_in_state:
       self.num_skipped += 1

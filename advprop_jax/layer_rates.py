@@ -41,15 +41,15 @@ def freeze(
   )
 
 
-def leave_out(trained, patterns: tuple[str, ...]) -> list[jax.Array]:
-  """Returns the arrays of a tree like what is trained, without the frozen ones.
+def leave_out(trained, patterns: tuple[str, ...]) -> dict[str, jax.Array]:
+  """Returns the arrays of a tree like what is trained by name, but for the frozen ones.
 
   Args:
     trained: the values, or their gradients.
     patterns: see `freeze`.
   """
   named = zip(jax.tree.leaves(_names(trained)), jax.tree.leaves(trained), strict=True)
-  return [x for name, x in named if not _matches(name, patterns)]
+  return {name: x for name, x in named if not _matches(name, patterns)}
 
 
 def decay(

@@ -73,7 +73,7 @@ def replay_step(config, workdir: str, step: int):
       step,
     )
   else:
-    name, _ = update.describe(exp.abstract_state, place)
+    name, _ = update.describe(exp.abstract_state, place, frozen=config.optim.freeze)
     logging.info('step %d: the first that is not finite is %s', step, name)
   _keep(path, step, batch, exp)
 

@@ -39,6 +39,7 @@ class TrainLog:
     self._bad = bad_steps.BadSteps(
       exp.config.on_nonfinite,
       exp.abstract_state,
+      frozen=exp.config.optim.freeze,
       num_skipped=start.step - int(start.state.step),
     )
     self._not_looked_at: collections.deque = collections.deque()  # (step, metrics)

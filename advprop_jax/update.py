@@ -61,11 +61,12 @@ def make_step(
     # Not inside a loss: under pmap a collective there would be differentiated, too.
     grads, batch_stats, metrics = parallel.mean(results)
     new, updates = state.update(tx, grads, batch_stats, ema_decay=ema_decay)
-    metrics['grad_norm'] = norm(layer_rates.leave_out(grads, frozen))
+    # Of what is frozen nothing is read: its backward pass is left out.
+    grads = layer_rates.leave_out(grads, frozen)
+    metrics['grad_norm'] = norm(grads)
     metrics['update_norm'] = norm(updates)
-    found = nonfinite.first(
-      _causes(grads, batch_stats, metrics['loss'], metrics['update_norm'])
-    )
+    causes = _causes(grads, batch_stats, metrics['loss'], metrics['update_norm'])
+    found = nonfinite.first(causes)
     if skip_nonfinite:
       chosen = jax.tree.map(
         functools.partial(jnp.where, found < 0),
@@ -75,8 +76,7 @@ def make_step(
       new = chosen.replace(rng=state.rng)
     # Last: the sum of finite values may be infinite, and averages may be from before.
     in_state = new.first_nonfinite()
-    num_causes = len(jax.tree.leaves(_causes(grads, batch_stats, 0.0, 0.0)))
-    in_state = jnp.where(in_state < 0, -1, num_causes + in_state)
+    in_state = jnp.where(in_state < 0, -1, len(jax.tree.leaves(causes)) + in_state)
     metrics['nonfinite'] = jnp.where(found < 0, in_state, found)
     metrics['all_finite'] = metrics['nonfinite'] < 0
     return new, metrics
@@ -94,7 +94,9 @@ def _causes(grads, batch_stats, loss, update_norm) -> dict[str, Any]:
   }
 
 
-def describe(state: train_state.TrainState, place: int) -> tuple[str, bool]:
+def describe(
+  state: train_state.TrainState, place: int, *, frozen: tuple[str, ...]
+) -> tuple[str, bool]:
   """Returns the name of an array by the metric 'nonfinite' of a step.
 
   And whether it is of the new state alone: such a step cannot be skipped.
@@ -102,9 +104,11 @@ def describe(state: train_state.TrainState, place: int) -> tuple[str, bool]:
   Args:
     state: the step's.
     place: the metric, 0 or more.
+    frozen: see `make_step`.
   """
   scalar = np.float32(0)
-  causes = _causes(state.trained, state.batch_stats, scalar, scalar)
+  grads = layer_rates.leave_out(state.trained, frozen)
+  causes = _causes(grads, state.batch_stats, scalar, scalar)
   count = len(jax.tree.leaves(causes))
   if place >= count:
     return state.name_of_array(place - count), True

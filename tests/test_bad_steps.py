@@ -43,7 +43,7 @@ def test_a_bad_step_leaves_every_bit_of_the_state(trained, value):
   state, metrics = step(on_devices(saved), parallel.shard(examples))
   assert bits(state) == before
   assert not metrics['all_finite']
-  name, is_in_state = update.describe(state, int(metrics['nonfinite']))
+  name, is_in_state = update.describe(state, int(metrics['nonfinite']), frozen=())
   assert name.startswith('statistics/') and not is_in_state
   # And what comes next is as if the step had not been.
   good = parallel.shard(test_train_step.batch(2))
