@@ -81,6 +81,7 @@ class Zygote:
   def __exit__(self, *exc_info):
     self._process.stdin.close()
     self._process.wait()
+    self._process.stdout.close()
 
 
 class Child:
