@@ -236,7 +236,7 @@ def test_what_an_interrupted_run_left_is_of_the_same_examples(monkeypatch):
 
   class File:
     def read(self):
-      arrays = {'position': np.arange(3), 'fallen_at': np.array([2, 1, -1])}
+      arrays = {'position': np.arange(3), 'fallen_at': np.int32([2, 1, -1])}
       return arrays, json.dumps(counts)
 
   found = robust_run._read(File(), np.arange(3))

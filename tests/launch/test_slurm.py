@@ -185,6 +185,8 @@ def test_a_preempted_job_ends_as_an_uninterrupted_one(
   assert result.returncode == 0, result.stderr
   assert f'resuming from step {step} of 18' in result.stderr
   assert commands.calls('scontrol') == requeues
+  # One of the two processes writes, in each of the two starts.
+  assert len(list((broken / 'tensorboard').iterdir())) == 2
 
   monkeypatch.setattr(model_config, 'create_model', test_train.TINY_MODEL)
   states = [test_train.load(config, path, 18) for path in (broken, straight)]
