@@ -29,7 +29,7 @@ from advprop_jax.evaluation import (
   tables,
 )
 from advprop_jax.input import datasets
-from advprop_jax.workdir import checkpoint, directory, logs, results
+from advprop_jax.workdir import contents, directory, metric_writer, restore, results
 
 # Beginnings of keys that have no part in an evaluation.
 _UNUSED = (
@@ -86,9 +86,9 @@ def evaluate_checkpoint(
       f'{workdir} has no checkpoint; allowed: a --workdir that was trained in'
     )
   path = directory.open_workdir(workdir)
-  with checkpoint.Checkpointer(path / 'checkpoints', read_only=True) as checkpointer:
-    step = checkpointer.find(which)
-    saved, _ = checkpointer.describe(step)
+  with restore.Reader(path / 'checkpoints') as reader:
+    step = reader.find(which)
+    saved, _ = reader.describe(step)
     config = _with_held_out(saved, config)
     config = model_config.with_class_names(config, _class_names(saved, config))
     model = model_config.create_model(config, num_classes=len(config.data.class_names))
@@ -99,11 +99,9 @@ def evaluate_checkpoint(
         f'hosts see different images; missing on this one: {problems or "nothing"}; '
         'allowed: the same data_dir on all of them'
       )
-    variables, averaged = model_config.restore_variables(
-      checkpointer, step, config, model
-    )
+    variables, averaged = model_config.restore_variables(reader, step, config, model)
   unused = robust_config.unused_keys(names, config)
-  checkpoint.warn_of_changes(
+  contents.warn_of_changes(
     saved, config, is_unused=lambda key: key.startswith(_UNUSED) or key in unused
   )
   for name in names:
@@ -136,14 +134,14 @@ def evaluate_checkpoint(
     ),
   )
   metrics: dict[str, float] = {}
-  with logs.MetricWriter(path) as writer:
+  with metric_writer.MetricWriter(path) as writer:
     for name in _same_images_together(names):
       items = [x for x in work if x.suite == name]
       metrics |= suite_run.evaluate_suite(
         files[name], items, of_suite[name], run, problems, writer
       )
-  contents = {name: x.content for name, x in files.items() if x.content['cells']}
-  run_of_table = run_files.Run(path.name, path, config, [], contents, [])
+  contents_of = {name: x.content for name, x in files.items() if x.content['cells']}
+  run_of_table = run_files.Run(path.name, path, config, [], contents_of, [])
   logging.info(
     'results of step %d:\n%s',
     step,

@@ -59,12 +59,12 @@ def _leave():
 
 def _end_all(message: str):
   """Ends the process with status 1 and the message, and with it all hosts."""
-  if not jax.distributed.is_initialized():
-    sys.exit(message)
   print(message, file=sys.stderr, flush=True)
   if _peers is not None:
     _peers.leave(message)
-  # An ordinary exit waits for the other hosts, which wait for this one's batches.
+  sys.stdout.flush()
+  # An ordinary exit waits for the other hosts, which wait for this one's batches, and
+  # for the threads of a save that has failed, which may wait for ever.
   os._exit(1)
 
 

@@ -7,7 +7,7 @@ from absl import logging
 
 from advprop_jax import branches, errors, model_config, schema
 from advprop_jax.weights import published
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import contents, directory, restore
 
 # The layer of a network that belongs to its classes, see `models/network.py`.
 CLASSIFIER = 'classifier'
@@ -48,7 +48,7 @@ def read(
   run = directory.last_run(source)
   read_source = _restore if directory.saved_steps(run) else _convert
   variables, saved = read_source(config, run)
-  checkpoint.warn_of_changes(_constants(saved), _constants(config))
+  contents.warn_of_changes(_constants(saved), _constants(config))
   if copies := [name for name in branch_names if name not in variables['norms']]:
     logging.info('norms %s begin as copies of %s', copies, branches.CLEAN)
   old_names = tuple(saved['data'].get('class_names', ())) or config.data.class_names
@@ -64,17 +64,13 @@ def read(
 
 def _restore(config: schema.Section, workdir: str):
   """Returns the variables and the config of the newest checkpoint of a run."""
-  with checkpoint.Checkpointer(
-    f'{workdir}/checkpoints', read_only=True, flag='--config.init_from'
-  ) as checkpointer:
-    step = checkpointer.find('newest')
-    saved, _ = checkpointer.describe(step)
+  with restore.Reader(f'{workdir}/checkpoints', flag='--config.init_from') as reader:
+    step = reader.find('newest')
+    saved, _ = reader.describe(step)
     # Older checkpoints do not name their classes.
     names = saved['data'].get('class_names', ()) or config.data.class_names
     model = model_config.create_model(config, num_classes=len(names))
-    variables, averaged = model_config.restore_variables(
-      checkpointer, step, config, model
-    )
+    variables, averaged = model_config.restore_variables(reader, step, config, model)
   logging.info(
     'starting from the %s weights of step %d of %s',
     'averaged' if averaged else 'plain',

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from advprop_jax import errors, models, parallel, registry, schema
-from advprop_jax.workdir import checkpoint
+from advprop_jax.workdir import restore
 
 
 def with_class_names(config: schema.Section, class_names) -> schema.Section:
@@ -58,7 +58,7 @@ def abstract_variables(config, model, *, branch_names) -> dict[str, Any]:
 
 
 def restore_variables(
-  checkpointer: checkpoint.Checkpointer,
+  reader: restore.Reader,
   step: int,
   config,
   model: nn.Module,
@@ -70,8 +70,8 @@ def restore_variables(
   All branches that the checkpoint has; nothing that only training needs is read.
 
   Args:
-    checkpointer: of the directory.
-    step: one of `checkpointer.steps()`.
+    reader: of the directory.
+    step: one of `reader.steps()`.
     config: of the model.
     model: the checkpoint's, see `create_model`.
     averaged: see `Checkpointer.restore_model`.
@@ -79,6 +79,6 @@ def restore_variables(
   Raises:
     UserError: the checkpoint is of another model, is damaged, or has no averages.
   """
-  _, branch_names = checkpointer.describe(step)
+  _, branch_names = reader.describe(step)
   template = abstract_variables(config, model, branch_names=branch_names)
-  return checkpointer.restore_model(step, template, averaged=averaged)
+  return reader.restore_model(step, template, averaged=averaged)

@@ -18,7 +18,7 @@ from advprop_jax import (
   update,
 )
 from advprop_jax.evaluation import pictures
-from advprop_jax.workdir import checkpoint, directory, logs
+from advprop_jax.workdir import directory, logs, restore
 
 NUM_IMAGES = 16  # In the picture.
 
@@ -80,12 +80,12 @@ def replay_step(config, workdir: str, step: int):
 
 def _restore(exp, run: str, previous: list[str], step: int):
   """Returns the state before a step or earlier, its step, and the examples seen."""
-  with checkpoint.Checkpointer(f'{run}/checkpoints', read_only=True) as checkpointer:
-    earlier = [x for x in checkpointer.steps() if x < step]
+  with restore.Reader(f'{run}/checkpoints') as reader:
+    earlier = [x for x in reader.steps() if x < step]
     for found in reversed(earlier):
       try:
-        parts, _, position = checkpointer.restore(found, exp.abstract_state.parts)
-      except checkpoint.DamagedError as e:
+        parts, _, position = reader.restore(found, exp.abstract_state.parts)
+      except restore.DamagedError as e:
         logging.warning('%s', e)
         continue
       return train_state.TrainState.from_parts(parts), found, position['examples_seen']

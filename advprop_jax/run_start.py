@@ -17,7 +17,7 @@ from advprop_jax import (
   train_state,
 )
 from advprop_jax.input import datasets
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import contents, directory, restore
 
 # What the numbers of a run depend on, and its checkpoints.
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'orbax-checkpoint')
@@ -30,7 +30,7 @@ class Start(NamedTuple):
   step: int = 0  # Of the checkpoint; 0: there is none.
   examples_seen: int = 0
   since: tuple[int, int] = (0, 0)  # See `Checkpointer.save`.
-  spent: dict[str, float] = {}  # See `logs.PhaseTimer.spent`.
+  spent: dict[str, float] = {}  # See `spent.PhaseTimer.spent`.
   evaluation_due: bool = False  # Of this step, which a signal has interrupted.
 
 
@@ -57,10 +57,8 @@ def with_trained_classes(
     steps = directory.saved_steps(workdir) if workdir else []
     if config.data.class_names or not steps:
       continue
-    with checkpoint.Checkpointer(
-      f'{workdir}/checkpoints', read_only=True
-    ) as checkpointer:
-      saved, _ = checkpointer.describe(steps[-1])
+    with restore.Reader(f'{workdir}/checkpoints') as reader:
+      saved, _ = reader.describe(steps[-1])
     # Older checkpoints do not name their classes.
     return model_config.with_class_names(config, saved['data'].get('class_names', ()))
   return config
@@ -69,10 +67,8 @@ def with_trained_classes(
 def check_trained(workdir: str):
   """Raises UserError for a workdir whose newest checkpoint is a network alone."""
   if steps := directory.saved_steps(workdir):
-    with checkpoint.Checkpointer(
-      f'{workdir}/checkpoints', read_only=True
-    ) as checkpointer:
-      checkpointer.check_items(steps[-1], ['training'])
+    with restore.Reader(f'{workdir}/checkpoints') as reader:
+      reader.check_items(steps[-1], ['training'])
 
 
 def read_weights(
@@ -81,10 +77,8 @@ def read_weights(
   """Returns the weights of another run to begin with; None: the run does not."""
   if start_from is None and not exp.config.init_from:
     return None
-  with checkpoint.Checkpointer(
-    f'{workdir}/checkpoints', read_only=True
-  ) as checkpointer:
-    if checkpointer.steps():
+  with restore.Reader(f'{workdir}/checkpoints') as reader:
+    if reader.steps():
       return None
   return read_initial(exp, start_from)
 
@@ -121,14 +115,12 @@ def restore_or_create(
     return Start(parallel.replicate(state))
   try:
     parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
-  except checkpoint.DamagedError as e:
+  except restore.DamagedError as e:
     if len(steps) == 1:
       raise
     checkpointer.set_aside(steps[-1], e.problem, instead=steps[-2])
     return restore_or_create(exp, checkpointer, fingerprint, weights)
-  checkpoint.warn_of_changes(
-    saved, exp.config, is_unused=lambda key: key == 'init_from'
-  )
+  contents.warn_of_changes(saved, exp.config, is_unused=lambda key: key == 'init_from')
   if datasets.holds_out_seen_images(saved['data'], exp.config.data):
     logging.warning('some of the images that are held out now were trained on before')
   if steps[-1] < exp.total_steps:

@@ -12,7 +12,7 @@ from absl import logging
 
 from advprop_jax import errors, evaluations, hosts, robust_config, schema
 from advprop_jax.evaluation import pictures, records, runner, suites
-from advprop_jax.workdir import logs, results
+from advprop_jax.workdir import metric_writer, results
 
 # Keys of `config.model` that change no logit.
 NEUTRAL = ('name', 'remat_blocks', 'smooth_backward', 'drop_connect_rate', 'bn_scope')
@@ -142,7 +142,7 @@ def evaluate_suite(
   branch_names: list[str],
   run: Callable[[Work], Pass],
   problems: list[str],
-  writer: logs.MetricWriter,
+  writer: metric_writer.MetricWriter,
 ) -> dict[str, float]:
   """Evaluates what is missing of a suite, writes it down, and returns its metrics.
 

@@ -17,7 +17,14 @@ from advprop_jax import (
   train_log,
 )
 from advprop_jax.evaluation import pictures
-from advprop_jax.workdir import checkpoint, directory, integrity, logs
+from advprop_jax.workdir import (
+  checkpoint,
+  directory,
+  integrity,
+  logs,
+  metric_writer,
+  spent,
+)
 
 
 def train_and_evaluate(config, workdir: str) -> dict[str, float]:
@@ -62,7 +69,7 @@ def _train(
   config: schema.Section, workdir: str, *, start_from: str | None = None
 ) -> dict[str, float]:
   """Trains one run; `start_from` is the workdir whose weights it begins with."""
-  timer = logs.PhaseTimer()
+  timer = spent.PhaseTimer()
   with contextlib.ExitStack() as stack:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
@@ -97,7 +104,7 @@ def _train(
       directory.write_config(path, config)
       # The evaluation before the first step comes again, if no later step was saved.
       writer = stack.enter_context(
-        logs.MetricWriter(path, resume_step=first_step or -1)
+        metric_writer.MetricWriter(path, resume_step=first_step or -1)
       )
       if writer.dropped is not None:
         timer.add_lost(writer.dropped, resume_step=first_step)
@@ -196,7 +203,9 @@ def _train(
   return val_metrics
 
 
-def _evaluate(exp, state, writer: logs.MetricWriter, *, step: int) -> dict[str, float]:
+def _evaluate(
+  exp, state, writer: metric_writer.MetricWriter, *, step: int
+) -> dict[str, float]:
   """Evaluates a state, and writes the metrics, which it returns, and the pictures."""
   logging.info('evaluating step %d', step)
   found = exp.evaluation.run(state.eval_variables)

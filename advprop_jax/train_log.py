@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from advprop_jax import bad_steps, hosts, parallel, run_start, step_cost
-from advprop_jax.workdir import logs
+from advprop_jax.workdir import metric_writer, spent
 
 
 class TrainLog:
@@ -17,8 +17,8 @@ class TrainLog:
     self,
     exp,
     start: run_start.Start,
-    writer: logs.MetricWriter,
-    timer: logs.PhaseTimer,
+    writer: metric_writer.MetricWriter,
+    timer: spent.PhaseTimer,
     *,
     num_bad: Callable[[], int],
     saved: Callable[[], list[int]],
@@ -100,6 +100,6 @@ class TrainLog:
       scalars['train/images_per_sec'] = images_per_sec
       if self._utilisation is not None:
         scalars['train/mfu'] = self._utilisation(images_per_sec)
-    scalars[logs.DEVICE_HOURS] = self._timer.spent[logs.DEVICE_HOURS]
+    scalars[spent.DEVICE_HOURS] = self._timer.spent[spent.DEVICE_HOURS]
     self._writer.write_scalars(step, scalars)
     self._recent, self._timed_images, self._train_secs = [], 0, secs['train']

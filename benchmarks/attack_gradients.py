@@ -26,7 +26,7 @@ from absl import app, logging
 import main
 from advprop_jax import branches, errors, experiment, losses, pixels, train_state
 from advprop_jax.attacks import gradient
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import directory, restore
 
 
 def compare(model, variables, image, label, attack: dict) -> dict:
@@ -81,7 +81,7 @@ def compare_branches(argv):
   )
   exp = experiment.create_experiment(config)
   path = pathlib.Path(workdir) / 'checkpoints'
-  with checkpoint.Checkpointer(path.resolve(), read_only=True) as checkpointer:
+  with restore.Reader(path.resolve()) as checkpointer:
     if not (steps := checkpointer.steps()):
       raise errors.UserError(f'{workdir} has no checkpoint; train in it first')
     parts, _, _ = checkpointer.restore(steps[-1], exp.abstract_state.parts)

@@ -20,7 +20,7 @@ import jax
 from etils import epath
 
 from advprop_jax import models, parallel
-from advprop_jax.workdir import checkpoint, integrity
+from advprop_jax.workdir import checkpoint, checksums, restore
 from benchmarks import training
 
 
@@ -48,7 +48,7 @@ def measure(args, folder: str) -> dict:
   save_secs = time.perf_counter() - start
   path = epath.Path(folder) / 'checkpoints' / '1'
   start = time.perf_counter()
-  integrity.seal(path)
+  checksums.seal(path)
   seal_secs = time.perf_counter() - start
   template = jax.eval_shape(create_state).parts
   times: dict[str, list[float]] = {'check': [], 'restore': []}
@@ -56,12 +56,10 @@ def measure(args, folder: str) -> dict:
     for what in times:
       if not args.warm:
         forget(path)
-      with checkpoint.Checkpointer(
-        f'{folder}/checkpoints', read_only=True, whole=[1]
-      ) as reader:
+      with restore.Reader(f'{folder}/checkpoints', whole=[1]) as reader:
         start = time.perf_counter()
         if what == 'check':
-          report = integrity.check(path)
+          report = checksums.check(path)
         else:
           jax.block_until_ready(reader.restore(1, template)[0])
         times[what].append(time.perf_counter() - start)

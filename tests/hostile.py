@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from advprop_jax.workdir import integrity
+from advprop_jax.workdir import checksums
 
 DEEP = 100_000  # Brackets inside each other: more than Python's parsers follow.
 HUGE = 10**400  # An integer that is no float.
@@ -110,7 +110,7 @@ def sealed(plant, step=NEW):
 
   def plant_and_seal(workdir):
     plant(workdir)
-    integrity.seal(epath.Path(workdir / step))
+    checksums.seal(epath.Path(workdir / step))
 
   return plant_and_seal
 

@@ -22,7 +22,7 @@ from advprop_jax import (
 )
 from advprop_jax.evaluation import suites
 from advprop_jax.input import corrupted_batches
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import checkpoint, directory, restore
 from configs import default, digits_advprop, saved
 
 CLASSES = ('cat', 'dog', 'flower')
@@ -116,7 +116,7 @@ def test_the_workdir_alone_says_what_to_evaluate(trained, workdir):
 
 def test_the_class_names_are_written_down(workdir):
   assert load(workdir).data.class_names == CLASSES
-  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as saver:
+  with restore.Reader(workdir / 'checkpoints') as saver:
     config, branch_names = saver.describe(60)
   assert config['data']['class_names'] == list(CLASSES)
   assert branch_names == ('clean', 'adv')
@@ -265,7 +265,7 @@ def converted(trained, tmp_path):
   """Returns a workdir as one that was not trained in, with the clean network alone."""
   config = schema.read(load(trained[0]))
   model = create_tiny_model(config, num_classes=3)
-  with checkpoint.Checkpointer(trained[0] / 'checkpoints', read_only=True) as saver:
+  with restore.Reader(trained[0] / 'checkpoints') as saver:
     variables, _ = model_config.restore_variables(saver, 60, config, model)
   for name in ('norms', 'batch_stats'):
     variables[name] = {'clean': variables[name]['clean']}

@@ -29,7 +29,7 @@ from advprop_jax import (
 )
 from advprop_jax.evaluation import report, shapes
 from advprop_jax.weights import card
-from advprop_jax.workdir import checkpoint, directory, integrity, results
+from advprop_jax.workdir import directory, integrity, restore, results
 from configs import digits_vanilla, saved
 
 SECS = 20  # A reader that takes longer waits for what does not come.
@@ -78,7 +78,7 @@ def read_suite(workdir, data_dir):
 
 def find_best(workdir, data_dir):
   path = workdir / 'checkpoints'
-  with checkpoint.Checkpointer(path, read_only=True) as checkpointer:
+  with restore.Reader(path) as checkpointer:
     checkpointer.find('best')
 
 

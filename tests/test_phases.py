@@ -18,7 +18,7 @@ from advprop_jax import (
   train,
   train_state,
 )
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import checkpoint, directory, restore
 from configs import default, digits_pilot, saved
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
@@ -76,7 +76,7 @@ def test_phases_start_from_the_last_weights_and_are_resumed(
 
   # The second begins with the averages of the first, in both of its norms.
   first = experiment.create_experiment(phases.split(experiment.schema.read(config))[0])
-  with checkpoint.Checkpointer(whole / 'phase_0/checkpoints', read_only=True) as saver:
+  with restore.Reader(whole / 'phase_0/checkpoints') as saver:
     parts, *_ = saver.restore(3, first.abstract_state.parts)
   ((variables, state),) = starts
   assert_trees_equal(variables, parts['ema'])

@@ -34,7 +34,7 @@ from advprop_jax import (
   train,
   train_state,
 )
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import directory, restore
 from configs import (
   digits_adversarial_training,
   digits_advprop,
@@ -82,9 +82,7 @@ def training_losses(workdir):
 
 def load(config, workdir, step):
   exp = experiment.create_experiment(config)
-  with checkpoint.Checkpointer(
-    pathlib.Path(workdir) / 'checkpoints', read_only=True
-  ) as checkpointer:
+  with restore.Reader(pathlib.Path(workdir) / 'checkpoints') as checkpointer:
     parts, *_ = checkpointer.restore(step, exp.abstract_state.parts)
     return train_state.TrainState.from_parts(parts)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from advprop_jax import errors, json_files
 from advprop_jax.evaluation import labels, shapes
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import directory, restore
 
 CARD = 'README.md'
 ORIGIN = 'origin.json'  # What a conversion knows of the source; see `convert.py`.
@@ -47,9 +47,9 @@ def write_card(
       f'{workdir} has no checkpoint; allowed: a --workdir that was trained in, or '
       'converted to'
     )
-  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as checkpointer:
+  with restore.Reader(workdir / 'checkpoints') as reader:
     step = steps[-1] if source is None else source['step']
-    config, branch_names = checkpointer.describe(step)
+    config, branch_names = reader.describe(step)
   origin_file = workdir / ORIGIN
   try:
     origin = json_files.read_object(origin_file)

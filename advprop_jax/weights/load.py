@@ -6,7 +6,7 @@ import jax
 
 from advprop_jax import branches, errors, model_config, schema
 from advprop_jax.weights import classifier
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import directory, restore
 
 
 def load(
@@ -26,9 +26,9 @@ def load(
       f'{"no checkpoint is in" if exists else "there is no"} {workdir}; allowed: a '
       'directory that was trained in, or converted to'
     )
-  with checkpoint.Checkpointer(f'{run}/checkpoints', read_only=True) as checkpointer:
-    found = checkpointer.find(str(step))
-    saved, branch_names = checkpointer.describe(found)
+  with restore.Reader(f'{run}/checkpoints') as reader:
+    found = reader.find(str(step))
+    saved, branch_names = reader.describe(found)
     errors.check_choice('branch', branch, branch_names)
     config = _to_load(saved, dtype)
     precision = model_config.matmul_precision(config)
@@ -41,7 +41,7 @@ def load(
       config, num_classes=len(config.data.class_names)
     )
     variables, is_averaged = model_config.restore_variables(
-      checkpointer, found, config, module, averaged=averaged
+      reader, found, config, module, averaged=averaged
     )
   # By way of the host: it was restored to all devices.
   variables = jax.device_get(branches.variables(**variables, branch=branch))

@@ -77,6 +77,7 @@ def terminate_one(chain, run, rng, number):
     target=target,
     pid=run.children[target].pid,
     said=said,
+    is_over=codes[target] == 0,
   )
   what = f'{phase}, ends with {codes[target]} and the other with {codes[other]}'
   return Blow(what, problem and f'{problem}\n{run.tail()}', secs)
@@ -98,7 +99,12 @@ def kill_one(chain, run, rng, number):
   if run.children[target].poll() != -signal.SIGKILL:
     problem = f'the killed one ended with {run.children[target].poll()}'
   problem = problem or _problem_of_other(
-    run.text(1 - target), code, target=target, pid=run.children[target].pid, said=None
+    run.text(1 - target),
+    code,
+    target=target,
+    pid=run.children[target].pid,
+    said=None,
+    is_over=False,
   )
   if problem is None and secs > _LOST_PEER_SECS:
     problem = f'took {secs:.1f} s, and {_LOST_PEER_SECS} s are allowed'
@@ -133,10 +139,14 @@ def _problem(text: str, code: int, workdir):
   return None, said[0]
 
 
-def _problem_of_other(text: str, code: int, *, target: int, pid: int, said):
+def _problem_of_other(
+  text: str, code: int, *, target: int, pid: int, said, is_over: bool
+):
   """Returns what is wrong with the end of the process that got no signal."""
   if 'Traceback' in text:
     return 'a traceback of the other'
+  if is_over and code == 0 and 'finished ' in text:
+    return None  # The run has ended before JAX has told both of the signal.
   if code == 143 and said is not None and said['saved']:
     line = f'a signal to another host: step {said["saved"]} of '
   elif code == 75 and (said is None or not said['saved']):

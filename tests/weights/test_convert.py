@@ -24,7 +24,7 @@ from advprop_jax import branches, errors, evaluate, model_config, models, schema
 from advprop_jax.evaluation import labels
 from advprop_jax.models import resnet
 from advprop_jax.weights import card, convert, names, published, recipes
-from advprop_jax.workdir import checkpoint, directory
+from advprop_jax.workdir import directory, restore
 from configs import saved
 
 GOLDEN = json.loads(
@@ -60,7 +60,7 @@ def run(source, workdir, class_file, *flags, name=TINY):
 
 def logits_of(workdir, image, *, branch='clean'):
   """Returns the logits of a workdir's checkpoint, restored as evaluation does."""
-  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as checkpointer:
+  with restore.Reader(workdir / 'checkpoints') as checkpointer:
     saved, _ = checkpointer.describe(0)
     config = schema.to_sections(saved)
     model = model_config.create_model(config, num_classes=len(CLASSES))

@@ -14,7 +14,7 @@ import pytest
 from tiny_model import TinyModel
 
 from advprop_jax import errors, optim, parallel, train_state
-from advprop_jax.workdir import checkpoint
+from advprop_jax.workdir import checkpoint, restore
 
 
 def create_state(seed=0, branch_names=('clean', 'adv'), **model_attributes):
@@ -78,7 +78,7 @@ def test_restores_state_config_and_data_position_bit_for_bit(tmp_path):
 def test_keeps_the_last_and_the_best(tmp_path):
   state = create_state()
   assert save(tmp_path, state, (1, 2, 3, 4), (0.1, 0.9, 0.3, 0.2)) == [2, 4]
-  with checkpoint.Checkpointer(tmp_path, read_only=True) as checkpointer:
+  with restore.Reader(tmp_path) as checkpointer:
     found = [checkpointer.find(which) for which in ('best', 'newest', '4', '2')]
     assert found == [2, 4, 4, 2]
     with pytest.raises(
@@ -88,11 +88,11 @@ def test_keeps_the_last_and_the_best(tmp_path):
 
 
 def test_without_evaluations_there_is_no_best_checkpoint(tmp_path):
-  with checkpoint.Checkpointer(tmp_path / 'none', read_only=True) as checkpointer:
+  with restore.Reader(tmp_path / 'none') as checkpointer:
     with pytest.raises(errors.UserError, match='allowed: a directory with checkpoints'):
       checkpointer.find('newest')
   save(tmp_path, create_state())
-  with checkpoint.Checkpointer(tmp_path, read_only=True) as checkpointer:
+  with restore.Reader(tmp_path) as checkpointer:
     assert checkpointer.find('newest') == 3
     with pytest.raises(errors.UserError, match="'best' in .*; allowed: newest, 3$"):
       checkpointer.find('best')
@@ -105,7 +105,7 @@ def test_restores_on_another_number_of_devices(tmp_path):
 import jax
 jax.config.update('jax_num_cpu_devices', 2)
 import test_checkpoint
-from advprop_jax.workdir import checkpoint
+from advprop_jax.workdir import checkpoint, restore
 with checkpoint.Checkpointer({str(tmp_path)!r}) as checkpointer:
   template = jax.eval_shape(test_checkpoint.create_state)
   parts, *_ = checkpointer.restore(3, template.parts)
@@ -163,11 +163,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
       if path.is_file() and path.stat().st_size > 100:
         path.write_bytes(path.read_bytes()[:50])
   with checkpoint.Checkpointer(tmp_path, keep_last=2) as checkpointer:
-    with pytest.raises(checkpoint.DamagedError, match='/5 is damaged: .* steps 3$'):
+    with pytest.raises(restore.DamagedError, match='/5 is damaged: .* steps 3$'):
       checkpointer.restore(5, jax.eval_shape(create_state).parts)
 
 
 def test_read_only_makes_nothing(tmp_path):
-  with checkpoint.Checkpointer(tmp_path / 'none', read_only=True) as checkpointer:
+  with restore.Reader(tmp_path / 'none') as checkpointer:
     assert checkpointer.steps() == []
   assert not (tmp_path / 'none').exists()

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import pytest
 import tensorstore
-from test_integrity import parts, restore
+from test_integrity import parts, restore_item
 
 from advprop_jax import errors, parallel
-from advprop_jax.workdir import checkpoint, disk
+from advprop_jax.workdir import checkpoint, checksums, disk
 
 
 def with_cause(cause):
@@ -77,7 +77,7 @@ def save(saver, step):
 def failing(saver, monkeypatch, error, times):
   """Makes the next saves of files fail, where Orbax writes in the background."""
   count = 0
-  finalize = checkpoint.integrity.seal
+  finalize = checksums.seal
 
   def seal(path):
     nonlocal count
@@ -86,7 +86,7 @@ def failing(saver, monkeypatch, error, times):
       raise error
     finalize(path)
 
-  monkeypatch.setattr(checkpoint.integrity, 'seal', seal)
+  monkeypatch.setattr(checksums, 'seal', seal)
 
 
 def test_a_save_whose_cause_passes_is_repeated(saver, tmp_path, monkeypatch, caplog):
@@ -97,7 +97,7 @@ def test_a_save_whose_cause_passes_is_repeated(saver, tmp_path, monkeypatch, cap
   assert 'of step 4 could not be written (Input/output error): again in 5 s' in (
     caplog.text
   )
-  restored, _, _ = restore(tmp_path, 4)
+  restored, _, _ = restore_item(tmp_path, 4)
   jax.tree.map(np.testing.assert_array_equal, restored['model'], parts(4)['model'])
 
 
@@ -119,4 +119,4 @@ def test_a_save_is_given_up(saver, tmp_path, monkeypatch, number, num_waits):
   with pytest.raises(errors.UserError, match=f'cannot write the checkpoint .*{words}'):
     saver.wait_until_finished()
   assert len(saver.waits) == num_waits
-  restore(tmp_path, 4)
+  restore_item(tmp_path, 4)

@@ -7,9 +7,10 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from advprop_jax import errors, parallel
-from advprop_jax.workdir import checkpoint, integrity
+from advprop_jax.workdir import checkpoint, checksums, integrity, restore
 
 # Of this size TensorStore writes an array to a file of its own, without a checksum.
 SHAPE = (256, 512)
@@ -44,8 +45,8 @@ def workdir(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / 'run')
 
 
-def restore(workdir, step, item='model'):
-  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as reader:
+def restore_item(workdir, step, item='model'):
+  with restore.Reader(workdir / 'checkpoints') as reader:
     return reader.restore(step, {item: jax.eval_shape(lambda: parts(0)[item])})
 
 
@@ -78,18 +79,18 @@ def test_orbax_alone_restores_a_flipped_bit_and_we_do_not(workdir):
   flip(large, large.stat().st_size // 2)
   sums = (step / 'SHA256SUMS').read_text()
   (step / 'SHA256SUMS').unlink()
-  restored, _, _ = restore(workdir, 8)  # As an older version saved it: no error.
+  restored, _, _ = restore_item(workdir, 8)  # As an older version saved it: no error.
   kernel = restored['model']['params']['kernel']
   assert np.sum(np.asarray(kernel) != parts(8)['model']['params']['kernel']) >= 1
   (step / 'SHA256SUMS').write_text(sums)
   name = large.relative_to(step)
-  with pytest.raises(checkpoint.DamagedError, match=f'{name}: its content has changed'):
-    restore(workdir, 8)
+  with pytest.raises(restore.DamagedError, match=f'{name}: its content has changed'):
+    restore_item(workdir, 8)
 
 
 def test_every_file_cut_emptied_or_deleted_is_named_or_harmless(workdir, caplog):
   step = workdir / 'checkpoints/8'
-  whole = restore(workdir, 8)
+  whole = restore_item(workdir, 8)
   for name in files(step):
     content = (step / name).read_bytes()
     for damage in ('cut', 'emptied', 'deleted'):
@@ -98,16 +99,16 @@ def test_every_file_cut_emptied_or_deleted_is_named_or_harmless(workdir, caplog)
       else:
         (step / name).write_bytes(content[: len(content) // 2 * (damage == 'cut')])
       caplog.clear()
-      with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as reader:
+      with restore.Reader(workdir / 'checkpoints') as reader:
         found = reader.find('newest')
       # The mark of the save's end has no say here, and without checksums all is whole.
       if name.name == 'commit_success.txt' and len(name.parts) == 1:
         assert found == 8
       elif (str(name), damage) == ('SHA256SUMS', 'deleted'):
-        assert found == 8 and restore(workdir, 8)[1:] == whole[1:]
+        assert found == 8 and restore_item(workdir, 8)[1:] == whole[1:]
       elif name.parts[0] == 'training':  # The network alone is whole.
         assert found == 8
-        with pytest.raises(checkpoint.DamagedError, match=f'8 is damaged: {name}: '):
+        with pytest.raises(restore.DamagedError, match=f'8 is damaged: {name}: '):
           reader.verify(8, ['training'])
       else:
         assert found == 4, (name, damage)
@@ -139,8 +140,8 @@ def test_if_none_is_whole_all_stay(workdir):
     flip(workdir / f'checkpoints/{step}/model/_METADATA', 0)
   with pytest.raises(errors.UserError, match='step 4: model/_METADATA.*; step 8: '):
     integrity.set_damaged_aside(str(workdir))
-  with checkpoint.Checkpointer(workdir / 'checkpoints', read_only=True) as reader:
-    with pytest.raises(checkpoint.DamagedError, match='/8 is damaged: model/_METADATA'):
+  with restore.Reader(workdir / 'checkpoints') as reader:
+    with pytest.raises(restore.DamagedError, match='/8 is damaged: model/_METADATA'):
       reader.find('newest')
   assert files(workdir) == before
 
@@ -149,13 +150,13 @@ def test_if_none_is_whole_all_stay(workdir):
 def test_a_position_that_cannot_be_is_refused(workdir, position):
   file = workdir / 'checkpoints/8/data/metadata'
   content = json.loads(file.read_text())
-  integrity.replace_file(
+  checksums.replace_file(
     file.parent.parent,
     'data/metadata',
     json.dumps({**content, 'examples_seen': position}).encode(),
   )
-  with pytest.raises(checkpoint.DamagedError, match=f'examples_seen is {position!r}'):
-    restore(workdir, 8, 'training')
+  with pytest.raises(restore.DamagedError, match=f'examples_seen is {position!r}'):
+    restore_item(workdir, 8, 'training')
 
 
 def test_a_value_that_is_not_finite_is_refused(tmp_path):
@@ -165,15 +166,15 @@ def test_a_value_that_is_not_finite_is_refused(tmp_path):
     checkpointer.save(
       1, parallel.replicate(bad), config={}, examples_seen=0, fingerprint={}
     )
-  with pytest.raises(checkpoint.DamagedError, match='model/params/kernel is not fin'):
-    restore(tmp_path, 1)
+  with pytest.raises(restore.DamagedError, match='model/params/kernel is not fin'):
+    restore_item(tmp_path, 1)
 
 
 def test_a_kill_while_a_file_is_replaced_leaves_the_checkpoint_whole(
   workdir, monkeypatch
 ):
   """Stops before each change of a name, which is the only one that can be seen."""
-  path = integrity.epath.Path(workdir / 'checkpoints/8')
+  path = epath.Path(workdir / 'checkpoints/8')
   replace, num_left = type(path).replace, 0
 
   def replace_or_stop(self, target):
@@ -189,10 +190,10 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_checkpoint_whole(
     new = json.dumps({'val/clean_top1': stop_after}).encode()
     if stop_after < 3:
       with pytest.raises(KeyboardInterrupt):
-        integrity.replace_file(path, 'metrics/metrics', new)
+        checksums.replace_file(path, 'metrics/metrics', new)
     else:
-      integrity.replace_file(path, 'metrics/metrics', new)
-    assert integrity.check(path).problems == ()
+      checksums.replace_file(path, 'metrics/metrics', new)
+    assert checksums.check(path).problems == ()
   assert (path / 'metrics/metrics').read_bytes() == new
 
 
@@ -200,10 +201,10 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_checkpoint_whole(
   'line', ['{}  ../4/config/metadata', '{}  /dev/zero', '{}  config', '{}  nothing']
 )
 def test_checksums_of_what_is_no_file_of_the_checkpoint_are_refused(workdir, line):
-  path = integrity.epath.Path(workdir / 'checkpoints/8')
-  entries, _ = integrity._read(path)
-  integrity._write(path, [*entries, tuple(line.format(64 * '0').split('  '))])
-  assert len(integrity.check(path).problems) == 1
+  path = epath.Path(workdir / 'checkpoints/8')
+  entries, _ = checksums._read(path)
+  checksums._write(path, [*entries, tuple(line.format(64 * '0').split('  '))])
+  assert len(checksums.check(path).problems) == 1
 
 
 def test_the_command_names_the_file(workdir, capsys):

@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image
 
 from advprop_jax import errors
-from advprop_jax.workdir import directory, logs
+from advprop_jax.workdir import directory, logs, metric_writer, spent
 
 GOOD = b'{"step": 1, "a": 0.5}\n{"step": 2, "a": 0.25}\n'
 TAILS = {
@@ -31,7 +31,7 @@ def lines(path):
 @pytest.mark.parametrize('tail', TAILS)
 def test_a_torn_tail_is_dropped_on_resume(tail, tmp_path):
   (tmp_path / 'results.jsonl').write_bytes(GOOD + TAILS[tail])
-  with logs.MetricWriter(epath.Path(tmp_path), resume_step=2) as writer:
+  with metric_writer.MetricWriter(epath.Path(tmp_path), resume_step=2) as writer:
     writer.write_scalars(3, {'a': 0.125})
   assert b'\n'.join(lines(tmp_path)) + b'\n' == GOOD + b'{"step": 3, "a": 0.125}\n'
 
@@ -39,7 +39,7 @@ def test_a_torn_tail_is_dropped_on_resume(tail, tmp_path):
 @pytest.mark.parametrize('tail', TAILS)
 def test_every_line_stays_in_evaluation_and_the_next_one_is_whole(tail, tmp_path):
   (tmp_path / 'results.jsonl').write_bytes(GOOD + TAILS[tail])
-  with logs.MetricWriter(epath.Path(tmp_path)) as writer:
+  with metric_writer.MetricWriter(epath.Path(tmp_path)) as writer:
     writer.write_scalars(2, {'a': 0.125}, about={'split': 'test'})
   content = (tmp_path / 'results.jsonl').read_bytes()
   assert content.startswith(GOOD + TAILS[tail])
@@ -49,20 +49,20 @@ def test_every_line_stays_in_evaluation_and_the_next_one_is_whole(tail, tmp_path
 
 def test_lines_after_the_step_of_the_resume_are_dropped(tmp_path):
   (tmp_path / 'results.jsonl').write_bytes(GOOD)
-  with logs.MetricWriter(epath.Path(tmp_path), resume_step=1):
+  with metric_writer.MetricWriter(epath.Path(tmp_path), resume_step=1):
     pass
   assert lines(tmp_path) == [b'{"step": 1, "a": 0.5}']
 
 
 def test_what_is_not_finite_is_null(tmp_path):
-  with logs.MetricWriter(epath.Path(tmp_path)) as writer:
+  with metric_writer.MetricWriter(epath.Path(tmp_path)) as writer:
     writer.write_scalars(1, {'a': math.nan, 'b': math.inf, 'c': 1.0})
   assert lines(tmp_path) == [b'{"step": 1, "a": null, "b": null, "c": 1.0}']
 
 
 def test_pictures_of_different_data_do_not_overwrite_each_other(tmp_path):
   names = ['val/x', 'digits:test/x', 'folder:/a/b:test[:80%]/x', 'folder:/a/c:test/x']
-  with logs.MetricWriter(epath.Path(tmp_path)) as writer:
+  with metric_writer.MetricWriter(epath.Path(tmp_path)) as writer:
     for i, name in enumerate(names):
       writer.write_image(7, name, np.full((2, 2, 3), i, np.uint8))
   found = {
@@ -115,12 +115,12 @@ def test_there_is_no_profile_of_nothing(tmp_path, caplog):
 
 
 def test_what_was_lost_is_spent_all_the_same():
-  timer = logs.PhaseTimer()
+  timer = spent.PhaseTimer()
   timer.add({'train': 1.5, 'device_hours': 5.0})
   timer.add_lost({'step': 9, 'device_hours': 7.0}, resume_step=6)
   with timer('train'):
     pass
-  second = logs.PhaseTimer()  # After another stop, at step 12 of 10 saved ones.
+  second = spent.PhaseTimer()  # After another stop, at step 12 of 10 saved ones.
   second.add(json.loads(json.dumps(timer.spent)))
   second.add_lost({'step': 12, 'device_hours': 7.5}, resume_step=10)
   expected = {
