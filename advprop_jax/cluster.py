@@ -3,10 +3,18 @@
 What is found here, `jax.distributed.initialize` finds, too, and joins.
 """
 
-import glob
 import importlib.util
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+
+# PCI's numbers of vendor and devices. Source: JAX's `hardware_utils.py`.
+PCI = pathlib.Path('/sys/bus/pci/devices')
+GOOGLE = '0x1ae0'
+TPUS = {
+  *('0x0027', '0x0056', '0x005e', '0x0062', '0x0063', '0x006f', '0x0076'),
+  *('0x007c', '0x0083'),
+}
 
 
 class Cluster(NamedTuple):
@@ -54,6 +62,8 @@ def _tpu(environ: Mapping[str, str]) -> Cluster | None:
   """Source: JAX's `GkeTpuCluster` and `GceTpuCluster`, which asks Google's metadata."""
   if not _has_tpu() or environ.get('JAX_PLATFORMS', 'tpu').split(',')[0] != 'tpu':
     return None
+  if importlib.util.find_spec('libtpu') is None:
+    return Cluster('', None, "JAX needs `pip install 'jax[tpu]'`")
   for key in ('TPU_PROCESS_ADDRESSES', 'TPU_WORKER_HOSTNAMES'):
     if key in environ:
       slices = _number(environ.get('MEGASCALE_NUM_SLICES')) or 1
@@ -67,17 +77,20 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
   """Source: JAX's `K8sCluster`; the index is that of an Indexed Job."""
   if 'KUBERNETES_SERVICE_HOST' not in environ:
     return None
-  if 'JOB_COMPLETION_INDEX' not in environ:
-    return None
+  if 'JOB_COMPLETION_INDEX' not in environ or _tpu(environ) is not None:
+    return None  # Of a slice of one host.
   if importlib.util.find_spec('kubernetes') is None:
     return Cluster('', None, "JAX needs `pip install 'jax[k8s]'`")
   return Cluster('', None)
 
 
 def _has_tpu() -> bool:
-  """Returns whether there are a TPU and its library."""
-  devices = glob.glob('/dev/accel[0-9]*') + glob.glob('/dev/vfio/[0-9]*')
-  return bool(devices) and importlib.util.find_spec('libtpu') is not None
+  """Returns whether this machine has a TPU."""
+  for vendor in PCI.glob('*/vendor'):
+    if vendor.read_text().strip() == GOOGLE:
+      if vendor.with_name('device').read_text().strip() in TPUS:
+        return True
+  return False
 
 
 def _number(text: str | None) -> int | None:

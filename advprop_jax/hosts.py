@@ -99,7 +99,7 @@ def join_hosts(wanted: bool | None = None):
       f'--multi_host cannot join other hosts ({_first_line(e)}); allowed: on a TPU '
       'pod, GKE, under Slurm or Open MPI'
     ) from e
-  except RuntimeError as e:
+  except (RuntimeError, OSError) as e:  # Also of a cloud's server of metadata.
     raise peers.LostPeerError(f'another host does not answer: {_first_line(e)}') from e
   preemption.relay_to_jax()
   if jax.process_count() == 1:
@@ -108,8 +108,14 @@ def join_hosts(wanted: bool | None = None):
     _peers = peers.Peers(jax.process_index(), texts_of_hosts)
   except OSError as e:  # A firewall, perhaps: JAX's own check remains.
     logging.warning(
-      'a lost host is noticed after minutes: host 0 cannot be reached (%s)', e
+      'host 0 cannot be reached (%s): if this one is lost, it is noticed after minutes',
+      e,
     )
+  else:
+    for index in _peers.missing:
+      logging.warning(
+        'host %d has not connected: if it is lost, it is noticed after minutes', index
+      )
 
 
 def _first_line(e: Exception) -> str:

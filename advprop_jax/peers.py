@@ -50,7 +50,7 @@ class Peers:
       exchange: returns a text of every process, in their order; all have to call.
 
     Raises:
-      OSError: the first process cannot be reached.
+      OSError: the first process cannot be reached; the others go on without this one.
     """
     self._index, self._lock, self._is_over = index, threading.Lock(), False
     server = None
@@ -81,11 +81,20 @@ class Peers:
       self._is_over = True
     self._tell(_Message(self._index, _DONE if error is None else _FAILED, error or ''))
 
+  @property
+  def missing(self) -> list[int]:
+    """Returns, on the first process, the others that have not connected."""
+    others = range(1, len(self._all)) if self._index == 0 else ()
+    return [i for i in others if i not in self._sockets]
+
   def _accept(self, server: socket.socket):
-    """Takes the connections of all other processes."""
+    """Takes the connections of the other processes that come in time."""
     with server:
       while len(self._sockets) < len(self._all) - 1:
-        connection, _ = server.accept()
+        try:
+          connection, _ = server.accept()
+        except TimeoutError:
+          return
         connection.settimeout(_CONNECT_SECS)
         # Anyone may call: with brackets in brackets, with a token that is no ASCII.
         with contextlib.suppress(
@@ -98,10 +107,16 @@ class Peers:
         connection.close()
 
   def _connect(self, first: _Address):
+    # Of machines that were copied, several may have the same name.
     is_here = first.host == socket.gethostname()
-    connection = socket.create_connection(
-      ('127.0.0.1' if is_here else first.ip, first.port), timeout=_CONNECT_SECS
-    )
+    try:
+      ip = '127.0.0.1' if is_here else first.ip
+      connection = socket.create_connection((ip, first.port), timeout=_CONNECT_SECS)
+    except OSError:
+      if not is_here:
+        raise
+      address = first.ip, first.port
+      connection = socket.create_connection(address, timeout=_CONNECT_SECS)
     _write(connection, {'token': first.token, 'index': self._index})
     self._sockets[0] = _keep_alive(connection)
 

@@ -57,7 +57,7 @@ which all hosts see and which outlives them"
   workdir=${workdir%/}
   # `${x[@]+...}`: bash before 4.4 takes an empty array for an unset one.
   for arg in ${main_args[@]+"${main_args[@]}"}; do
-    [[ $arg != --workdir* ]] || fail "'$arg' after --; allowed: --workdir=... before it"
+    [[ $arg != --workdir* && $arg != -workdir* ]] || fail "'$arg' after --; allowed: --workdir=... before it"
   done
   main_args=("--workdir=$workdir" ${main_args[@]+"${main_args[@]}"})
 }
@@ -70,15 +70,21 @@ run() {
   [[ -n $dry_run ]] || "$@"
 }
 
-# Uploads the commit that is checked out, unless it is there; sets `code` to its address.
-# The machines need no access to the repository, and a restart gets the same code.
-upload_code() {
-  local commit changes archive
+# Sets `commit` to the one that is checked out, without changes.
+need_commit() {
+  local changes
   commit=$(git rev-parse HEAD 2>/dev/null) ||
     fail "$PWD is not a git checkout; allowed: a clone, whose commit is what runs"
   changes=$(git status --porcelain)
   [[ -z $changes ]] || fail "not committed: '${changes%%$'\n'*}'; allowed: a checkout \
 without changes (git commit, git stash), since the commit is what runs"
+}
+
+# Uploads the commit that is checked out, unless it is there; sets `code` to its address.
+# The machines need no access to the repository, and a restart gets the same code.
+upload_code() {
+  local archive
+  need_commit
   archive=$(git rev-parse --git-path launch.tar.gz)
   code=$workdir/code/$commit.tar.gz
   run git archive --format=tar.gz --output="$archive" HEAD

@@ -5,11 +5,13 @@
 #       --workdir=gs://bucket/b7 -- --config=configs/effnet_b7_advprop.py
 # What follows `--` goes to main.py. tpu_vm.sh says how the code gets there and what is
 # needed beforehand. The machines install the packages as they start (tpu_worker.sh).
-# It stops when the run is done (0) or has a mistake that a retry does not cure (1). A TPU
+# It stops when the run is done (0) or has a mistake that a retry does not cure (1): of the
+# run, or of the request, as an unknown accelerator. A TPU
 # that was preempted is deleted and asked for anew; on one that is there the run is started
 # again. After Ctrl-C, or on another computer, the same command goes on.
 #   --delete=done|always|never  whether the TPU is deleted at the end (done: after status 0)
-#   --max_failures=10           ends in a row, without preemption or 10 minutes of running
+#   --max_failures=10           ends in a row, with less than 10 minutes of running and with
+#                               no preemption; a run that another one has stopped counts
 #   --poll_secs=30              between looks at the queue; longer after failures
 #   --create_flag=--network=x   for `gcloud ... queued-resources create`
 #   --project=...               if it is not gcloud's default
@@ -30,7 +32,7 @@ check_workdir
   fail "--delete is '$delete'; allowed: done, always, never"
 [[ $max_failures =~ ^[1-9][0-9]*$ ]] ||
   fail "--max_failures is '$max_failures'; allowed: whole numbers from 1 on"
-[[ $poll_secs =~ ^[0-9]+$ ]] ||
+[[ $poll_secs =~ ^(0|[1-9][0-9]*)$ ]] ||
   fail "--poll_secs is '$poll_secs'; allowed: whole numbers"
 gcloud=(gcloud --quiet)
 [[ -z $project ]] || gcloud+=("--project=$project")
@@ -48,6 +50,19 @@ create() {
   [[ -z $spot ]] || command+=(--spot)
   [[ -z $create_flag ]] || command+=("$create_flag")
   run "${command[@]}"
+}
+
+ask() {  # Asks for a TPU, unless that is a mistake.
+  local said
+  if said=$(create 2>&1); then
+    echo "$said"
+    return
+  fi
+  echo "$said" >&2
+  case $said in
+    *INVALID_ARGUMENT* | *PERMISSION_DENIED*) finish 1 'a mistake in the request: not repeated' ;;
+  esac
+  failed 255 'no TPU could be asked for'
 }
 
 train() {
@@ -91,7 +106,7 @@ while :; do
   [[ $state == "$shown" ]] || echo "TPU $name: ${state:-not there}" >&2
   shown=$state
   case $state in
-    '') create || failed 255 'no TPU could be asked for' ;;
+    '') ask ;;
     ACTIVE)
       begin=$SECONDS status=0
       train || status=$?
@@ -101,16 +116,14 @@ while :; do
       esac
       # 10 minutes are more than start and compilation take: the run got on.
       ((SECONDS - begin < 600)) || failures=0
-      if [[ $status == 143 ]]; then  # Preempted: soon to be seen in the state.
-        failures=0
-        sleep "$poll_secs"
-      else
-        failed "$status" "status $status"
-      fi
+      failed "$status" "status $status"  # If preempted, soon to be seen in the state.
       ;;
     SUSPENDED)  # What preemption ends in: Google does not give this one back.
-      failures=0
-      run "${remove[@]}" || failed 255 'the preempted TPU could not be deleted'
+      if run "${remove[@]}"; then
+        failures=0
+      else
+        failed 255 'the preempted TPU could not be deleted'
+      fi
       ;;
     FAILED)
       run "${remove[@]}" || true

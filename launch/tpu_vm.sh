@@ -8,28 +8,38 @@
 # that still runs there, left by a broken connection, is stopped first and saves.
 #   --project=...    if it is not gcloud's default
 #   --code=gs://...  what an earlier call has uploaded, in the place of the commit
+#   --stop           stops the run of this workdir on all workers, which saves it
 #   --dry_run        prints the commands and runs none
+# Ctrl-C ends this script alone: the run goes on on the TPU.
 # For a pod once: ssh-add ~/.ssh/google_compute_engine, which gcloud makes at its first ssh.
+# With OS Login you need the role roles/compute.osAdminLogin, for sudo.
 # Exit status: that of main.py (see README.md), or 255 if it could not be started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
-trap 'exit 130' INT  # gcloud turns Ctrl-C into an ordinary failure.
+interrupted() {
+  echo "the run on TPU $name goes on; to stop it: the same command with --stop" >&2
+  exit 130
+}
 
-name='' zone='' workdir='' project='' code='' dry_run=''
-parse_flags 'name zone workdir project code' 'dry_run' "$@"
+name='' zone='' workdir='' project='' code='' stop='' dry_run=''
+parse_flags 'name zone workdir project code' 'stop dry_run' "$@"
 need name zone workdir
 check_name
 check_workdir
 gcloud=(gcloud --quiet)
 [[ -z $project ]] || gcloud+=("--project=$project")
 
-[[ -n $code ]] || upload_code
+trap interrupted INT  # gcloud turns Ctrl-C into an ordinary failure.
+
+[[ -n $code || -n $stop ]] || upload_code
 where=("--zone=$zone" --worker=all)
 # Of a VM that is gone no packet comes back: without these ssh waits for ever.
 run "${gcloud[@]}" compute tpus tpu-vm scp launch/tpu_worker.sh "$name:tpu_worker.sh" \
   "${where[@]}" --scp-flag=-oConnectTimeout=30 || exit 255
-command=$(printf '%q ' bash tpu_worker.sh run "$code" "${main_args[@]}")
+work=(run "$code" "${main_args[@]}")
+[[ -z $stop ]] || work=(stop "--workdir=$workdir")
+command=$(printf '%q ' bash tpu_worker.sh "${work[@]}")
 status=0
 run "${gcloud[@]}" compute tpus tpu-vm ssh "$name" "${where[@]}" \
   --ssh-flag=-oConnectTimeout=30 --ssh-flag=-oServerAliveInterval=30 \

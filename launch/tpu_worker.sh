@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What each worker of a TPU does; tpu_vm.sh and tpu_queued.sh bring it there.
 #   bash tpu_worker.sh run CODE --workdir=... [more arguments of main.py]
+#   bash tpu_worker.sh stop --workdir=...
 #   bash tpu_worker.sh install CODE    # as root; CODE is gs://.../COMMIT.tar.gz
 #   bash tpu_worker.sh                 # at a machine's start: CODE is in its metadata
 set -euo pipefail
@@ -40,13 +41,13 @@ stop_same_run() {
 wait for its end, or the same --workdir" >&2
       exit 254
     fi
-    sudo kill -TERM "$pid" || true  # It may just have ended.
+    sudo -n kill -TERM "$pid" || true  # It may just have ended.
   done
   for ((i = 0; i < 300; i++)); do
     running >/dev/null || return 0
     sleep 1
   done
-  for pid in $(running); do sudo kill -KILL "$pid"; done
+  for pid in $(running); do sudo -n kill -KILL "$pid"; done
 }
 
 case ${1:-startup} in
@@ -55,12 +56,15 @@ case ${1:-startup} in
     install_code "$(curl -sf -H 'Metadata-Flavor: Google' "$attributes/advprop-code")"
     ;;
   install) install_code "$2" ;;
+  stop) stop_same_run "$2" ;;
   run)
     code=$2
     shift 2
     stop_same_run "$1"
-    sudo bash "$0" install "$code"
+    sudo -n bash "$0" install "$code"
     cd "$dir"
+    # Without a TPU, as when another program holds it, an error and not the CPU.
+    export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu}
     status=0
     "$dir/.venv/bin/python" main.py "$@" || status=$?
     # gcloud's own failures have status 1 too: that of main.py travels as 254.

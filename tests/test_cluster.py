@@ -3,6 +3,7 @@
 import importlib.util
 
 import pytest
+from jax._src import hardware_utils
 
 from advprop_jax import cluster
 
@@ -48,6 +49,16 @@ def test_the_environment_says_how_many_processes_there_are(environ, expected):
   assert found == (None if expected is None else cluster.Cluster(*expected))
 
 
+@pytest.fixture
+def tpu(monkeypatch):
+  """Puts a TPU into the machine, and its library."""
+  monkeypatch.setattr(cluster, '_has_tpu', lambda: True)
+  find_spec = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util, 'find_spec', lambda name: name == 'libtpu' or find_spec(name)
+  )
+
+
 @pytest.mark.parametrize(
   'environ, count',
   [
@@ -57,16 +68,37 @@ def test_the_environment_says_how_many_processes_there_are(environ, expected):
     ({}, None),  # Google's metadata say it.
   ],
 )
-def test_a_tpu_says_how_many_hosts_there_are(monkeypatch, environ, count):
-  monkeypatch.setattr(cluster, '_has_tpu', lambda: True)
+def test_a_tpu_says_how_many_hosts_there_are(tpu, environ, count):
   assert cluster.find(environ) == cluster.Cluster('a TPU pod', count)
   assert cluster.find({**environ, 'JAX_PLATFORMS': 'cpu'}) is None
 
 
-def test_one_host_with_a_tpu_is_alone(monkeypatch):
-  monkeypatch.setattr(cluster, '_has_tpu', lambda: True)
+def test_one_host_with_a_tpu_is_alone(tpu):
   assert cluster.find({'TPU_WORKER_HOSTNAMES': 'localhost'}) is None
+  assert cluster.find({'TPU_WORKER_HOSTNAMES': 'localhost', **POD}) is None
   assert cluster.find({'TPU_SKIP_MDS_QUERY': '1'}) is None
+
+
+def test_a_tpu_without_its_library_is_told(monkeypatch):
+  monkeypatch.setattr(cluster, '_has_tpu', lambda: True)
+  problem = "JAX needs `pip install 'jax[tpu]'`"
+  assert cluster.find({}) == cluster.Cluster('a TPU pod', None, problem)
+  assert cluster.find({'JAX_PLATFORMS': 'cpu'}) is None
+
+
+@pytest.mark.parametrize('devices', [[], ['0x0042'], ['0x0042', '0x0063']])
+def test_tpus_are_found_as_by_jax(tmp_path, monkeypatch, devices):
+  assert set(hardware_utils._TPU_PCI_DEVICE_IDS) <= cluster.TPUS
+  for i, device in enumerate(devices):
+    (tmp_path / str(i)).mkdir()
+    (tmp_path / str(i) / 'vendor').write_text('0x1ae0\n')
+    (tmp_path / str(i) / 'device').write_text(f'{device}\n')
+  monkeypatch.setattr(cluster, 'PCI', tmp_path)
+  monkeypatch.setattr(
+    hardware_utils.glob, 'glob', lambda _: map(str, tmp_path.glob('*/vendor'))
+  )
+  count, _ = hardware_utils.num_available_tpu_chips_and_device_id()
+  assert cluster._has_tpu() == (count > 0)
 
 
 def test_with_its_package_kubernetes_is_asked(monkeypatch):

@@ -16,6 +16,8 @@ PROGRAM = """
 import pathlib, sys, time
 from advprop_jax import peers
 
+peers._CONNECT_SECS = float(sys.argv[5])
+
 folder, what = sys.argv[1], sys.argv[4]
 index, count = map(int, sys.argv[2:4])
 
@@ -28,8 +30,22 @@ def exchange(text):
     time.sleep(0.01)
   return [x.read_text() for x in files]
 
-connections = peers.Peers(index, exchange)
-print('ready', flush=True)
+if what == 'blocked':  # By a firewall.
+  def connect(*_, **__):
+    raise OSError('no route')
+  peers.socket.create_connection = connect
+if what == 'renamed' and index:  # A machine with the same name, and other addresses.
+  create_connection = peers.socket.create_connection
+  def connect(address, **options):
+    if address[0] == '127.0.0.1':
+      raise ConnectionRefusedError
+    return create_connection(('127.0.0.1', address[1]), **options)
+  peers.socket.create_connection = connect
+try:
+  connections = peers.Peers(index, exchange)
+except OSError as e:
+  sys.exit(str(e))
+print('ready', connections.missing, flush=True)
 sys.stdin.readline()
 if what == 'error':
   connections.leave('error: no data here')
@@ -39,12 +55,21 @@ connections.leave()
 
 
 @contextlib.contextmanager
-def processes(folder, count, failing=None):
-  """Yields processes that are connected; each ends with a line to its stdin."""
+def processes(folder, count, failing=None, what='error', secs=20.0, missing=()):
+  """Yields processes that are connected; each ends with a line to its stdin.
+
+  Args:
+    folder: for their files.
+    count: of them.
+    failing: the one that something happens to.
+    what: this.
+    secs: that the first one waits for the others.
+    missing: those that it has no connection to.
+  """
   found = [
     subprocess.Popen(
       [sys.executable, '-c', PROGRAM, folder, str(i), str(count)]
-      + ['error' if i == failing else 'done'],
+      + [what if i == failing else 'done', str(secs)],
       env={**os.environ, 'PYTHONPATH': str(ROOT)},
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -56,8 +81,9 @@ def processes(folder, count, failing=None):
   with contextlib.ExitStack() as stack:
     for process in found:
       stack.enter_context(process)
-    for process in found:
-      assert process.stdout.readline() == 'ready\n'
+    for i, process in enumerate(found):
+      expected = f'ready {[] if i else list(missing)}\n'
+      assert process.stdout.readline() == ('' if i in missing else expected)
     yield found
     for process in found:
       process.kill()
@@ -88,6 +114,21 @@ def test_an_error_of_one_ends_the_others(tmp_path, failing):
       assert code == 1 and text.count('\n') == 1
       assert text.startswith(f'process {failing} of 3 (')
       assert text.endswith(') has ended: error: no data here\n')
+
+
+def test_one_that_cannot_connect_takes_none_with_it(tmp_path):
+  options = {'what': 'blocked', 'secs': 1.0, 'missing': [2]}
+  with processes(tmp_path, 3, 2, **options) as found:
+    assert end(found[2]) == (1, 'no route\n')
+    found[1].send_signal(signal.SIGKILL)
+    code, text = end(found[0])
+    assert code == 75 and text.startswith('process 1 of 3 (')
+
+
+def test_machines_may_have_the_same_name(tmp_path):
+  with processes(tmp_path, 2, 1, 'renamed') as found:
+    found[0].send_signal(signal.SIGKILL)
+    assert end(found[1])[0] == 75
 
 
 def test_processes_that_end_as_they_should_end_alone(tmp_path):

@@ -19,9 +19,30 @@ HERE = pathlib.Path(__file__).parent
 COMMAND = [
   *('bash', HERE.parent.parent / 'launch' / 'gke.sh', '--dry_run', '--name=run'),
   *('--image=image', '--accelerator=tpu-v6e-slice', '--topology=4x4'),
-  '--workdir=gs://bucket/run',
+  *('--workdir=gs://bucket/run', '--spot'),
 ]
 ROOT = 'JobsetV1alpha2JobSet'
+# What the definitions call a string. Source: the API references of Kubernetes
+# (https://kubernetes.io/docs/reference/kubernetes-api/) and of JobSet
+# (https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2/).
+ENUMS = {
+  ('IoK8sApiBatchV1JobSpec', 'completionMode'): ('Indexed', 'NonIndexed'),
+  ('IoK8sApiBatchV1PodFailurePolicyOnExitCodesRequirement', 'operator'): (
+    *('In', 'NotIn'),
+  ),
+  ('IoK8sApiBatchV1PodFailurePolicyRule', 'action'): (
+    *('Count', 'FailIndex', 'FailJob', 'Ignore'),
+  ),
+  ('IoK8sApiCoreV1Container', 'imagePullPolicy'): ('Always', 'IfNotPresent', 'Never'),
+  ('IoK8sApiCoreV1PodSpec', 'restartPolicy'): ('Always', 'Never', 'OnFailure'),
+  ('IoK8sApiCoreV1Toleration', 'operator'): ('Equal', 'Exists'),
+  ('IoK8sApiCoreV1Toleration', 'effect'): (
+    *('NoExecute', 'NoSchedule', 'PreferNoSchedule'),
+  ),
+  ('JobsetV1alpha2FailurePolicyRule', 'action'): (
+    *('FailJobSet', 'RestartJobSet', 'RestartJobSetAndIgnoreMaxRestarts'),
+  ),
+}
 
 
 def simplify(schema):
@@ -77,6 +98,8 @@ def main():
   schema = JobsetV1alpha2JobSet.model_json_schema()
   definitions = {k: simplify(v) for k, v in schema.pop('$defs').items()}
   definitions[ROOT] = simplify(schema)
+  for (name, field), values in ENUMS.items():
+    definitions[name]['properties'][field] = {'enum': list(values)}
   kept = used(ROOT, [manifest], definitions)
   result = {}
   for name in sorted(kept):

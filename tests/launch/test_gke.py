@@ -56,9 +56,23 @@ def test_jobset_is_valid_and_restarts_all_but_mistakes(commands):
     },
   }
   given[2] = '$$(HOME)'  # Kubernetes makes `$(HOME)` of it.
+  assert container['imagePullPolicy'] == 'Always'
   assert container['args'] == ['--workdir=gs://bucket/b7', *given]
-  assert container['resources']['limits'] == {'google.com/tpu': 4}
-  assert pod['nodeSelector']['cloud.google.com/gke-tpu-topology'] == '4x8'
+  chips = {'google.com/tpu': 4}
+  assert container['resources'] == {'limits': chips, 'requests': chips}
+  assert {x['containerPort'] for x in container['ports']} == {8471, 8482}
+  # Keys that no schema knows. Source: the documentation of TPU slices on GKE, and of
+  # exclusive placement by JobSet.
+  assert pod['nodeSelector'] == {
+    'cloud.google.com/gke-tpu-accelerator': 'tpu-v6e-slice',
+    'cloud.google.com/gke-tpu-topology': '4x8',
+  }
+  placement = 'alpha.jobset.sigs.k8s.io/exclusive-topology'
+  assert manifest['metadata']['annotations'] == {
+    placement: 'cloud.google.com/gke-nodepool'
+  }
+  network = {'enableDNSHostnames': True, 'subdomain': 'b7'}
+  assert manifest['spec']['network'] == network
   assert pod['serviceAccountName'] == 'trainer'
 
 
@@ -67,6 +81,8 @@ def test_jobset_is_valid_and_restarts_all_but_mistakes(commands):
   [
     ('metadata name', 7),
     ('spec backoffLimit', 0),
+    ('spec failurePolicy rules 0 action', 'FailJobset'),
+    ('spec replicatedJobs 0 template spec completionMode', 'indexed'),
     ('spec replicatedJobs 0 template spec completions', '8'),
     ('spec replicatedJobs 0 template spec template spec volumes', []),
     ('spec failurePolicy rules 0 onExitCodes', [1]),
@@ -84,14 +100,41 @@ def test_the_schema_finds_mistakes(commands, path, value):
     jsonschema.validate(manifest, schema)
 
 
-def test_the_image_is_built_and_pushed_first(commands):
-  apply(commands, '--build')
-  image = 'example.org/image:1'
+def test_on_spot_machines(commands):
+  manifest = apply(commands, '--spot')
+  schema = json.loads((HERE / 'golden_jobset.json').read_text())
+  jsonschema.validate(manifest, schema)
+  (replicated,) = manifest['spec']['replicatedJobs']
+  pod = replicated['template']['spec']['template']['spec']
+  assert pod['nodeSelector']['cloud.google.com/gke-spot'] == 'true'
+  assert pod['tolerations'][0]['key'] == 'cloud.google.com/gke-spot'
+
+
+@pytest.mark.parametrize('image', ['example.org:80/image:1', 'example.org:80/image'])
+def test_the_image_is_built_and_pushed_first(tmp_path, commands, image):
+  """The JobSet names it by its digest, of the repository that it was pushed to."""
+  repository = stand_ins.copy_launch(tmp_path / 'repository')
+  digest = 'example.org:80/image@sha256:12'
+  commands.add(
+    'docker', f'[[ $1 != inspect ]] || printf "other.org/image@sha256:3\n{digest}\n"'
+  )
+  args = [f'--image={image}', '--build']
+  result = commands.run('gke.sh', *FLAGS, *args, cwd=repository)
+  assert result.returncode == 0, result.stderr
+  build = ['--platform=linux/amd64', f'--tag={image}', '--file=launch/Dockerfile', '.']
+  format_ = '--format={{range .RepoDigests}}{{println .}}{{end}}'
   assert commands.calls() == [
-    ['docker', 'build', f'--tag={image}', '--file=launch/Dockerfile', '.'],
+    ['docker', 'build', *build],
     ['docker', 'push', image],
+    ['docker', 'inspect', format_, image],
     ['kubectl', 'apply', '--filename=-'],
   ]
+  (commands.folder / 'calls').unlink()
+  assert f'image: "{digest}"' in (commands.folder / 'applied').read_text()
+  (repository / 'new.py').write_text('')
+  result = commands.run('gke.sh', *FLAGS, *args, cwd=repository)
+  assert result.returncode == 1 and commands.calls() == []
+  assert "not committed: '?? new.py'" in result.stderr
 
 
 def test_the_same_command_applies_the_same(commands):

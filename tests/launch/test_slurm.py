@@ -15,18 +15,20 @@ from configs import digits_vanilla
 HERE = pathlib.Path(__file__).parent
 MAIN = """
 import os, signal, sys, time
+task = os.environ['TASKS'].split(',')[int(os.environ['SLURM_PROCID'])]
 def end(*_):
   time.sleep(0.2)  # As a save takes its time.
   open(f'saved_{os.environ["SLURM_PROCID"]}', 'w').close()
   sys.exit(143)
-signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if task == 'deaf' else end)
 with open(f'arguments_{os.environ["SLURM_PROCID"]}', 'w') as f:
   f.write('|'.join([*sys.argv[1:], os.environ['JAX_PLATFORMS']]))
-task = os.environ['TASKS'].split(',')[int(os.environ['SLURM_PROCID'])]
-if task == 'wait':
+if task in ('wait', 'deaf'):
   time.sleep(60)
 while not all(os.path.exists(f'arguments_{i}') for i in range(2)):
   time.sleep(0.01)
+if task == 'kill':  # As by the kernel.
+  os.kill(os.getpid(), signal.SIGKILL)
 os._exit(int(task))
 """
 SMALL_DATA = ('data_dir', 'train_split', 'eval_split', 'batch_size', 'eval_batch_size')
@@ -74,17 +76,26 @@ def submit(commands, repository, *args, **env):
     ('143,143', 143, True),
     ('143,wait', 143, True),
     ('75,75', 75, True),
+    # One is killed, crashes or runs out of memory, and the other one has lost it.
+    ('kill,75', 75, True),
+    ('75,139', 75, True),
+    ('134,75', 75, True),
+    ('kill,kill', 137, True),
+    # The other one does not end in time after SIGTERM, and is killed.
+    ('143,deaf', 137, True),
     # A mistake in one process: the others are stopped, and save.
     ('1,wait', 1, False),
     ('wait,1', 1, False),
-    ('134,134', 134, False),
+    ('2,2', 2, False),
   ],
 )
 def test_status_decides_whether_the_job_is_requeued(
   commands, repository, monkeypatch, tasks, status, requeued
 ):
   monkeypatch.delenv('JAX_PLATFORMS', raising=False)
-  result = submit(commands, repository, '--config=a b', "it's", TASKS=tasks)
+  result = submit(
+    *(commands, repository, '--config=a b', "it's"), TASKS=tasks, KILL_WAIT='0.5'
+  )
   assert result.returncode == status, result.stderr
   expected = [['scontrol', 'requeue', JOB['SLURM_JOB_ID']]] if requeued else []
   assert commands.calls('scontrol') == expected
@@ -94,7 +105,7 @@ def test_status_decides_whether_the_job_is_requeued(
     if tasks.split(',')[task] == 'wait':
       assert (repository / f'saved_{task}').exists()
   (srun,) = commands.calls('srun')
-  assert '--kill-on-bad-exit=1' in srun
+  assert '--kill-on-bad-exit=1' in srun and '--gpu-bind=none' in srun
 
 
 def test_requeued_no_more_often_than_allowed(commands, repository):
@@ -104,6 +115,33 @@ def test_requeued_no_more_often_than_allowed(commands, repository):
     assert result.returncode == 143
     assert len(commands.calls('scontrol')) == requeued
   assert 'MAX_RESTARTS=3 is reached: not started again' in result.stderr
+
+
+def test_a_process_that_is_lost_again_and_again_is_given_up(commands, repository):
+  env = {'MAX_FAILURES': '3', 'SLURM_NTASKS': '2'}
+  for tasks, requeued in (('75,75', 1), ('75,75', 2), ('143,143', 3), ('75,75', 4)):
+    submit(commands, repository, TASKS=tasks, **env)
+    assert len(commands.calls('scontrol')) == requeued
+  for requeued in (5, 5):
+    result = submit(commands, repository, TASKS='75,139', **env)
+    assert result.returncode == 75 and len(commands.calls('scontrol')) == requeued
+  assert 'failure number MAX_FAILURES=3 in a row: not started again' in result.stderr
+
+
+def test_a_process_alone_that_crashes_is_not_started_again(commands, repository):
+  (repository / 'main.py').write_text('import sys; sys.exit(134)')
+  result = submit(
+    *(commands, repository),
+    **{'SLURM_NTASKS': '1', 'SLURM_NTASKS_PER_NODE': '1', 'SLURM_GPUS_ON_NODE': '1'},
+  )
+  assert result.returncode == 134 and commands.calls('scontrol') == []
+
+
+def test_a_requeue_that_fails_is_told_and_keeps_the_status(commands, repository):
+  commands.add('scontrol', 'exit 1')
+  result = submit(commands, repository, TASKS='143,143')
+  assert result.returncode == 143
+  assert 'could not go back into the queue; the same command' in result.stderr
 
 
 def test_cpus_of_the_job_are_those_of_its_processes(commands, repository):
@@ -121,6 +159,8 @@ def test_cpus_of_the_job_are_those_of_its_processes(commands, repository):
       '--ntasks-per-node is 2, of 8 GPUs; allowed: 8, one for each GPU',
     ),
     ({'MAX_RESTARTS': 'no'}, "MAX_RESTARTS is 'no'; allowed: whole numbers"),
+    ({'MAX_RESTARTS': '08'}, "MAX_RESTARTS is '08'; allowed: whole numbers"),
+    ({'MAX_FAILURES': '0'}, "MAX_FAILURES is '0'; allowed: whole numbers from 1 on"),
   ],
 )
 def test_a_mistake_is_one_line_and_starts_nothing(commands, repository, env, message):

@@ -15,7 +15,8 @@ GCLOUD = """
 case "$*" in
   *' describe '*) answer states ;;
   *' ssh '*) exit "$(answer statuses)" ;;
-  *' create '*) exit "$(answer created)" ;;
+  *' create '*) answer said >&2; exit "$(answer created)" ;;
+  *' delete '*) exit "$(answer deleted)" ;;
 esac
 """
 
@@ -27,6 +28,8 @@ def commands(tmp_path):
   commands.answers('states', ['ACTIVE'])
   commands.answers('statuses', [0])
   commands.answers('created', [0])
+  commands.answers('said', [''])
+  commands.answers('deleted', [0])
   return commands
 
 
@@ -161,7 +164,14 @@ def test_a_failed_upload_or_copy_is_no_mistake_of_the_run(commands, repository):
     (['ACTIVE'], [75, 254], ['ssh', 'ssh'], 1),
     # As often as max_failures, here 6; preemptions do not count.
     (['ACTIVE'], [75], ['ssh'] * 6, 75),
-    (['ACTIVE'], [75] * 5 + [143] * 9 + [75] * 5 + [0], ['ssh'] * 20 + ['delete'], 0),
+    (
+      [*['ACTIVE', 'ACTIVE', 'SUSPENDED', ''] * 4, 'ACTIVE'],
+      [143] * 8 + [0],
+      ['ssh', 'ssh', 'delete', 'create'] * 4 + ['ssh', 'delete'],
+      0,
+    ),
+    # Another tpu_queued.sh stops what this one starts.
+    (['ACTIVE'], [143], ['ssh'] * 6, 143),
     (['FAILED'], [0], ['delete'] * 6, 255),
   ],
 )
@@ -204,6 +214,25 @@ def test_a_request_that_cannot_be_made_is_given_up(commands, repository):
   assert result.returncode == 255
   assert steps(commands) == ['create', 'create', 'delete']
   assert 'gave up after 2 failures in a row' in result.stderr
+
+
+def test_a_mistake_in_the_request_is_not_repeated(commands, repository):
+  commands.answers('states', [''])
+  commands.answers('created', [1])
+  commands.answers('said', ['ERROR: (gcloud) INVALID_ARGUMENT: no such accelerator'])
+  result = commands.run('tpu_queued.sh', *QUEUED, cwd=repository)
+  assert result.returncode == 1 and steps(commands) == ['create']
+  assert 'INVALID_ARGUMENT: no such accelerator' in result.stderr
+  assert 'a mistake in the request: not repeated' in result.stderr
+
+
+def test_a_tpu_that_cannot_be_deleted_is_given_up(commands, repository):
+  commands.answers('states', ['SUSPENDED'])
+  commands.answers('deleted', [1])
+  flags = [*QUEUED, '--max_failures=3']
+  result = commands.run('tpu_queued.sh', *flags, cwd=repository)
+  assert result.returncode == 255 and steps(commands) == ['delete'] * 3
+  assert 'could not be deleted; gave up after 3 failures in a row' in result.stderr
 
 
 def test_the_code_stays_the_same_while_the_checkout_changes(commands, repository):
@@ -249,7 +278,9 @@ sys.exit(int((here / 'status').read_text()))
 def cloud(tmp_path, commands):
   """Returns the folder that a worker has its code in."""
   commands.add('gcloud', CLOUD)
-  commands.add('sudo', 'exec "$@"')
+  # sudo asks for no password, and passes no variables on.
+  keep = '"PATH=$PATH" "ADVPROP_DIR=$ADVPROP_DIR" "HOME=$HOME"'
+  commands.add('sudo', f'[[ $1 == -n ]] && shift && exec env -i {keep} "$@"')
   commands.add('uv', '[[ $2 != find ]] || echo /managed/python')
   commands.add('python3', 'mkdir -p "${5#*=}/bin" && cp "$here/bin/uv" "${5#*=}/bin"')
   for name in ('home', 'machine'):
@@ -307,11 +338,15 @@ def test_a_machine_installs_at_its_start(tmp_path, commands, cloud, program):
   assert not (commands.folder / 'arguments').exists()
 
 
-def test_a_run_that_was_left_there_is_stopped_and_saves(commands, cloud, program):
+@pytest.mark.parametrize('is_asked', [False, True])
+def test_a_run_that_was_left_there_is_stopped_and_saves(
+  commands, cloud, program, is_asked
+):
   folder = commands.folder
   env = {'ADVPROP_DIR': str(cloud), 'STAND_INS': str(folder)}
   (folder / 'status').write_text('0')
   assert commands.run('tpu_vm.sh', *FLAGS, cwd=program, **env).returncode == 0
+  (folder / 'arguments').unlink()
   left = [cloud / '.venv' / 'bin' / 'python', 'main.py', '--workdir=gs://bucket/b7']
   process = subprocess.Popen(
     [*left, '--wait'], cwd=cloud, env={**os.environ, **env}, stdout=subprocess.DEVNULL
@@ -324,7 +359,11 @@ def test_a_run_that_was_left_there_is_stopped_and_saves(commands, cloud, program
     result = commands.run('tpu_vm.sh', *other, cwd=program, **env)
     assert result.returncode == 1 and process.poll() is None
     assert 'error: this TPU is at work: ' in result.stderr
-    assert commands.run('tpu_vm.sh', *FLAGS, cwd=program, **env).returncode == 0
+    stop = commands.run('tpu_vm.sh', *other, '--stop', cwd=program, **env)
+    assert stop.returncode == 1 and process.poll() is None
+    args = ['--stop'] if is_asked else []
+    assert commands.run('tpu_vm.sh', *FLAGS, *args, cwd=program, **env).returncode == 0
     assert process.wait(timeout=10) == 143
+    assert (folder / 'arguments').exists() != is_asked  # Of the new run.
   finally:
     process.kill()
