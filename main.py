@@ -82,10 +82,13 @@ def parse_flags(argv):
     sys.argv = argv  # Where ml_collections looks for `--config.key=value`.
     return FLAGS(argv)
   except errors.UserError as e:
-    sys.exit(f'error: {e}')
+    message = str(e)
   except Exception as e:
     keys = directory.flatten(default.get_config().to_dict())
-    sys.exit(f'error: {command_line.describe_flag_error(e, keys)}')
+    message = command_line.describe_flag_error(e, keys)
+  given = [x for x in argv if x.lstrip('-').startswith(('multi_host', 'nomulti_host'))]
+  wanted = given[-1].endswith(('-multi_host', '=true', '=True')) if given else None
+  hosts.end_before_joining(f'error: {message}', wanted=wanted)
 
 
 def _load_config(argv):

@@ -31,11 +31,11 @@ def find(environ: Mapping[str, str]) -> Cluster | None:
   Args:
     environ: of the process.
   """
-  for name, detect in CLUSTERS.items():
-    found = detect(environ)
-    if found is not None and found.num_processes != 1:
-      return found._replace(name=name)
-  return None
+  detected = [(name, detect(environ)) for name, detect in CLUSTERS.items()]
+  found = [x._replace(name=name) for name, x in detected if x is not None]
+  # Under Slurm, `mpirun` may have started the processes, and not `srun`.
+  found.sort(key=lambda x: x.problem is not None)
+  return found[0] if found and found[0].num_processes != 1 else None
 
 
 def _slurm(environ: Mapping[str, str]) -> Cluster | None:
@@ -43,7 +43,10 @@ def _slurm(environ: Mapping[str, str]) -> Cluster | None:
   count = _number(environ.get('SLURM_NTASKS'))
   if count is None or 'SLURM_JOB_ID' not in environ:
     return None
-  if {'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID'} <= environ.keys():
+  # In a shell that `salloc` opens they are there, too, and the step is of one task.
+  is_of_step = environ.get('SLURM_STEP_NUM_TASKS', str(count)) == str(count)
+  names = {'SLURM_STEP_NODELIST', 'SLURM_PROCID', 'SLURM_LOCALID'}
+  if names <= environ.keys() and is_of_step:
     return Cluster('', count)
   return Cluster('', count, 'srun has not started it')
 
@@ -77,8 +80,8 @@ def _kubernetes(environ: Mapping[str, str]) -> Cluster | None:
   """Source: JAX's `K8sCluster`; the index is that of an Indexed Job."""
   if 'KUBERNETES_SERVICE_HOST' not in environ:
     return None
-  if 'JOB_COMPLETION_INDEX' not in environ or _tpu(environ) is not None:
-    return None  # Of a slice of one host.
+  if 'JOB_COMPLETION_INDEX' not in environ:
+    return None
   if importlib.util.find_spec('kubernetes') is None:
     return Cluster('', None, "JAX needs `pip install 'jax[k8s]'`")
   return Cluster('', None)
@@ -98,10 +101,10 @@ def _number(text: str | None) -> int | None:
 
 
 # Name -> function of the environment that returns what it says; None: another cluster,
-# or none.
+# or none. In the order in which JAX takes the first.
 CLUSTERS: dict[str, Callable[[Mapping[str, str]], Cluster | None]] = {
-  'Slurm': _slurm,
   'Open MPI': _open_mpi,
+  'Slurm': _slurm,
   'a TPU pod': _tpu,
   'Kubernetes': _kubernetes,
 }

@@ -1,4 +1,4 @@
-"""The one exception that means: the input is at fault, not the program.
+"""The exceptions that mean: the input is at fault, or the moment, not the program.
 
 And other libraries' errors in one line, where they come from the user's input.
 """
@@ -13,6 +13,10 @@ class UserError(ValueError):
   `main.py` prints the message alone and exits with status 1; every other exception
   is a defect of the program and keeps its traceback.
   """
+
+
+class RestartError(Exception):
+  """Says in one line what has stopped a run that goes on when it is started again."""
 
 
 def check_choice(what: str, given: str, allowed) -> None:

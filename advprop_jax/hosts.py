@@ -1,13 +1,15 @@
 """The processes that make a run together: what they tell each other, how they end."""
 
+import contextlib
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -19,24 +21,24 @@ from advprop_jax import cluster, errors, peers, preemption
 _calls = itertools.count()  # Of `reached_preemption`.
 _peers: peers.Peers | None = None
 _VERDICT_SECS = 12.0  # Longer than `peers.py` takes.
+_NO_ANSWER = ('DEADLINE_EXCEEDED', 'UNAVAILABLE')  # Of JAX's errors.
 
 
 def run_to_end(work: Callable[[], object]):
   """Runs a program; its errors end the process, and those of all hosts.
 
   Exit codes: 0, done; 1, an error, to be mended first; 143, SIGTERM, and 130, Ctrl-C:
-  the same command goes on; 75, another host is lost: likewise.
+  the same command goes on; 75, another host is lost, or does not answer: likewise.
   """
   try:
     work()
     _leave()
   except preemption.Preempted as e:
     _leave()
-    print(f'{e}; the same command goes on from there', file=sys.stderr)
+    _say(f'{e}; the same command goes on from there')
     sys.exit(preemption.exit_code(preemption.received()))
-  except peers.LostPeerError as e:
-    print(e, file=sys.stderr)
-    sys.exit(peers.LOST_PEER)
+  except errors.RestartError as e:
+    _end_all(f'{e}: the same command goes on', code=peers.RESTART)
   except errors.UserError as e:
     _end_all(f'error: {e}')
   except Exception as e:
@@ -51,21 +53,49 @@ def run_to_end(work: Callable[[], object]):
     _end_all(f'error: {type(e).__name__}: {_first_line(e)}')
 
 
+def end_before_joining(message: str, *, wanted: bool | None) -> NoReturn:
+  """Ends the process with status 1 for an error in its command, and with it all hosts.
+
+  The others, whose command may be right, wait for this one.
+
+  Args:
+    message: to print.
+    wanted: see `join_hosts`.
+  """
+  _say(message)
+  found = cluster.find(os.environ)
+  if wanted or (wanted is None and found is not None and found.problem is None):
+    with contextlib.suppress(Exception):  # The error of the command says more.
+      join_hosts(wanted)
+  if _peers is not None:
+    _peers.leave(message)
+  sys.stdout.flush()
+  os._exit(1)
+
+
 def _leave():
   """Tells the other hosts that this one ends as it should."""
   if _peers is not None:
     _peers.leave()
 
 
-def _end_all(message: str):
-  """Ends the process with status 1 and the message, and with it all hosts."""
-  print(message, file=sys.stderr, flush=True)
-  if _peers is not None:
-    _peers.leave(message)
-  sys.stdout.flush()
-  # An ordinary exit waits for the other hosts, which wait for this one's batches, and
-  # for the threads of a save that has failed, which may wait for ever.
-  os._exit(1)
+def _end_all(message: str, *, code: int = 1):
+  """Ends the process with a message and an exit code, and with it all hosts."""
+  try:
+    _say(message)
+    if _peers is not None:
+      _peers.leave(message, code=code)
+    sys.stdout.flush()
+  finally:
+    # An ordinary exit waits for the other hosts, which wait for this one's batches, and
+    # for the threads of a save that has failed, which may wait for ever.
+    os._exit(code)
+
+
+def _say(line: str):
+  """Prints a line, if there still is someone who reads it."""
+  with contextlib.suppress(OSError, ValueError):
+    print(line, file=sys.stderr, flush=True)
 
 
 def join_hosts(wanted: bool | None = None):
@@ -78,7 +108,7 @@ def join_hosts(wanted: bool | None = None):
 
   Raises:
     UserError: there is no such environment.
-    LostPeerError: another host does not answer.
+    RestartError: another host does not answer.
   """
   global _peers
   found = cluster.find(os.environ)
@@ -94,13 +124,16 @@ def join_hosts(wanted: bool | None = None):
     return
   try:
     jax.distributed.initialize()
-  except ValueError as e:
+  except Exception as e:  # The kubernetes package has its own.
+    # Of JAX, or of a cloud's server of metadata.
+    if isinstance(e, OSError) or any(x in str(e) for x in _NO_ANSWER):
+      raise errors.RestartError(
+        f'another host does not answer: {_first_line(e)}'
+      ) from e
     raise errors.UserError(
       f'--multi_host cannot join other hosts ({_first_line(e)}); allowed: on a TPU '
       'pod, GKE, under Slurm or Open MPI'
     ) from e
-  except (RuntimeError, OSError) as e:  # Also of a cloud's server of metadata.
-    raise peers.LostPeerError(f'another host does not answer: {_first_line(e)}') from e
   preemption.relay_to_jax()
   if jax.process_count() == 1:
     return
@@ -112,10 +145,18 @@ def join_hosts(wanted: bool | None = None):
       e,
     )
   else:
+    preemption.tell_hosts_with(_tell_signal)
     for index in _peers.missing:
       logging.warning(
         'host %d has not connected: if it is lost, it is noticed after minutes', index
       )
+
+
+def _tell_signal(number: signal.Signals):
+  """Tells the other hosts that a signal has ended this one, and is to end them."""
+  if _peers is not None:
+    line = f'{number.name}: the same command goes on from the last checkpoint'
+    _peers.leave(line, code=preemption.exit_code(number))
 
 
 def _first_line(e: Exception) -> str:
@@ -135,7 +176,7 @@ def check_same_on_hosts(what: str, values: Mapping[str, Any]):
   for index, other in enumerate(found):
     for name in [*found[0], *other]:
       first, here = (x.get(name, 'absent') for x in (found[0], other))
-      if first != here:
+      if json.dumps(first) != json.dumps(here):  # Not so of NaN itself.
         raise errors.UserError(
           f'hosts differ in {what}: {name} is {first!r} on host 0 and {here!r} on host '
           f'{index}; allowed: the same on all of them'

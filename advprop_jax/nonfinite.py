@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SMALL = 4096  # Values of an array.
+SMALL = 4096  # Values of an array.
 
 
 def first(tree) -> jax.Array:
@@ -19,8 +19,8 @@ def first(tree) -> jax.Array:
   """
   leaves = _floats(tree)
   # The many small arrays as one: XLA would compile a reduction of each.
-  small = [i for i, (_, x) in enumerate(leaves) if x.size < _SMALL]
-  large = [i for i, (_, x) in enumerate(leaves) if x.size >= _SMALL]
+  small = [i for i, (_, x) in enumerate(leaves) if x.size < SMALL]
+  large = [i for i, (_, x) in enumerate(leaves) if x.size >= SMALL]
   found = [
     jnp.where(jnp.isfinite(leaves[i][1]).all(), len(leaves), jnp.int32(i))
     for i in large

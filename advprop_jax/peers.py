@@ -13,20 +13,18 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# Exit code of a process that has lost another one: to be started again. Source:
-# EX_TEMPFAIL of sysexits.h.
-LOST_PEER = 75
-_CONNECT_SECS = 20.0
+# Exit code of a process that has lost another one, or for another reason is to be
+# started again. Source: EX_TEMPFAIL of sysexits.h.
+RESTART = 75
+_CONNECT_SECS = 20.0  # For all to connect.
+_HELLO_SECS = 2.0  # For what a connection begins with.
 _MOST_BYTES = 2**16  # Of a message.
 # A silent connection is asked after 4 s, and thrice more, every 2 s.
 _KEEPALIVE = {'TCP_KEEPIDLE': 4, 'TCP_KEEPINTVL': 2, 'TCP_KEEPCNT': 3}
-
-
-class LostPeerError(Exception):
-  """Says that another process of the run is not there: all are to be started again."""
 
 
 class _Address(NamedTuple):
@@ -57,7 +55,6 @@ class Peers:
     address = _Address(socket.gethostname(), os.getpid())
     if index == 0:
       server = socket.create_server(('', 0), backlog=4096)
-      server.settimeout(_CONNECT_SECS)
       port, token = server.getsockname()[1], secrets.token_hex(16)
       address = address._replace(ip=_own_ip(), port=port, token=token)
     self._all = [_Address(*json.loads(x)) for x in exchange(json.dumps(address))]
@@ -71,15 +68,17 @@ class Peers:
         target=self._listen, args=(other, connection), daemon=True, name='peers'
       ).start()
 
-  def leave(self, error: str | None = None):
+  def leave(self, error: str | None = None, *, code: int = 1):
     """Tells the others that this process ends, and is not lost.
 
     Args:
       error: the message that ends it, and is to end the others; None: the run is over.
+      code: the exit code of all, if there is a message.
     """
     with self._lock:
       self._is_over = True
-    self._tell(_Message(self._index, _DONE if error is None else _FAILED, error or ''))
+    code = 0 if error is None else code
+    self._tell(_Message(self._index, code, error or ''))
 
   @property
   def missing(self) -> list[int]:
@@ -89,13 +88,15 @@ class Peers:
 
   def _accept(self, server: socket.socket):
     """Takes the connections of the other processes that come in time."""
+    end = time.monotonic() + _CONNECT_SECS
     with server:
       while len(self._sockets) < len(self._all) - 1:
+        server.settimeout(max(0.001, end - time.monotonic()))
         try:
           connection, _ = server.accept()
         except TimeoutError:
           return
-        connection.settimeout(_CONNECT_SECS)
+        connection.settimeout(_HELLO_SECS)
         # Anyone may call: with brackets in brackets, with a token that is no ASCII.
         with contextlib.suppress(
           OSError, ValueError, KeyError, TypeError, RecursionError
@@ -128,8 +129,8 @@ class Peers:
       except OSError:
         message = None
       if message is None:
-        message = _Message(other, _LOST)
-      if message.state != _DONE:
+        message = _Message(other, RESTART)
+      if message.code != 0:
         self._end(message)
       if message.process == other:
         return
@@ -145,13 +146,15 @@ class Peers:
       f'process {message.process} of {len(self._all)} ({peer.host}, pid {peer.pid})'
     )
     self._tell(message)
-    if message.state == _LOST:
-      line = f'{name} is lost: the same command goes on from the last checkpoint'
-    else:
+    if message.text:
       line = f'{name} has ended: {message.text}'
-    # Not `sys.stderr`: the main thread may have redirected it for a moment.
-    print(line, file=sys.__stderr__, flush=True)
-    os._exit(LOST_PEER if message.state == _LOST else 1)
+    else:
+      line = f'{name} is lost: the same command goes on from the last checkpoint'
+    try:
+      # Not `sys.stderr`: the main thread may have redirected it for a moment.
+      print(line, file=sys.__stderr__, flush=True)
+    finally:
+      os._exit(message.code)
 
   def _tell(self, message: '_Message'):
     for connection in self._sockets.values():
@@ -159,15 +162,12 @@ class Peers:
         _write(connection, message._replace(text=message.text[:2000])._asdict())
 
 
-_DONE, _FAILED, _LOST = 'done', 'failed', 'lost'
-
-
 class _Message(NamedTuple):
   """What has become of a process."""
 
   process: int
-  state: str
-  text: str = ''
+  code: int  # Its exit code, with which the others end, too; 0: they go on.
+  text: str = ''  # What has ended it; '': it is lost.
 
 
 def _own_ip() -> str:

@@ -32,13 +32,15 @@ class _Watch:
   received: signal.Signals | None = None
   num_finishing = 0  # `with finishing()` that are open.
   describe: Callable[[], str] | None = None
+  tell_hosts: Callable[[signal.Signals], None] | None = None
   relays = False
 
 
 def watch():
-  """Starts to wait for signals, once; before other threads, which are not to get them.
+  """Starts to wait for signals, once; until `end_with` they end it without a word.
 
-  Until `end_with` they end the program without a word.
+  Call it before other threads start: they inherit that the signals are blocked. So do
+  programs that are started with `subprocess`; forked processes do not.
   """
   signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
   unblock = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # noqa: E731
@@ -49,6 +51,11 @@ def watch():
 def end_with(describe: Callable[[], str]):
   """Sets what returns the line to print when a signal ends the program at once."""
   _Watch.describe = describe
+
+
+def tell_hosts_with(tell: Callable[[signal.Signals], None]):
+  """Sets what tells the other hosts that a signal ends this process at once."""
+  _Watch.tell_hosts = tell
 
 
 def relay_to_jax():
@@ -100,7 +107,7 @@ def _wait():
       if _Watch.received is not None and now - received_at < _ONE_SIGNAL_SECS:
         continue
       if _Watch.received is not None or not _Watch.num_finishing:
-        _end(number)
+        _end(number, is_first=_Watch.received is None)
       _Watch.received, received_at = number, now
     _say(f'{number.name}: the step is finished and saved; once more ends at once')
     if _Watch.relays:  # JAX's handler is of SIGTERM, and this thread has blocked it.
@@ -109,13 +116,21 @@ def _wait():
       signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
-def _end(number: signal.Signals):
+def _end(number: signal.Signals, *, is_first: bool):
   """Ends the process here and now; an exit would wait for threads and other hosts."""
-  if _Watch.describe is not None:
-    _say(f'{number.name}: {_Watch.describe()}')
-  os._exit(exit_code(number))
+  try:
+    if not is_first:  # What is saved is on a disk that may be what all waits for.
+      _say(f'{number.name}: ended at once; what was saved before is whole')
+    elif _Watch.describe is not None:
+      _say(f'{number.name}: {_Watch.describe()}')
+    if _Watch.tell_hosts is not None:
+      _Watch.tell_hosts(number)
+  finally:
+    os._exit(exit_code(number))
 
 
 def _say(line: str):
-  # Not `sys.stderr`: the main thread may have redirected it for a moment.
-  print(line, file=sys.__stderr__, flush=True)
+  """Prints a line, if there still is someone who reads it."""
+  with contextlib.suppress(OSError, ValueError):
+    # Not `sys.stderr`: the main thread may have redirected it for a moment.
+    print(line, file=sys.__stderr__, flush=True)

@@ -1,5 +1,6 @@
 """Makes one step of a run again, from the checkpoint before it, to look at it."""
 
+import io
 import itertools
 from typing import Any
 
@@ -18,7 +19,7 @@ from advprop_jax import (
   update,
 )
 from advprop_jax.evaluation import pictures
-from advprop_jax.workdir import directory, logs, restore
+from advprop_jax.workdir import directory, disk, logs, restore
 
 NUM_IMAGES = 16  # In the picture.
 
@@ -40,6 +41,7 @@ def replay_step(config, workdir: str, step: int):
     UserError: there is no such step, or no state to begin with.
   """
   config = schema.read(config)
+  run_start.check_hosts(config, workdir)
   runs = phases.split(config)
   begun = directory.begun_phases(workdir)
   if config.phases and not begun:
@@ -52,6 +54,7 @@ def replay_step(config, workdir: str, step: int):
     raise errors.UserError(
       f'--replay_step is {step}; allowed: 1 to {exp.total_steps}, the steps of the run'
     )
+  directory.read_config(f'{run}/config.json')  # A run has begun there.
   path = directory.open_workdir(run)
   state, first, num_seen = _restore(exp, run, previous, step)
   logging.info('making steps %d to %d again', first + 1, step)
@@ -84,10 +87,12 @@ def _restore(exp, run: str, previous: list[str], step: int):
     earlier = [x for x in reader.steps() if x < step]
     for found in reversed(earlier):
       try:
-        parts, _, position = reader.restore(found, exp.abstract_state.parts)
+        parts, saved, position = reader.restore(found, exp.abstract_state.parts)
       except restore.DamagedError as e:
         logging.warning('%s', e)
         continue
+      fingerprint = exp.dataset.fingerprint(exp.config.data.train_split)
+      run_start.warn_of_differences(exp, found, saved, position, fingerprint)
       return train_state.TrainState.from_parts(parts), found, position['examples_seen']
   state = exp.create_state()
   weights = run_start.read_initial(exp, *previous)
@@ -101,11 +106,15 @@ def _keep(path, step: int, batch: dict, exp: experiment.Experiment):
   host = f'_host_{jax.process_index()}' if jax.process_count() > 1 else ''
   file = path / f'replay_{step}{host}.npz'
   arrays: dict[str, Any] = {key: np.asarray(x) for key, x in batch.items()}
-  with file.open('wb') as f:
-    np.savez_compressed(f, **arrays)
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)
   rows = {key: batch[key][:NUM_IMAGES] for key in exp.method.image_keys}
   grid = pictures.labelled_grid(
     rows, batch['label'][:NUM_IMAGES], class_names=exp.dataset.class_names
   )
-  pictures.save(file.with_suffix('.png'), grid)
+  with disk.writing(file):
+    disk.put(file, buffer.getvalue())
+    picture = file.with_suffix('.png')
+    picture.unlink(missing_ok=True)  # It may be a link to what is not ours, or a pipe.
+    pictures.save(picture, grid)
   logging.info('the images of step %d: %s and .png', step, file)

@@ -17,7 +17,7 @@ from advprop_jax import (
   train_state,
 )
 from advprop_jax.input import datasets
-from advprop_jax.workdir import contents, directory, restore
+from advprop_jax.workdir import contents, directory, integrity, restore
 
 # What the numbers of a run depend on, and its checkpoints.
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'orbax-checkpoint')
@@ -96,7 +96,7 @@ def read_initial(
 def restore_or_create(
   exp, checkpointer, fingerprint: dict, weights: initial_weights.InitialWeights | None
 ) -> Start:
-  """Returns what to go on from; a damaged checkpoint gives way to the one before it.
+  """Returns what to go on from; damaged checkpoints give way to an earlier one.
 
   Args:
     exp: the experiment.
@@ -105,7 +105,7 @@ def restore_or_create(
     weights: to begin with, if there is no checkpoint; None: the initial ones.
 
   Raises:
-    DamagedError: the oldest checkpoint is damaged, too.
+    UserError: all checkpoints are damaged, and stay where they are.
   """
   steps = checkpointer.steps()
   if not steps:
@@ -113,18 +113,54 @@ def restore_or_create(
     if weights is not None:
       state = state.start_from(weights.variables)
     return Start(parallel.replicate(state))
-  try:
-    parts, saved, position = checkpointer.restore(steps[-1], exp.abstract_state.parts)
-  except restore.DamagedError as e:
-    if len(steps) == 1:
-      raise
-    checkpointer.set_aside(steps[-1], e.problem, instead=steps[-2])
-    return restore_or_create(exp, checkpointer, fingerprint, weights)
+  step, (parts, saved, position) = _restore_newest(exp, checkpointer)
+  if step < exp.total_steps:
+    logging.info('resuming from step %d of %d', step, exp.total_steps)
+  warn_of_differences(exp, step, saved, position, fingerprint)
+  seen = position['examples_seen']
+  since = tuple(position.get('since', (0, 0)))
+  if saved['data']['batch_size'] != exp.config.data.batch_size:
+    since = (step, seen)
+  # Older checkpoints do not say what was spent.
+  spent = position.get('spent', {})
+  state = train_state.TrainState.from_parts(parts)
+  is_due = checkpointer.is_evaluation_due(step, position)
+  return Start(state, step, seen, since, spent, is_due)
+
+
+def _restore_newest(exp, checkpointer) -> tuple[int, tuple[dict, dict, dict]]:
+  """Returns the newest checkpoint that is whole; newer ones are set aside."""
+  damaged: dict[int, str] = {}
+  for step in reversed(checkpointer.steps()):
+    found, problem = None, ''
+    try:
+      found = checkpointer.restore(step, exp.abstract_state.parts)
+    except restore.DamagedError as e:
+      problem = e.problem
+    # What one host cannot use, none does.
+    if problems := [x for x in hosts.texts_of_hosts(problem) if x]:
+      damaged[step] = problems[0]
+      continue
+    assert found is not None
+    for bad, problem in damaged.items():
+      checkpointer.set_aside(bad, problem, instead=step)
+    return step, found
+  raise integrity.none_whole(checkpointer.directory, damaged)
+
+
+def warn_of_differences(exp, step: int, saved: dict, position: dict, fingerprint: dict):
+  """Logs what of a run is not as it was when a checkpoint was saved.
+
+  Args:
+    exp: the experiment.
+    step: of the checkpoint.
+    saved: its config.
+    position: its item `data`.
+    fingerprint: of the training images.
+  """
   contents.warn_of_changes(saved, exp.config, is_unused=lambda key: key == 'init_from')
   if datasets.holds_out_seen_images(saved['data'], exp.config.data):
     logging.warning('some of the images that are held out now were trained on before')
-  if steps[-1] < exp.total_steps:
-    logging.info('resuming from step %d of %d', steps[-1], exp.total_steps)
   # Older checkpoints have none.
   before = position.get('fingerprint', fingerprint)
   if change := datasets.describe_change(before, fingerprint):
@@ -132,7 +168,7 @@ def restore_or_create(
       'data set %s is another one than at step %d: %s; the images come in another '
       'order from here',
       exp.dataset.name,
-      steps[-1],
+      step,
       change,
     )
   num_hosts = jax.process_count()
@@ -143,12 +179,3 @@ def restore_or_create(
       saved_by,
       num_hosts,
     )
-  seen = position['examples_seen']
-  since = tuple(position.get('since', (0, 0)))
-  if saved['data']['batch_size'] != exp.config.data.batch_size:
-    since = (steps[-1], seen)
-  # Older checkpoints do not say what was spent.
-  spent = position.get('spent', {})
-  state = train_state.TrainState.from_parts(parts)
-  is_due = checkpointer.is_evaluation_due(steps[-1], position)
-  return Start(state, steps[-1], seen, since, spent, is_due)

@@ -165,6 +165,7 @@ def _train(
 
       val_metrics, is_due = {}, step in eval_steps
       if is_due and not is_stopped:
+        log.look_at(up_to=step)  # A state that is not finite is not worth it.
         try:
           with timer('eval'):
             val_metrics = _evaluate(exp, state, writer, step=step)

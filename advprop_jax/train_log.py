@@ -93,7 +93,10 @@ class TrainLog:
     if exp.config.on_nonfinite == 'skip':
       scalars['train/skipped_steps'] = self._bad.num_skipped
     with parallel.on_host():  # Not between two steps of an accelerator.
-      scalars['train/learning_rate'] = float(exp.schedule(step - 1))
+      # A step that is skipped leaves the count of the optimizer.
+      num_updates = step - self._bad.num_skipped
+      rate = exp.schedule(max(0, num_updates - 1))
+      scalars['train/learning_rate'] = float(rate)
     scalars['data/bad_examples'] = hosts.sum_over_hosts(self._num_bad())
     if self._timed_images:
       images_per_sec = self._timed_images / (secs['train'] - self._train_secs)

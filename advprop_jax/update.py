@@ -15,7 +15,8 @@ from advprop_jax import layer_rates, nonfinite, parallel, train_state
 #   -> (gradients, new batch_stats, metrics).
 GradientsFn = Callable[[Any, Any, dict, dict], tuple[Any, Any, dict]]
 
-_SMALL = 4096  # Values of an array.
+# Of `_causes`, in the order of the step: what is first is nearest to the fault.
+_NAMES = ('statistics', 'loss', 'gradients', 'update_norm')
 
 
 def make_step(
@@ -84,26 +85,21 @@ def make_step(
   return step
 
 
-def _causes(grads, batch_stats, loss, update_norm) -> dict[str, Any]:
-  """Returns what shows that a step is not finite: first what its forward pass left."""
-  return {
-    'a_statistics': batch_stats,
-    'b_loss': loss,
-    'c_gradients': grads,
-    'd_update_norm': update_norm,
-  }
+def _causes(grads, batch_stats, loss, update_norm) -> list[Any]:
+  """Returns what shows that a step is not finite, by _NAMES."""
+  return [batch_stats, loss, grads, update_norm]
 
 
 def describe(
   state: train_state.TrainState, place: int, *, frozen: tuple[str, ...]
 ) -> tuple[str, bool]:
-  """Returns the name of an array by the metric 'nonfinite' of a step.
+  """Returns (name of the array, whether only the new state has it) of a step.
 
-  And whether it is of the new state alone: such a step cannot be skipped.
+  In the second case the step cannot be skipped.
 
   Args:
     state: the step's.
-    place: the metric, 0 or more.
+    place: the step's metric 'nonfinite', 0 or more.
     frozen: see `make_step`.
   """
   scalar = np.float32(0)
@@ -112,7 +108,8 @@ def describe(
   count = len(jax.tree.leaves(causes))
   if place >= count:
     return state.name_of_array(place - count), True
-  return nonfinite.name(causes, place).partition('_')[2], False
+  index, *path = nonfinite.name(causes, place).split('/')
+  return '/'.join([_NAMES[int(index)], *path]), False
 
 
 def norm(tree) -> jax.Array:
@@ -120,8 +117,8 @@ def norm(tree) -> jax.Array:
   vectors = [x.reshape(-1) for x in jax.tree.leaves(tree)]
   # The many small ones as one. And products: XLA compiles them ten times as fast as it
   # does reductions.
-  small = [x for x in vectors if x.size < _SMALL]
-  large = [x for x in vectors if x.size >= _SMALL]
+  small = [x for x in vectors if x.size < nonfinite.SMALL]
+  large = [x for x in vectors if x.size >= nonfinite.SMALL]
   joined = [jnp.concatenate(small), *large] if small else large
   return jnp.sqrt(sum(jnp.vdot(x, x, precision='highest') for x in joined))
 

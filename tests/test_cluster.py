@@ -39,6 +39,15 @@ def without(environ, *keys):
       without(OPEN_MPI, 'OMPI_MCA_orte_hnp_uri'),
       ('Open MPI', 4, 'JAX knows only mpirun of Open MPI 4'),
     ),
+    # A shell of `salloc`, and `mpirun` in a job of Slurm.
+    (
+      {**SLURM, 'SLURM_STEP_NUM_TASKS': '1'},
+      ('Slurm', 8, 'srun has not started it'),
+    ),
+    ({**SLURM, 'SLURM_STEP_NUM_TASKS': '8'}, ('Slurm', 8, None)),
+    ({**without(SLURM, 'SLURM_PROCID'), **OPEN_MPI}, ('Open MPI', 4, None)),
+    ({**SLURM, **OPEN_MPI}, ('Open MPI', 4, None)),
+    ({**SLURM, 'SLURM_NTASKS': '1', **OPEN_MPI}, ('Open MPI', 4, None)),
     (POD, ('Kubernetes', None, "JAX needs `pip install 'jax[k8s]'`")),
     (without(POD, 'JOB_COMPLETION_INDEX'), None),
     ({'TPU_WORKER_HOSTNAMES': 'a,b'}, None),  # Without a TPU, a copied environment.

@@ -20,18 +20,34 @@ HERE = pathlib.Path(__file__).parent
 
 
 def three_steps(index, num_hosts):
-  """Returns the state after three steps on a host's part of the same batches."""
+  """Returns the state after three steps on a host's part of the same batches.
+
+  And after one more, which is skipped, since an image of the last host is not finite.
+  """
   model = TinyModel(**parallel.statistics_scope('all'))
   tx = optax.sgd(0.1, momentum=0.9)
   streams = (test_train_step.clean(), test_train_step.adv())
   state = test_train_step.create_state(model, tx, streams)
-  step = test_train_step.create_step(model, tx, streams)
-  for i in range(3):
+  step = test_train_step.create_step(model, tx, streams, skip_nonfinite=True)
+  for i in range(4):
+    if i == 3:
+      before = arrays(state)
     batch = test_train_step.batch(i)
     part = len(batch['label']) // num_hosts
     batch = {k: x[index * part : (index + 1) * part] for k, x in batch.items()}
-    state, _ = step(state, parallel.shard(batch))
-  return jax.tree.leaves((state.params, state.norms, state.batch_stats))
+    if i == 3 and index == num_hosts - 1:
+      batch['image'][-1, 0, 0, 0] = np.nan
+    state, metrics = step(state, parallel.shard(batch))
+  assert not metrics['all_finite']
+  jax.tree.map(np.testing.assert_array_equal, arrays(state), before)
+  return before
+
+
+def arrays(state):
+  """Returns all of a state: weights, averages, moments, key and step."""
+  return jax.device_get(
+    jax.tree.leaves(state.replace(rng=jax.random.key_data(state.rng)))
+  )
 
 
 def attack(index, num_hosts):

@@ -50,6 +50,9 @@ sys.stdin.readline()
 if what == 'error':
   connections.leave('error: no data here')
   sys.exit(1)
+if what == 'SIGTERM':
+  connections.leave('SIGTERM: the same command goes on', code=143)
+  sys.exit(143)
 connections.leave()
 """
 
@@ -106,14 +109,30 @@ def test_a_killed_process_ends_the_others_and_is_named(tmp_path, lost):
 
 
 @pytest.mark.parametrize('failing', [0, 2])
-def test_an_error_of_one_ends_the_others(tmp_path, failing):
-  with processes(tmp_path, 3, failing) as found:
+@pytest.mark.parametrize(
+  'what, expected, words',
+  [
+    ('error', 1, 'error: no data here'),
+    ('SIGTERM', 143, 'SIGTERM: the same command goes on'),
+  ],
+)
+def test_an_error_or_signal_of_one_ends_the_others(
+  tmp_path, failing, what, expected, words
+):
+  with processes(tmp_path, 3, failing, what) as found:
     found[failing].communicate('go on\n')
     for i in {0, 1, 2} - {failing}:
       code, text = end(found[i])
-      assert code == 1 and text.count('\n') == 1
+      assert code == expected and text.count('\n') == 1
       assert text.startswith(f'process {failing} of 3 (')
-      assert text.endswith(') has ended: error: no data here\n')
+      assert text.endswith(f') has ended: {words}\n')
+
+
+def test_one_whose_output_nobody_reads_ends_with_the_others(tmp_path):
+  with processes(tmp_path, 2) as found:
+    found[0].stderr.close()
+    found[1].send_signal(signal.SIGKILL)
+    assert found[0].wait(timeout=15) == 75
 
 
 def test_one_that_cannot_connect_takes_none_with_it(tmp_path):

@@ -22,7 +22,9 @@ if what != 'import':
 if what == 'relay':  # Stands for the handler that JAX installs.
   signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))
   preemption.relay_to_jax()
-if what in ('import', 'set-up', 'blocked'):
+if what == 'told':
+  preemption.tell_hosts_with(lambda number: print(number.name, flush=True))
+if what in ('import', 'set-up', 'blocked', 'told'):
   print('ready', flush=True)
   if what == 'blocked':
     hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 9)  # As long as JAX compiles.
@@ -81,7 +83,22 @@ def test_with_something_to_save_the_first_signal_is_noted(number):
 
 def test_the_second_signal_ends_the_program():
   code, out, err = end(start('twice'), signal.SIGTERM, signal.SIGINT)
-  assert (code, out, err) == (130, [], ['SIGINT: step 5 is saved'])
+  line = 'SIGINT: ended at once; what was saved before is whole'
+  assert (code, out, err) == (130, [], [line])
+
+
+@pytest.mark.parametrize('what, code', [('set-up', 143), ('finishing', 143)])
+def test_signals_end_a_program_whose_output_nobody_reads(what, code):
+  with start(what) as process:
+    assert process.stdout.readline() == 'ready\n'
+    process.stderr.close()  # As of `python main.py 2>&1 | tee log` when tee has ended.
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == code
+
+
+def test_other_hosts_are_told_of_an_end_at_once():
+  code, out, err = end(start('told'), signal.SIGTERM)
+  assert (code, out, err) == (143, ['SIGTERM'], ['SIGTERM: step 5 is saved'])
 
 
 def test_signals_that_come_together_are_one():

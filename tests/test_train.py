@@ -34,7 +34,7 @@ from advprop_jax import (
   train,
   train_state,
 )
-from advprop_jax.workdir import directory, restore
+from advprop_jax.workdir import contents, directory, restore
 from configs import (
   digits_adversarial_training,
   digits_advprop,
@@ -481,7 +481,7 @@ def break_step(monkeypatch, step):
 
 
 def test_a_bad_step_is_skipped_and_counted_or_made_again(
-  tmp_path, digits_dir, tiny_model, monkeypatch, caplog
+  tmp_path, digits_dir, tiny_model, runs, monkeypatch, caplog
 ):
   config = small_config(digits_dir)
   break_step(monkeypatch, 4)
@@ -492,6 +492,13 @@ def test_a_bad_step_is_skipped_and_counted_or_made_again(
   assert np.isfinite([x for _, x in training_losses(tmp_path / 'skip')[-2:]]).all()
   state = load(config, tmp_path / 'skip', 6)
   assert state.step == 5
+  rates = [
+    x['train/learning_rate'] for x in results(tmp_path / 'skip') if 'train/loss' in x
+  ]
+  others = [
+    x['train/learning_rate'] for x in results(runs['finished']) if 'train/loss' in x
+  ]
+  assert rates == [*others[:3], *others[2:5]]  # The rate goes by the updates.
 
   config.on_nonfinite = 'stop'
   with pytest.raises(
@@ -516,6 +523,24 @@ def test_a_bad_step_is_skipped_and_counted_or_made_again(
       errors.UserError, match=f'{step}; allowed: 1 to 6, the steps of'
     ):
       replay.replay_step(config, str(tmp_path / 'stop'), step)
+  with pytest.raises(errors.UserError, match='there is no .*/other/config.json'):
+    replay.replay_step(config, str(tmp_path / 'other'), 4)
+  assert not (tmp_path / 'other').exists()
+  caplog.clear()
+  config.optim.schedule.learning_rate *= 2
+  replay.replay_step(config, str(tmp_path / 'stop'), 3)
+  assert 'config.optim.schedule.learning_rate was ' in caplog.text
+
+
+def test_if_all_checkpoints_are_damaged_none_is_moved(
+  tmp_path, digits_dir, tiny_model, runs, monkeypatch
+):
+  workdir = copy(runs['finished'], tmp_path)
+  before = sorted(tmp_path.rglob('*'))
+  monkeypatch.setattr(contents, 'find_nonfinite', lambda arrays: 'x')
+  with pytest.raises(errors.UserError, match='step 2: x is not finite; step 4: x'):
+    train.train_and_evaluate(small_config(digits_dir), workdir)
+  assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_bad_images_are_counted_in_the_metrics_and_passed_over(

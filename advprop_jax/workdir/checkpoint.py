@@ -27,11 +27,14 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from advprop_jax import hosts, parallel
+from advprop_jax import errors, hosts, parallel
 from advprop_jax.workdir import checksums, disk, integrity, restore
 
 # How long to wait after each failure in a row of a save; after one more it is given up.
 RETRY_SECS = (1, 5, 30)
+# When one of several hosts cannot save, the others wait for it so long. Orbax's default
+# is 1200.
+_HOSTS_SECS = 300
 
 
 class Checkpointer(restore.Reader):
@@ -52,9 +55,13 @@ class Checkpointer(restore.Reader):
     self._last: tuple[int, Callable[[], Any]] | None = None  # Step and its save.
     self._num_failed = 0  # Saves in a row.
     policies = ocp.checkpoint_managers
+    hosts_options: dict[str, Any] = {}
+    if jax.process_count() > 1:
+      hosts_options['async_options'] = ocp.AsyncOptions(timeout_secs=_HOSTS_SECS)
     super().__init__(
       directory,
-      options={
+      options=hosts_options
+      | {
         'temporary_path_class': integrity.temporary_path_class(
           epath.Path(directory).expanduser().absolute()
         ),
@@ -72,9 +79,11 @@ class Checkpointer(restore.Reader):
     try:
       self._manager.close()
     except Exception as e:
-      if exc_type is None:
-        raise disk.cannot_write(self._manager.directory, e) from e
-      # The error that is under way says more.
+      if exc_type is not None:
+        return  # The error that is under way says more.
+      if not disk.is_of_disk(e):
+        raise
+      raise disk.cannot_write(self._manager.directory, e) from e
 
   def save(
     self,
@@ -124,6 +133,8 @@ class Checkpointer(restore.Reader):
       self._manager.wait_until_finished()
     except Exception as e:  # Of the save before, which this one stands in for.
       self._check_failure(e)
+    else:
+      self._num_failed = 0
     save = functools.partial(self._manager.save, step, args=args, metrics=metrics or {})
     self._last = step, save
     self._try_to_save()
@@ -156,12 +167,19 @@ class Checkpointer(restore.Reader):
         self._check_failure(e)
 
   def _check_failure(self, e: Exception):
-    """Waits a little after a save has failed; UserError if it would fail again."""
+    """Waits a little after a save has failed; raises if it would fail again."""
     assert self._last is not None
     step = self._last[0]
+    if not disk.is_of_disk(e):
+      raise e  # A defect of a program, whose traceback is needed.
     self._num_failed += 1
     if not disk.can_pass(e) or self._num_failed > len(RETRY_SECS):
       raise disk.cannot_write(f'the checkpoint {self._path(step)}', e) from e
+    if jax.process_count() > 1:  # The others would have to repeat it, too.
+      raise errors.RestartError(
+        f'the checkpoint of step {step} could not be written ({disk.reason(e)})'
+      ) from e
+    self._manager.reload()  # Orbax has left out already what it was to replace.
     secs = RETRY_SECS[self._num_failed - 1]
     logging.warning(
       'the checkpoint of step %d could not be written (%s): again in %d s',

@@ -8,6 +8,7 @@ could check them, it sets `crc32c` on the index of shards alone.
 """
 
 import concurrent.futures
+import errno
 import hashlib
 import os
 import re
@@ -17,7 +18,8 @@ from typing import NamedTuple
 import orbax.checkpoint as ocp
 from etils import epath
 
-from advprop_jax import json_files
+from advprop_jax import errors, json_files
+from advprop_jax.workdir import disk
 
 FILE = 'SHA256SUMS'
 _COMMITTED = ocp.path.atomicity.COMMIT_SUCCESS_FILE
@@ -46,25 +48,35 @@ def seal(path: epath.Path):
 
 
 def replace_file(path: epath.Path, name: str, content: bytes):
-  """Replaces a file of a sealed directory; a kill at any moment leaves it whole.
+  """Replaces a file of a directory; a kill at any moment leaves it whole.
 
   Args:
-    path: of the directory.
+    path: of the directory; an older one may have no checksums.
     name: of the file in it.
     content: the new one.
 
   Raises:
-    ValueError: the checksums cannot be read.
+    UserError: the checksums are damaged, or it cannot be written.
   """
-  entries, _ = _read(path)
+  with disk.writing(path / name):
+    try:
+      entries, damage = _read(path)
+    except FileNotFoundError:
+      disk.put(path / name, content)
+      return
+    if damage:
+      raise errors.UserError(
+        f'{path / FILE} {damage}; allowed: a checkpoint that is whole'
+      )
+    _replace(path, name, content, entries)
+
+
+def _replace(path: epath.Path, name: str, content: bytes, entries):
   others = [(x, file) for x, file in entries if file != name]
   old = [(x, file) for x, file in entries if file == name]
   new = (hashlib.sha256(content).hexdigest(), name)
   _write(path, [*others, *old, new])  # Either content counts for this moment.
-  unfinished = path / f'{name}.new'
-  unfinished.unlink(missing_ok=True)  # As above.
-  unfinished.write_bytes(content)
-  unfinished.replace(path / name)
+  disk.put(path / name, content)
   _write(path, [*others, new])
 
 
@@ -83,6 +95,9 @@ def check(
       None: of all.
     part: which part of the files to read, of `num_parts`.
     num_parts: hosts that share the reading.
+
+  Raises:
+    UserError: a file cannot be read for now, or not by this user.
   """
   if not path.is_dir():
     return Report((f'{path.name}: is no directory',), False, 0, 0)
@@ -122,10 +137,7 @@ def _files(path: epath.Path, prefix: str = '') -> Iterable[str]:
 def _write(path: epath.Path, entries: list[tuple[str, str]]):
   lines = ''.join(f'{digest}  {name}\n' for digest, name in entries)
   last = f'# {hashlib.sha256(lines.encode()).hexdigest()} of the lines above\n'
-  new = path / f'{FILE}.new'
-  new.unlink(missing_ok=True)  # It may be a link to what is not ours.
-  new.write_text(lines + last)
-  new.replace(path / FILE)
+  disk.put(path / FILE, (lines + last).encode())
 
 
 def _read(path: epath.Path) -> tuple[list[tuple[str, str]], str | None]:
@@ -133,6 +145,8 @@ def _read(path: epath.Path) -> tuple[list[tuple[str, str]], str | None]:
   try:
     content = json_files.read_bytes(path / FILE, _MAX_BYTES)
   except json_files.UnreadableError as e:
+    if isinstance(e.__cause__, OSError):
+      raise _unreadable(path / FILE, e.__cause__) from e
     return [], str(e)
   lines, _, last = content.removesuffix(b'\n').rpartition(b'\n')
   found = _LAST_LINE.fullmatch(last.decode(errors='replace'))
@@ -154,8 +168,17 @@ def _compare(path: epath.Path, name: str, digests: set[str]):
   except FileNotFoundError:
     return f'{name}: is missing', 0
   except OSError as e:
-    return f'{name}: cannot be read, {e.strerror or e}', 0
+    if e.errno != errno.EIO:
+      raise _unreadable(path / name, e) from e
+    return f'{name}: cannot be read, {os.strerror(e.errno)}', 0  # A bad sector.
   return None if digest in digests else f'{name}: its content has changed', size
+
+
+def _unreadable(path: epath.Path, e: OSError) -> errors.UserError:
+  """Returns the error of a file that may be whole, so that nothing is done about it."""
+  return errors.UserError(
+    f'cannot read {path}: {e.strerror or e}; allowed: files that you may read'
+  )
 
 
 def _problem_of_kinds(path: epath.Path, items: set[str] | None) -> str | None:

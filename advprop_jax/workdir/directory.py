@@ -156,11 +156,9 @@ def write_config(workdir: epath.Path, config: dict):
   """Writes every value of the config to `config.json`, on the first host."""
   if jax.process_index() == 0:
     # Replaced as a whole: evaluation reads it, also while a run begins.
-    new = workdir / 'config.json.new'
-    with disk.writing(workdir / 'config.json'):
-      new.unlink(missing_ok=True)  # It may be a link to what is not ours.
-      new.write_text(json.dumps(config, indent=2) + '\n')
-      new.replace(workdir / 'config.json')
+    file = workdir / 'config.json'
+    with disk.writing(file):
+      disk.put(file, f'{json.dumps(config, indent=2)}\n'.encode())
 
 
 def check_exists(workdir: epath.Path):

@@ -13,6 +13,17 @@ LASTING = {
   *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
   *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
 }
+# Words of errors that have no number. Source: the status codes of gRPC and HTTP, in
+# which TensorStore and Google's storage report.
+_TRANSIENT = re.compile(
+  r'\b(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|Service Unavailable|Too Many Requests|'
+  r'HTTP response code: (429|5\d\d))\b'
+)
+# What TensorFlow and others write of the number.
+_WORDS = {
+  os.strerror(x): x
+  for x in (*LASTING, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET)
+}
 # TensorStore: "... No space left on device [os_error_code='28']".
 _OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 
@@ -33,6 +44,19 @@ def writing(path) -> Iterator[None]:
     raise cannot_write(path, e) from e
 
 
+def put(path, content: bytes):
+  """Writes a file as a whole, in the place of the one that is there.
+
+  Args:
+    path: of `etils.epath` or `pathlib`.
+    content: of the file.
+  """
+  new = path.with_name(f'{path.name}.new')
+  new.unlink(missing_ok=True)  # It may be a link to what is not ours, or a pipe.
+  new.write_bytes(content)
+  new.replace(path)
+
+
 def cannot_write(path, e: BaseException) -> errors.UserError:
   """Returns the error that says in one line that something cannot be written."""
   return errors.UserError(
@@ -41,9 +65,14 @@ def cannot_write(path, e: BaseException) -> errors.UserError:
   )
 
 
+def is_of_disk(e: BaseException) -> bool:
+  """Returns whether an error is of a file system, and not of the program."""
+  return number(e) is not None or _TRANSIENT.search(str(e)) is not None
+
+
 def can_pass(e: BaseException) -> bool:
   """Returns whether the cause of an error may be gone at the next attempt."""
-  return number(e) not in LASTING
+  return is_of_disk(e) and number(e) not in LASTING
 
 
 def reason(e: BaseException) -> str:
@@ -61,5 +90,7 @@ def number(e: BaseException | None) -> int | None:
       return e.errno
     if found := _OS_ERROR.search(str(e)):
       return int(found[1])
+    if words := next((x for x in _WORDS if x in str(e)), None):
+      return _WORDS[words]
     e = e.__cause__ or e.__context__
   return None

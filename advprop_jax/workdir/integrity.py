@@ -108,10 +108,7 @@ def set_damaged_aside(workdir: str) -> tuple[int, ...]:
       if not report.has_checksums:
         logging.warning('%s has no checksums: nothing was compared', path)
   if whole is None and steps:
-    raise errors.UserError(
-      f'no checkpoint in {checkpoints} is whole: {describe(damaged)}; allowed: another '
-      '--workdir, or an empty one to begin anew'
-    )
+    raise none_whole(checkpoints, damaged)
   for step, problem in sorted(damaged.items()):
     set_aside(checkpoints / str(step), problem, instead=whole)
   return () if whole is None else (whole,)
@@ -148,9 +145,13 @@ def set_aside(path: epath.Path, problem: str, *, instead: int | None):
   )
 
 
-def describe(damaged: dict[int, str]) -> str:
-  """Returns 'step 8: model/d/0b5e...: its content has changed; step 4: ...'."""
-  return '; '.join(f'step {step}: {x}' for step, x in sorted(damaged.items()))
+def none_whole(checkpoints: epath.Path, damaged: dict[int, str]) -> errors.UserError:
+  """Returns the error that says of every checkpoint what is wrong with it."""
+  problems = '; '.join(f'step {step}: {x}' for step, x in sorted(damaged.items()))
+  return errors.UserError(
+    f'no checkpoint in {checkpoints} is whole: {problems}; allowed: another --workdir, '
+    'or an empty one to begin anew'
+  )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,7 +174,11 @@ def main(arguments: list[str] | None = None) -> int:
   for run, step in steps:
     path = epath.Path(run).expanduser() / 'checkpoints' / str(step)
     start = time.monotonic()
-    report = checksums.check(path)
+    try:
+      report = checksums.check(path)
+    except errors.UserError as e:
+      print(f'error: {e}', file=sys.stderr)
+      return 1
     secs = time.monotonic() - start
     size = f'{report.num_files} files, {report.num_bytes / 1e6:.1f} MB, {secs:.2f} s'
     if not report.has_checksums and not report.problems:

@@ -56,6 +56,8 @@ class MetricWriter:
     try:
       yield
     except Exception as e:
+      if not disk.is_of_disk(e):
+        raise
       raise disk.cannot_write(self._tensorboard, e) from e
 
   def _mend_results(self, resume_step: int | None):
@@ -68,20 +70,18 @@ class MetricWriter:
       kept = [line for line in lines if line and _step(line) <= resume_step]
       later = [_parse(x) for x in lines if resume_step < _step(x) < math.inf]
       self.dropped = next((x for x in reversed(later) if _has_number(x)), None)
-    new = self._results.with_name('results.jsonl.new')
-    new.unlink(missing_ok=True)  # It may be a link to what is not ours.
-    new.write_bytes(b''.join(line + b'\n' for line in kept))
-    new.replace(self._results)
+    disk.put(self._results, b''.join(line + b'\n' for line in kept))
 
   def __enter__(self) -> 'MetricWriter':
     return self
 
   def __exit__(self, exc_type, *exc_info):
     try:
-      self._clu.close()
-    except Exception as e:
+      with self._writing_tensorboard():
+        self._clu.close()
+    except Exception:
       if exc_type is None:
-        raise disk.cannot_write(self._tensorboard, e) from e
+        raise
       # The error that is under way says more.
 
   def write_scalars(

@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 
 from advprop_jax import branches, errors, parallel
-from advprop_jax.workdir import checksums, contents
+from advprop_jax.workdir import checksums, contents, disk
 
 BEST_METRIC = 'val/clean_top1'
 _ARRAYS = ('model', 'ema', 'training')
@@ -53,6 +53,17 @@ def _only_errors():
     logging.set_verbosity(verbosity)
 
 
+class _Manager(ocp.CheckpointManager):
+  """Orbax's manager, which leaves JAX's preemption service to `hosts.py`.
+
+  Orbax asks it at each save, by the number of the step, and hosts agree on where to
+  stop by the highest number that one of them has asked with: there can be one sequence.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    return False
+
+
 class Reader:
   """Reads the checkpoints of one directory, and changes nothing; a context manager."""
 
@@ -72,7 +83,7 @@ class Reader:
     if path.exists() and not path.is_dir():
       raise errors.UserError(f'{path} is no directory; allowed: what a run has written')
     with _only_errors() if options is None else contextlib.nullcontext():
-      self._manager = ocp.CheckpointManager(
+      self._manager = _Manager(
         path,
         item_handlers={
           **{item: ocp.StandardCheckpointHandler() for item in _ARRAYS},
@@ -96,6 +107,11 @@ class Reader:
 
   def __exit__(self, *exc_info):
     self._manager.close()
+
+  @property
+  def directory(self) -> epath.Path:
+    """Returns the directory of the checkpoints."""
+    return epath.Path(self._manager.directory)
 
   def steps(self) -> list[int]:
     """Returns the steps there are checkpoints of, oldest first."""
@@ -185,7 +201,7 @@ class Reader:
         sorted(norms, key=lambda name: (name != branches.CLEAN, name))
       )
     except Exception as e:  # Orbax raises these.
-      raise self._unreadable(step) from e
+      raise self._unreadable(step, e) from e
     contents.check_config(self._path(step), config, needs=('data', 'model'))
     return config, branch_names
 
@@ -225,7 +241,7 @@ class Reader:
       if any(part is None for part in saved.values()):
         raise KeyError('no metadata')
     except Exception as e:  # Orbax raises these.
-      raise self._unreadable(step) from e
+      raise self._unreadable(step, e) from e
     for item, template in templates.items():
       if change := contents.describe_change(saved[item], template):
         what = 'was trained otherwise' if item == 'training' else 'is of another model'
@@ -249,7 +265,7 @@ class Reader:
     except jax.errors.JaxRuntimeError:
       raise  # Of a device, as that its memory is full.
     except Exception as e:  # Orbax raises these.
-      raise self._unreadable(step) from e
+      raise self._unreadable(step, e) from e
     contents.check_config(self._path(step), restored['config'])
     arrays = parallel.to_host_local({item: restored[item] for item in templates})
     if 'training' in templates and (
@@ -289,11 +305,19 @@ class Reader:
     contents.check_items(self._path(step), items, flag=self._flag)
 
   def _path(self, step: int) -> epath.Path:
-    return epath.Path(self._manager.directory) / str(step)
+    return self.directory / str(step)
 
   def _damaged(self, step: int, problem: str) -> DamagedError:
     others = [x for x in self.steps() if x != step]
     return DamagedError(self._path(step), problem, others=others)
 
-  def _unreadable(self, step: int) -> DamagedError:
-    return self._damaged(step, 'Orbax cannot read it')
+  def _unreadable(self, step: int, e: Exception) -> errors.UserError:
+    """Returns what to raise when Orbax cannot read a checkpoint: is it damaged?"""
+    report = checksums.check(self._path(step))
+    if not report.has_checksums or report.problems:
+      return self._damaged(step, 'Orbax cannot read it')
+    return errors.UserError(
+      f'the checkpoint {self._path(step)} is whole, and Orbax cannot read it: '
+      f'{disk.reason(e)}; allowed: the version of Orbax that has saved it, and files '
+      'that can be read'
+    )

@@ -21,6 +21,8 @@ _SAID = re.compile(
   re.MULTILINE,
 )
 _LOST_PEER_SECS = 15.0
+# In which JAX tells two processes of a signal, and an evaluation and a save end.
+_RELAY_SECS = 5.0
 
 
 def kill(chain, run, rng, number):
@@ -49,10 +51,13 @@ def terminate(chain, run, rng, number):
 def send_sigterm(chain, run):
   """Sends SIGTERM now."""
   phase, sent = run.phase(), time.monotonic()
+  is_last = f'evaluating step {chain.runs.num_steps}' in run.text()
   run.children[0].send(signal.SIGTERM)
   (code,) = run.wait()
   secs = time.monotonic() - sent
   problem, said = _problem(run.text(), code, chain.workdir)
+  if code == 0 and 'SIGTERM' in run.text() and not is_last:
+    problem = 'did not stop at SIGTERM'
   if code == 0 and said is None and 'SIGTERM' not in run.text():
     return None if problem is None else Blow(phase, problem, secs)  # It was over.
   return Blow(phase, problem and f'{problem}\n{run.tail()}', secs)
@@ -77,7 +82,7 @@ def terminate_one(chain, run, rng, number):
     target=target,
     pid=run.children[target].pid,
     said=said,
-    is_over=codes[target] == 0,
+    is_over=codes[target] == 0 and secs < _RELAY_SECS,
   )
   what = f'{phase}, ends with {codes[target]} and the other with {codes[other]}'
   return Blow(what, problem and f'{problem}\n{run.tail()}', secs)
@@ -104,7 +109,7 @@ def kill_one(chain, run, rng, number):
     target=target,
     pid=run.children[target].pid,
     said=None,
-    is_over=False,
+    is_killed=True,
   )
   if problem is None and secs > _LOST_PEER_SECS:
     problem = f'took {secs:.1f} s, and {_LOST_PEER_SECS} s are allowed'
@@ -140,7 +145,7 @@ def _problem(text: str, code: int, workdir):
 
 
 def _problem_of_other(
-  text: str, code: int, *, target: int, pid: int, said, is_over: bool
+  text: str, code: int, *, target: int, pid: int, said, is_over=False, is_killed=False
 ):
   """Returns what is wrong with the end of the process that got no signal."""
   if 'Traceback' in text:
@@ -149,8 +154,9 @@ def _problem_of_other(
     return None  # The run has ended before JAX has told both of the signal.
   if code == 143 and said is not None and said['saved']:
     line = f'a signal to another host: step {said["saved"]} of '
-  elif code == 75 and (said is None or not said['saved']):
-    line = f'process {target} of 2 ({socket.gethostname()}, pid {pid}) is lost: '
+  elif code == (75 if is_killed else 143) and (said is None or not said['saved']):
+    what = 'is lost: ' if is_killed else 'has ended: SIGTERM: '
+    line = f'process {target} of 2 ({socket.gethostname()}, pid {pid}) {what}'
   else:
     return f'the other ended with {code}'
   lines = [x for x in text.splitlines() if x.startswith(line)]

@@ -10,6 +10,7 @@ import stand_ins
 import test_train
 
 from advprop_jax import model_config
+from advprop_jax.workdir import directory
 from configs import digits_vanilla
 
 HERE = pathlib.Path(__file__).parent
@@ -200,9 +201,9 @@ def test_a_preempted_job_ends_as_an_uninterrupted_one(
     'num_epochs': 3.0,  # 18 steps: the signal comes in the middle of them.
     'log_every_steps': 1,
     'model.bn_scope': 'all',
-    'eval.every_epochs': 3.0,
+    'eval.every_epochs': 1.0,
     'eval.suites': ('val',),
-    'checkpoint.every_epochs': 3.0,
+    'checkpoint.every_epochs': 0.5,
   }
   config.update_from_flattened_dict(values)
   args = [f'--config={stand_ins.ROOT}/configs/digits_vanilla.py:smoke']
@@ -214,13 +215,14 @@ def test_a_preempted_job_ends_as_an_uninterrupted_one(
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   }
 
-  preempt = {'PREEMPT_AT': '3', 'PREEMPT_FILE': str(broken / 'results.jsonl')}
+  # After saves, and an evaluation, which asks for signals more often than steps do.
+  preempt = {'PREEMPT_AT': '8', 'PREEMPT_FILE': str(broken / 'results.jsonl')}
   result = submit(commands, repository, *args, **env, **preempt)
   assert result.returncode == 143, result.stderr
   requeues = [['scontrol', 'requeue', JOB['SLURM_JOB_ID']]]
   assert commands.calls('scontrol') == requeues
-  (step,) = (int(path.name) for path in (broken / 'checkpoints').iterdir())
-  assert 3 <= step < 18
+  step = directory.saved_steps(broken)[-1]
+  assert 7 < step < 18
   result = submit(commands, repository, *args, **env, SLURM_RESTART_COUNT='1')
   assert result.returncode == 0, result.stderr
   assert f'resuming from step {step} of 18' in result.stderr

@@ -1,6 +1,8 @@
 """Tests that a changed, cut or absent file of a checkpoint is never restored."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 
@@ -43,6 +45,16 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def workdir(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / 'run')
+
+
+def save(saver, step):
+  saver.save(
+    step,
+    parallel.replicate(parts(step)),
+    config={'data': {'batch_size': 16}},
+    examples_seen=step * 16,
+    fingerprint={},
+  )
 
 
 def restore_item(workdir, step, item='model'):
@@ -134,6 +146,47 @@ def test_damaged_metrics_of_any_checkpoint_do_not_close_the_directory(workdir):
     assert checkpointer.find('best') == 8
 
 
+@pytest.mark.parametrize('number', [errno.ESTALE, errno.EACCES])
+def test_what_cannot_be_read_for_now_is_not_damaged(workdir, monkeypatch, number):
+  before = files(workdir)
+
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(checksums, '_digest', fail)
+  words = f'cannot read .*/checkpoints/8/.*: {os.strerror(number)}; allowed: '
+  with pytest.raises(errors.UserError, match=words):
+    integrity.set_damaged_aside(str(workdir))
+  assert integrity.main([str(workdir)]) == 1
+  assert files(workdir) == before
+
+
+def test_a_sector_that_cannot_be_read_is_damage(workdir, monkeypatch):
+  digest = checksums._digest
+
+  def fail(path):
+    if path.parts[-3:] == ('8', 'config', 'metadata'):
+      raise OSError(errno.EIO, '')
+    return digest(path)
+
+  monkeypatch.setattr(checksums, '_digest', fail)
+  assert integrity.set_damaged_aside(str(workdir)) == (4,)
+
+
+def test_a_whole_checkpoint_that_orbax_cannot_read_is_not_damaged(workdir, monkeypatch):
+  with restore.Reader(workdir / 'checkpoints') as reader:
+
+    def fail(*_, **__):
+      raise OSError(errno.EMFILE, '')
+
+    monkeypatch.setattr(reader._manager, 'restore', fail)
+    with pytest.raises(
+      errors.UserError, match='8 is whole, and Orbax.*: Too many'
+    ) as e:
+      reader.restore(8, {'model': jax.eval_shape(lambda: parts(0)['model'])})
+  assert not isinstance(e.value, restore.DamagedError)
+
+
 def test_if_none_is_whole_all_stay(workdir):
   before = files(workdir)
   for step in '48':
@@ -195,6 +248,45 @@ def test_a_kill_while_a_file_is_replaced_leaves_the_checkpoint_whole(
       checksums.replace_file(path, 'metrics/metrics', new)
     assert checksums.check(path).problems == ()
   assert (path / 'metrics/metrics').read_bytes() == new
+
+
+def test_a_file_is_replaced_only_where_nothing_is_damaged(workdir):
+  path = epath.Path(workdir / 'checkpoints/8')
+  flip(workdir / 'checkpoints/8/SHA256SUMS', 3)
+  before = files(workdir)
+  with pytest.raises(errors.UserError, match='SHA256SUMS is damaged itself; allowed: '):
+    checksums.replace_file(path, 'metrics/metrics', b'{}')
+  assert files(workdir) == before
+  (path / checksums.FILE).unlink()  # As an older version has saved it.
+  checksums.replace_file(path, 'metrics/metrics', b'{}')
+  assert (path / 'metrics/metrics').read_bytes() == b'{}'
+  assert not (path / checksums.FILE).exists()
+
+
+def test_a_directory_that_is_deleted_while_it_is_saved_is_no_checkpoint(
+  tmp_path, monkeypatch
+):
+  """TensorStore makes it anew, with the files that come after."""
+  path = tmp_path / 'checkpoints'
+  with checkpoint.Checkpointer(path) as checkpointer:
+    create = checkpoint.integrity._inode
+    calls = []
+
+    def delete(created):
+      calls.append(created)
+      number = create(created)
+      if created.parent == path and len(calls) > 1:  # Before it is finalized.
+        shutil.copytree(created, tmp_path / 'copy')
+        created.rename(tmp_path / 'gone')
+        (tmp_path / 'copy').rename(created)
+        number = create(created)
+      return number
+
+    monkeypatch.setattr(checkpoint.integrity, '_inode', delete)
+    save(checkpointer, 4)
+    with pytest.raises(errors.UserError, match='checkpoints/4: No such file or direct'):
+      checkpointer.wait_until_finished()
+    assert checkpointer.steps() == []
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,13 @@ def test_the_config_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
   path = epath.Path(tmp_path)
   directory.write_config(path, {'seed': 0})
 
-  def write_half(self, text):
-    self.write_bytes(text.encode()[:5])
+  write_bytes = type(path).write_bytes
+
+  def write_half(self, content):
+    write_bytes(self, content[:5])
     raise OSError('disk full')
 
-  monkeypatch.setattr(type(path), 'write_text', write_half)
+  monkeypatch.setattr(type(path), 'write_bytes', write_half)
   with pytest.raises(errors.UserError, match='config.json: disk full; allowed: '):
     directory.write_config(path, {'seed': 1})
   assert directory.read_config(path / 'config.json') == {'seed': 0}
