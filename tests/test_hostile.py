@@ -119,18 +119,13 @@ class Batches:
 
 @pytest.fixture(scope='module')
 def opened():
-  """Makes each experiment once, so that its programs are compiled once."""
-  create, found = experiment.create_experiment, {}
-
-  def create_once(config):
-    key = json.dumps(config)
-    if key not in found:
-      found[key] = create(config)
-    return found[key]
-
-  with pytest.MonkeyPatch.context() as patch, compilation.without_optimizations():
+  """Puts a tiny network and no images into all runs."""
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    compilation.without_optimizations(),
+    compilation.experiments_once(),
+  ):
     patch.setattr(model_config, 'create_module', create_tiny_model)
-    patch.setattr(experiment, 'create_experiment', create_once)
     patch.setattr(experiment, 'create_train_batches', lambda *_, **__: Batches())
     yield
 

@@ -1,4 +1,4 @@
-"""Tests how a program starts, with two lines in the place of JAX: nothing heavy."""
+"""Tests how a program starts, with a few lines in the place of what is heavy."""
 
 import json
 import os
@@ -22,7 +22,7 @@ if os.environ.get('C_LIBRARY'):
   import platform
   platform.libc_ver = lambda *_: (os.environ['C_LIBRARY'], '1.2')
 """
-JAX = """
+STAND_IN = """
 import json, os, sys
 print(json.dumps([sys.argv, sys.flags.optimize, dict(os.environ)]))
 sys.exit(7)
@@ -33,7 +33,8 @@ sys.exit(7)
 def start(tmp_path):
   """Returns f(words, env) -> starts, (argv, optimize, environ) of the last one."""
   (tmp_path / 'sitecustomize.py').write_text(SITECUSTOMIZE)
-  (tmp_path / 'jax.py').write_text(JAX)
+  for name in ('jax', 'tensorflow'):  # Whichever is imported first.
+    (tmp_path / f'{name}.py').write_text(STAND_IN)
 
   def run(*words, cwd=ROOT, **env):
     chosen = ('GLIBC_TUNABLES', 'JAX_COMPILATION_CACHE_DIR')

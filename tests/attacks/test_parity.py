@@ -97,7 +97,7 @@ def check(result, data_dir):
   assert abs(int(ours.sum()) - int(theirs.sum())) <= allowed
 
 
-def test_equals_the_reference(digits_dir, fast_compilation):
+def test_equals_the_reference(digits_dir):
   assert sorted(x['attacks'] for x in SMALL) == sorted(DEFAULT)
   for result in SMALL:
     check(result, digits_dir)
