@@ -60,6 +60,7 @@ class Checkpointer(restore.Reader):
       hosts_options['async_options'] = ocp.AsyncOptions(timeout_secs=_HOSTS_SECS)
     super().__init__(
       directory,
+      whole=whole,
       options=hosts_options
       | {
         'temporary_path_class': integrity.temporary_path_class(
@@ -73,7 +74,6 @@ class Checkpointer(restore.Reader):
         ),
       },
     )
-    self._compared |= {(step, item) for step in whole for item in restore.ITEMS}
 
   def __exit__(self, exc_type, *exc_info):
     try:

@@ -18,7 +18,7 @@ from advprop_jax.workdir import checksums, contents, disk
 
 BEST_METRIC = 'val/clean_top1'
 _ARRAYS = ('model', 'ema', 'training')
-ITEMS = (*_ARRAYS, *contents.JSON_ITEMS, 'metrics')
+_ITEMS = (*_ARRAYS, *contents.JSON_ITEMS, 'metrics')
 # What a reader of the network needs: of a copy without `training` it is all there is.
 _NETWORK = ('model', 'ema', 'config', 'data', 'metrics')
 
@@ -68,17 +68,23 @@ class Reader:
   """Reads the checkpoints of one directory, and changes nothing; a context manager."""
 
   def __init__(
-    self, directory, *, flag: str = '--workdir', options: dict[str, Any] | None = None
+    self,
+    directory,
+    *,
+    flag: str = '--workdir',
+    whole: Iterable[int] = (),
+    options: dict[str, Any] | None = None,
   ):
     """Opens a directory.
 
     Args:
       directory: path or str.
       flag: the one that has named the directory, for messages.
+      whole: steps of which all files have been compared, see `verify`.
       options: of Orbax's manager; None: those for reading alone.
     """
     self._flag = flag
-    self._compared: set[tuple[int, str]] = set()  # Steps and items.
+    self._compared = {(step, item) for step in whole for item in _ITEMS}
     path = epath.Path(directory).expanduser().absolute()
     if path.exists() and not path.is_dir():
       raise errors.UserError(f'{path} is no directory; allowed: what a run has written')
