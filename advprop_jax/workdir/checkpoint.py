@@ -25,22 +25,18 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 
 from advprop_jax import errors, hosts, parallel
-from advprop_jax.workdir import checksums, disk, integrity, restore
+from advprop_jax.workdir import checksums, disk, integrity, manager, restore
 
 # How long to wait after each failure in a row of a save; after one more it is given up.
 RETRY_SECS = (1, 5, 30)
-# When one of several hosts cannot save, the others wait for it so long. Orbax's default
-# is 1200.
-_HOSTS_SECS = 300
 
 
 class Checkpointer(restore.Reader):
   """Saves and restores the checkpoints of one directory; a context manager.
 
-  Keeps the newest `keep_last` and the one with the highest BEST_METRIC. Saving is
+  Keeps the newest `keep_last` and the best by `manager.BEST_METRIC`. Saving is
   asynchronous; leaving the context waits for it.
   """
 
@@ -54,25 +50,10 @@ class Checkpointer(restore.Reader):
     """
     self._last: tuple[int, Callable[[], Any]] | None = None  # Step and its save.
     self._num_failed = 0  # Saves in a row.
-    policies = ocp.checkpoint_managers
-    hosts_options: dict[str, Any] = {}
-    if jax.process_count() > 1:
-      hosts_options['async_options'] = ocp.AsyncOptions(timeout_secs=_HOSTS_SECS)
     super().__init__(
       directory,
       whole=whole,
-      options=hosts_options
-      | {
-        'temporary_path_class': integrity.temporary_path_class(
-          epath.Path(directory).expanduser().absolute()
-        ),
-        'preservation_policy': policies.AnyPreservationPolicy(
-          [
-            policies.LatestN(keep_last),
-            policies.BestN(get_metric_fn=restore.value_of, n=1),
-          ]
-        ),
-      },
+      open_manager=functools.partial(manager.open_to_save, keep_last=keep_last),
     )
 
   def __exit__(self, exc_type, *exc_info):

@@ -3,9 +3,8 @@
 `checkpoint.py` says what they consist of.
 """
 
-import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import jax
@@ -14,11 +13,8 @@ from absl import logging
 from etils import epath
 
 from advprop_jax import branches, errors, parallel
-from advprop_jax.workdir import checksums, contents, disk
+from advprop_jax.workdir import checksums, contents, disk, manager
 
-BEST_METRIC = 'val/clean_top1'
-_ARRAYS = ('model', 'ema', 'training')
-_ITEMS = (*_ARRAYS, *contents.JSON_ITEMS, 'metrics')
 # What a reader of the network needs: of a copy without `training` it is all there is.
 _NETWORK = ('model', 'ema', 'config', 'data', 'metrics')
 
@@ -36,34 +32,6 @@ class DamagedError(errors.UserError):
     )
 
 
-def value_of(metrics) -> float:
-  value = metrics.get(BEST_METRIC)
-  is_number = isinstance(value, int | float) and abs(value) < math.inf
-  return value if is_number else -math.inf
-
-
-@contextlib.contextmanager
-def _only_errors():
-  """Leaves out what Orbax warns of a directory that is opened to be read."""
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
-  try:
-    yield
-  finally:
-    logging.set_verbosity(verbosity)
-
-
-class _Manager(ocp.CheckpointManager):
-  """Orbax's manager, which leaves JAX's preemption service to `hosts.py`.
-
-  Orbax asks it at each save, by the number of the step, and hosts agree on where to
-  stop by the highest number that one of them has asked with: there can be one sequence.
-  """
-
-  def reached_preemption(self, step: int) -> bool:
-    return False
-
-
 class Reader:
   """Reads the checkpoints of one directory, and changes nothing; a context manager."""
 
@@ -73,7 +41,7 @@ class Reader:
     *,
     flag: str = '--workdir',
     whole: Iterable[int] = (),
-    options: dict[str, Any] | None = None,
+    open_manager: Callable[[epath.Path], manager.Manager] = manager.open_to_read,
   ):
     """Opens a directory.
 
@@ -81,32 +49,14 @@ class Reader:
       directory: path or str.
       flag: the one that has named the directory, for messages.
       whole: steps of which all files have been compared, see `verify`.
-      options: of Orbax's manager; None: those for reading alone.
+      open_manager: one of `manager.py`.
     """
     self._flag = flag
-    self._compared = {(step, item) for step in whole for item in _ITEMS}
+    self._compared = {(step, item) for step in whole for item in manager.ITEMS}
     path = epath.Path(directory).expanduser().absolute()
     if path.exists() and not path.is_dir():
       raise errors.UserError(f'{path} is no directory; allowed: what a run has written')
-    with _only_errors() if options is None else contextlib.nullcontext():
-      self._manager = _Manager(
-        path,
-        item_handlers={
-          **{item: ocp.StandardCheckpointHandler() for item in _ARRAYS},
-          **{item: ocp.JsonCheckpointHandler() for item in contents.JSON_ITEMS},
-        },
-        options=ocp.CheckpointManagerOptions(
-          # The metrics of all checkpoints are for the decision which to keep.
-          **options
-          or {
-            'read_only': True,
-            'create': False,
-            'cleanup_tmp_directories': False,
-            'lightweight_initialize': True,
-          },
-          best_fn=value_of,
-        ),
-      )
+    self._manager = open_manager(path)
 
   def __enter__(self) -> Self:
     return self
@@ -124,10 +74,10 @@ class Reader:
     return sorted(self._manager.all_steps())
 
   def find(self, which: str) -> int:
-    """Returns the step of a checkpoint: 'newest', 'best' by BEST_METRIC, or its number.
+    """Returns the step of a checkpoint: 'newest', 'best', or its number.
 
-    Of the newest and the best only those count whose network is whole; a warning names
-    the others.
+    The best is the one by `manager.BEST_METRIC`. Of the newest and the best only those
+    count whose network is whole; a warning names the others.
 
     Raises:
       UserError: there is none.
@@ -167,7 +117,7 @@ class Reader:
     """Returns the metric of a step by which it is the best; -inf: there is none."""
     try:
       self.verify(step, ['metrics'])
-      return value_of(self._manager.metrics(step) or {})
+      return manager.metric(self._manager.metrics(step) or {})
     except Exception:  # Orbax raises these, if there are no checksums.
       return -math.inf
 

@@ -269,7 +269,7 @@ def test_a_directory_that_is_deleted_while_it_is_saved_is_no_checkpoint(
   """TensorStore makes it anew, with the files that come after."""
   path = tmp_path / 'checkpoints'
   with checkpoint.Checkpointer(path) as checkpointer:
-    create = checkpoint.integrity._inode
+    create = integrity._inode
     calls = []
 
     def delete(created):
@@ -282,7 +282,7 @@ def test_a_directory_that_is_deleted_while_it_is_saved_is_no_checkpoint(
         number = create(created)
       return number
 
-    monkeypatch.setattr(checkpoint.integrity, '_inode', delete)
+    monkeypatch.setattr(integrity, '_inode', delete)
     save(checkpointer, 4)
     with pytest.raises(errors.UserError, match='checkpoints/4: No such file or direct'):
       checkpointer.wait_until_finished()
