@@ -82,6 +82,11 @@ def test_a_tpu_says_how_many_hosts_there_are(tpu, environ, count):
   assert cluster.find({**environ, 'JAX_PLATFORMS': 'cpu'}) is None
 
 
+def test_a_tpu_in_a_job_of_slurm_whose_srun_has_not_started_it(tpu):
+  environ = {**without(SLURM, 'SLURM_PROCID'), 'TPU_WORKER_HOSTNAMES': 'a,b'}
+  assert cluster.find(environ) == cluster.Cluster('a TPU pod', 2)
+
+
 def test_one_host_with_a_tpu_is_alone(tpu):
   assert cluster.find({'TPU_WORKER_HOSTNAMES': 'localhost'}) is None
   assert cluster.find({'TPU_WORKER_HOSTNAMES': 'localhost', **POD}) is None

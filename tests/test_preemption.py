@@ -87,13 +87,14 @@ def test_the_second_signal_ends_the_program():
   assert (code, out, err) == (130, [], [line])
 
 
-@pytest.mark.parametrize('what, code', [('set-up', 143), ('finishing', 143)])
-def test_signals_end_a_program_whose_output_nobody_reads(what, code):
+@pytest.mark.parametrize('what, out', [('set-up', ''), ('relay', 'told\nSIGTERM\n')])
+def test_signals_are_heard_when_nobody_reads_the_output(what, out):
   with start(what) as process:
     assert process.stdout.readline() == 'ready\n'
     process.stderr.close()  # As of `python main.py 2>&1 | tee log` when tee has ended.
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == code
+    assert process.wait(timeout=20) == 143
+    assert process.stdout.read() == out
 
 
 def test_other_hosts_are_told_of_an_end_at_once():
