@@ -490,6 +490,8 @@ def test_a_bad_step_is_skipped_and_counted_or_made_again(
 ):
   config = small_config(digits_dir)
   break_step(monkeypatch, 4)
+  config.eval.every_epochs = 1.0
+  absl_logging.set_verbosity('info')
   config.on_nonfinite = 'skip'
   train.train_and_evaluate(config, str(tmp_path / 'skip'))
   counts = [x.get('train/skipped_steps') for x in results(tmp_path / 'skip')]

@@ -203,7 +203,7 @@ def test_a_preempted_job_ends_as_an_uninterrupted_one(
     'model.bn_scope': 'all',
     'eval.every_epochs': 1.0,
     'eval.suites': ('val',),
-    'checkpoint.every_epochs': 0.5,
+    'checkpoint.every_epochs': 1.0,
   }
   config.update_from_flattened_dict(values)
   args = [f'--config={stand_ins.ROOT}/configs/digits_vanilla.py:smoke']
