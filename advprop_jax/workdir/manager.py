@@ -56,6 +56,7 @@ def open_to_save(path: epath.Path, *, keep_last: int) -> Manager:
     asynchronous['async_options'] = ocp.AsyncOptions(timeout_secs=_HOSTS_SECS)
   return _open(
     path,
+    cleanup_tmp_directories=True,
     temporary_path_class=integrity.temporary_path_class(path),
     preservation_policy=policies.AnyPreservationPolicy(
       [policies.LatestN(keep_last), policies.BestN(get_metric_fn=metric, n=1)]

@@ -128,6 +128,16 @@ def test_every_file_cut_emptied_or_deleted_is_named_or_harmless(workdir, caplog)
       (step / name).write_bytes(content)
 
 
+def test_what_a_save_that_was_cut_off_has_left_is_dropped(workdir):
+  left = workdir / 'checkpoints/9.orbax-checkpoint-tmp'
+  (left / 'model').mkdir(parents=True)
+  with restore.Reader(workdir / 'checkpoints') as reader:
+    assert reader.steps() == [4, 8] and left.exists()
+  with checkpoint.Checkpointer(workdir / 'checkpoints') as checkpointer:
+    assert checkpointer.steps() == [4, 8]
+  assert not left.exists()  # In the background.
+
+
 def test_a_run_sets_damaged_checkpoints_aside(workdir, caplog):
   flip(workdir / 'checkpoints/8/config/metadata', 3)
   assert integrity.set_damaged_aside(str(workdir)) == (4,)
