@@ -212,6 +212,8 @@ def _problem_of_metrics(path: epath.Path, items: set[str] | None) -> str | None:
   except FileNotFoundError:
     return None
   except json_files.UnreadableError as e:
+    if isinstance(e.__cause__, OSError):
+      raise _unreadable(path / name, e.__cause__) from e
     return f'{name}: {e}'
   return None
 

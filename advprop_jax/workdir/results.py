@@ -25,7 +25,6 @@ FOLDER = 'eval'
 _OF_ARCHIVES = (
   zipfile.BadZipFile,
   zlib.error,
-  NotImplementedError,
   RuntimeError,
   struct.error,
 )

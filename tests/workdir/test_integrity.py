@@ -31,14 +31,7 @@ def saved(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('saved')
   with checkpoint.Checkpointer(workdir / 'checkpoints', keep_last=2) as checkpointer:
     for step in (4, 8):
-      checkpointer.save(
-        step,
-        parallel.replicate(parts(step)),
-        config={'data': {'batch_size': 16}},
-        examples_seen=step * 16,
-        fingerprint={},
-        metrics={'val/clean_top1': 0.5},
-      )
+      save(checkpointer, step, metrics={'val/clean_top1': 0.5})
   return workdir
 
 
@@ -47,13 +40,14 @@ def workdir(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / 'run')
 
 
-def save(saver, step):
+def save(saver, step, **options):
   saver.save(
     step,
     parallel.replicate(parts(step)),
     config={'data': {'batch_size': 16}},
     examples_seen=step * 16,
     fingerprint={},
+    **options,
   )
 
 
@@ -169,6 +163,21 @@ def test_what_cannot_be_read_for_now_is_not_damaged(workdir, monkeypatch, number
     integrity.set_damaged_aside(str(workdir))
   assert integrity.main([str(workdir)]) == 1
   assert files(workdir) == before
+
+
+def test_metrics_that_cannot_be_read_for_now_are_not_damaged(workdir, monkeypatch):
+  read_bytes = checksums.json_files.read_bytes
+
+  def fail(path, *limit):
+    if path.name != 'metrics':
+      return read_bytes(path, *limit)
+    cause = OSError(errno.EACCES, 'Permission denied')
+    raise checksums.json_files.UnreadableError('cannot be read') from cause
+
+  monkeypatch.setattr(checksums.json_files, 'read_bytes', fail)
+  with pytest.raises(errors.UserError, match='cannot read .*/metrics: Permission den'):
+    integrity.set_damaged_aside(str(workdir))
+  assert not (workdir / 'damaged').exists()
 
 
 def test_a_sector_that_cannot_be_read_is_damage(workdir, monkeypatch):
