@@ -1,14 +1,17 @@
 """The processes that make a run together: what they tell each other, how they end."""
 
+import collections
 import contextlib
+import functools
 import itertools
 import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -21,6 +24,7 @@ from advprop_jax import cluster, errors, peers, preemption
 _calls = itertools.count()  # Of `reached_preemption`.
 _peers: peers.Peers | None = None
 _VERDICT_SECS = 12.0  # Longer than `peers.py` takes.
+_JOIN_SECS = 300.0  # To wait for the other hosts at the start; JAX's default.
 _NO_ANSWER = ('DEADLINE_EXCEEDED', 'UNAVAILABLE')  # Of JAX's errors.
 
 
@@ -32,6 +36,7 @@ def run_to_end(work: Callable[[], object]):
   """
   try:
     work()
+    preemption.end_as_done()
     _leave()
   except preemption.Preempted as e:
     _leave()
@@ -123,7 +128,7 @@ def join_hosts(wanted: bool | None = None):
       )
     return
   try:
-    jax.distributed.initialize()
+    _wait_for_all()
   except Exception as e:  # The kubernetes package has its own.
     # Of JAX, or of a cloud's server of metadata.
     if isinstance(e, OSError) or any(x in str(e) for x in _NO_ANSWER):
@@ -137,6 +142,7 @@ def join_hosts(wanted: bool | None = None):
   preemption.relay_to_jax()
   if jax.process_count() == 1:
     return
+  _check_devices(jax.devices())
   try:
     _peers = peers.Peers(jax.process_index(), texts_of_hosts)
   except OSError as e:  # A firewall, perhaps: JAX's own check remains.
@@ -149,6 +155,40 @@ def join_hosts(wanted: bool | None = None):
     for index in _peers.missing:
       logging.warning(
         'host %d has not connected: if it is lost, it is noticed after minutes', index
+      )
+
+
+def _wait_for_all():
+  """Waits until all hosts are here; ends this one with 75 if they do not come.
+
+  JAX would end it, too: with an abort and a dump.
+  """
+  logging.info('waiting for the other processes, for up to %d s', _JOIN_SECS)
+  give_up = functools.partial(
+    _end_all,
+    f'the other processes were not all here within {_JOIN_SECS:.0f} s: the same '
+    'command goes on when they are',
+    code=peers.RESTART,
+  )
+  timer = threading.Timer(_JOIN_SECS, give_up)
+  timer.daemon = True
+  timer.start()
+  try:
+    jax.distributed.initialize(initialization_timeout=int(_JOIN_SECS) + 60)
+  finally:
+    timer.cancel()
+
+
+def _check_devices(devices: Sequence[jax.Device]):
+  """Raises UserError unless all hosts have as many devices as the first one."""
+  counts = collections.Counter(x.process_index for x in devices)
+  for index, count in sorted(counts.items()):
+    if count != counts[0]:
+      if jax.process_index() == 0:
+        time.sleep(1)  # JAX aborts those that are still here when the first one ends.
+      raise errors.UserError(
+        f'hosts have different numbers of devices: host 0 has {counts[0]} and host '
+        f'{index} has {count}; allowed: as many on all of them'
       )
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A scheduler may signal a process and its group: what comes together is one signal.
 _ONE_SIGNAL_SECS = 0.2
+FINISHING = 'finishing the step and saving it; a second signal ends the run at once'
 
 
 class Preempted(Exception):
@@ -34,6 +35,7 @@ class _Watch:
   describe: Callable[[], str] | None = None
   tell_hosts: Callable[[signal.Signals], None] | None = None
   relays = False
+  is_done = False
 
 
 def watch():
@@ -56,6 +58,11 @@ def end_with(describe: Callable[[], str]):
 def tell_hosts_with(tell: Callable[[signal.Signals], None]):
   """Sets what tells the other hosts that a signal ends this process at once."""
   _Watch.tell_hosts = tell
+
+
+def end_as_done():
+  """Makes a signal from now on end the process without a word, with status 0."""
+  _Watch.is_done = True
 
 
 def relay_to_jax():
@@ -109,7 +116,7 @@ def _wait():
       if _Watch.received is not None or not _Watch.num_finishing:
         _end(number, is_first=_Watch.received is None)
       _Watch.received, received_at = number, now
-    _say(f'{number.name}: the step is finished and saved; once more ends at once')
+    _say(f'{number.name}: {FINISHING}')
     if _Watch.relays:  # JAX's handler is of SIGTERM, and this thread has blocked it.
       signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
       signal.raise_signal(signal.SIGTERM)
@@ -118,6 +125,8 @@ def _wait():
 
 def _end(number: signal.Signals, *, is_first: bool):
   """Ends the process here and now; an exit would wait for threads and other hosts."""
+  if _Watch.is_done:
+    os._exit(0)
   try:
     if not is_first:  # What is saved is on a disk that may be what all waits for.
       _say(f'{number.name}: ended at once; what was saved before is whole')

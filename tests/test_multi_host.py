@@ -98,7 +98,7 @@ def attack(index, num_hosts):
   }
 
 
-def start(output, num_hosts, index):
+def start(words, num_hosts, index, **variables):
   env = {
     **os.environ,
     'PYTHONPATH': f'{HERE}:{HERE.parent}',
@@ -108,16 +108,31 @@ def start(output, num_hosts, index):
     'SLURM_NTASKS': str(num_hosts),
     'SLURM_PROCID': str(index),
     'SLURM_LOCALID': '0',
+    **variables,
   }
-  script = [HERE / 'multi_host_run.py', output, str(num_hosts)]
   return subprocess.Popen(
-    [sys.executable, *script],
+    [sys.executable, *words],
     env=env,
     cwd=HERE.parent,
     text=True,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
   )
+
+
+JOIN = """
+import sys
+from advprop_jax import hosts
+
+hosts._JOIN_SECS = float(sys.argv[1])
+hosts.run_to_end(hosts.join_hosts)
+"""
+
+
+def join(num_hosts, index, *, secs, num_devices=1):
+  """Starts a process that joins others, and does no more."""
+  words, count = ['-c', JOIN, str(secs)], str(num_devices)
+  return start(words, num_hosts, index, JAX_NUM_CPU_DEVICES=count)
 
 
 def finish(processes):
@@ -128,7 +143,8 @@ def finish(processes):
 
 
 def test_three_steps_of_two_hosts_are_those_of_one(tmp_path, fast_compilation):
-  hosts = [start(tmp_path / 'state', 2, i) for i in range(2)]
+  words = [HERE / 'multi_host_run.py', tmp_path / 'state', '2']
+  hosts = [start(words, 2, i) for i in range(2)]
   expected, attacked = three_steps(0, 1), attack(0, 1)
   finish(hosts)
   first, second = (np.load(tmp_path / f'state_{i}.npz') for i in range(2))
@@ -147,3 +163,23 @@ def test_three_steps_of_two_hosts_are_those_of_one(tmp_path, fast_compilation):
     np.testing.assert_allclose(first[name], x, atol=1e-5)
     # Both hosts hold the same state, bit for bit.
     np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_a_process_whose_peers_do_not_come_ends_with_75():
+  for process in [join(3, i, secs=1) for i in (0, 1)]:
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert err.splitlines() == [
+      'the other processes were not all here within 1 s: the same command goes on when '
+      'they are'
+    ]
+
+
+def test_different_numbers_of_devices_are_one_line():
+  for process in [join(2, i, secs=60, num_devices=i + 1) for i in range(2)]:
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.splitlines() == [
+      'error: hosts have different numbers of devices: host 0 has 1 and host 1 has 2; '
+      'allowed: as many on all of them'
+    ]

@@ -29,6 +29,10 @@ if what in ('import', 'set-up', 'blocked', 'told'):
   if what == 'blocked':
     hashlib.pbkdf2_hmac('sha256', b'', b'', 10 ** 9)  # As long as JAX compiles.
   time.sleep(60)
+if what == 'done':
+  preemption.end_as_done()
+  print('ready', flush=True)
+  time.sleep(60)
 with preemption.finishing():
   print('ready', flush=True)
   while preemption.received() is None or what == 'twice':
@@ -57,7 +61,7 @@ def end(process, *numbers, what_comes='later'):
     for i, number in enumerate(numbers):
       process.send_signal(number)
       if i + 1 < len(numbers):  # Two pending signals of a kind are one.
-        assert 'once more ends at once' in process.stderr.readline()
+        assert preemption.FINISHING in process.stderr.readline()
         if what_comes == 'later':
           time.sleep(0.25)
     out, err = process.communicate(timeout=20)
@@ -76,9 +80,7 @@ def test_with_nothing_to_save_the_first_signal_ends_the_program(what, number):
 def test_with_something_to_save_the_first_signal_is_noted(number):
   code, out, err = end(start('finishing'), number)
   assert (code, out) == (128 + number, [number.name])
-  assert err == [
-    f'{number.name}: the step is finished and saved; once more ends at once'
-  ]
+  assert err == [f'{number.name}: {preemption.FINISHING}']
 
 
 def test_the_second_signal_ends_the_program():
@@ -100,6 +102,10 @@ def test_signals_are_heard_when_nobody_reads_the_output(what, out):
 def test_other_hosts_are_told_of_an_end_at_once():
   code, out, err = end(start('told'), signal.SIGTERM)
   assert (code, out, err) == (143, ['SIGTERM'], ['SIGTERM: step 5 is saved'])
+
+
+def test_a_program_that_is_done_ends_with_0():
+  assert end(start('done'), signal.SIGTERM) == (0, [], [])
 
 
 def test_signals_that_come_together_are_one():
