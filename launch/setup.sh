@@ -32,9 +32,19 @@ install() {
   .venv/bin/python -m pip install -qq "${@/#/--requirement=}"  # Shows errors only.
   wanted "$@" >$stamp
 }
-version=$(describe "${PYTHON:-.venv/bin/python}")
-if ! ready requirements.txt; then
-  find_python
-  install requirements.txt
+find_version() { version=$(describe "${PYTHON:-.venv/bin/python}"); }
+find_version
+if ! ready "$@"; then
+  exec 8<.  # Locked: two scripts may be started at once in a new checkout.
+  if command -v flock >/dev/null && ! flock --nonblock 8; then  # macOS has none.
+    echo 'Waiting for another script, which installs into .venv ...' >&2
+    flock 8 || true
+  fi
+  find_version
+  if ! ready requirements.txt; then
+    find_python
+    install requirements.txt
+  fi
+  if ! ready "$@"; then install "$@"; fi
+  exec 8<&-
 fi
-if ! ready "$@"; then install "$@"; fi

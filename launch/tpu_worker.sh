@@ -50,14 +50,27 @@ wait for its end, or the same --workdir" >&2
   for pid in $(running); do sudo -n kill -KILL "$pid"; done
 }
 
+usage() {
+  echo "error: unknown or incomplete arguments '$*'; allowed: run CODE --workdir=..., \
+stop --workdir=..., install CODE, or none" >&2
+  exit 254
+}
+
 case ${1:-startup} in
   startup)
     attributes=http://metadata.google.internal/computeMetadata/v1/instance/attributes
     install_code "$(curl -sf -H 'Metadata-Flavor: Google' "$attributes/advprop-code")"
     ;;
-  install) install_code "$2" ;;
-  stop) stop_same_run "$2" ;;
+  install)
+    (($# == 2)) || usage "$@"
+    install_code "$2"
+    ;;
+  stop)
+    (($# == 2)) && [[ $2 == --workdir=?* ]] || usage "$@"
+    stop_same_run "$2"
+    ;;
   run)
+    (($# > 2)) && [[ $3 == --workdir=?* ]] || usage "$@"
     code=$2
     shift 2
     stop_same_run "$1"
@@ -70,4 +83,5 @@ case ${1:-startup} in
     # gcloud's own failures have status 1 too: that of main.py travels as 254.
     exit $((status == 1 ? 254 : status))
     ;;
+  *) usage "$@" ;;
 esac

@@ -41,6 +41,14 @@ EXPECTED = {
   'gke.sh': (GKE, ['docker build', 'docker push image', 'kubectl apply']),
 }
 
+PYTHON = """
+case $* in
+  -c*) echo 3.12.1 ;;
+  *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin ;;
+  *pip*) sleep 0.3 ;;  # In which the other script would begin, too.
+esac
+"""
+
 
 def test_shellcheck_finds_nothing():
   assert SHELLCHECK, 'shellcheck is missing: bash launch/test.sh installs it'
@@ -73,11 +81,35 @@ def test_dry_run_prints_the_commands_and_runs_none(tmp_path, script):
   assert not (repository / '.venv').exists()
 
 
-@pytest.mark.parametrize('script', ['tpu_vm.sh', 'tpu_queued.sh', 'gke.sh'])
+@pytest.mark.parametrize(
+  'script', ['tpu_vm.sh', 'tpu_queued.sh', 'gke.sh', 'slurm.sbatch']
+)
 def test_help_is_the_header(tmp_path, script):
   result = stand_ins.StandIns(tmp_path).run(script, '--help', cwd=ROOT)
-  assert f'  bash launch/{script} --name=' in result.stdout
+  assert f'  bash launch/{script} --' in result.stdout
   assert '--dry_run ' in result.stdout and 'set -euo' not in result.stdout
+  assert 'SBATCH -' not in result.stdout
+
+
+def test_two_scripts_at_once_install_once(tmp_path):
+  repository = stand_ins.copy_launch(tmp_path / 'repository')
+  commands = stand_ins.StandIns(tmp_path / 'stand_ins')
+  commands.add('python', PYTHON)
+  (repository / 'requirements.txt').write_text('jax')
+  source = 'set -euo pipefail; source launch/setup.sh requirements.txt; echo ready'
+  python = str(commands.path / 'python')
+  scripts = [
+    subprocess.Popen(
+      ['bash', '-c', source],
+      cwd=repository,
+      env={**os.environ, 'PYTHON': python},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for _ in range(2)
+  ]
+  assert [x.communicate(timeout=60)[0] for x in scripts] == ['ready\n', 'ready\n']
+  assert len(commands.calls('venv')) == len(commands.calls('pip')) == 1
 
 
 def test_the_image_is_made_of_files_that_exist():

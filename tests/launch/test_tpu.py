@@ -338,6 +338,17 @@ def test_a_machine_installs_at_its_start(tmp_path, commands, cloud, program):
   assert not (commands.folder / 'arguments').exists()
 
 
+@pytest.mark.parametrize(
+  'words',
+  ['stopp --workdir=gs://b/x', 'stop', 'run code', 'run code --seed=1', 'install'],
+)
+def test_a_worker_refuses_what_it_does_not_know(commands, cloud, program, words):
+  result = commands.run('tpu_worker.sh', *words.split(), cwd=program)
+  assert result.returncode == 254
+  assert result.stderr.startswith(f"error: unknown or incomplete arguments '{words}'; ")
+  assert not commands.calls('storage')
+
+
 @pytest.mark.parametrize('is_asked', [False, True])
 def test_a_run_that_was_left_there_is_stopped_and_saves(
   commands, cloud, program, is_asked
