@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tests.chaos import blows, damages, disks, figure, runs, zygote
+from tests.chaos import damages, disks, faults, figure, runs, zygote
 
 _PACKAGES = ('jax', 'flax', 'orbax-checkpoint', 'tensorstore')
 
@@ -43,14 +43,14 @@ class Kind(NamedTuple):
   make: Callable[[Tools, int], figure.Figure]
 
 
-def _strikes(name: str, strike, *, num_processes: int = 1, **kwargs):
-  """Returns what makes a figure of runs that are struck."""
+def _injections(name: str, inject, *, num_processes: int = 1, **kwargs):
+  """Returns what makes a figure of faults in runs."""
 
   def make(tools: Tools, total: int) -> figure.Figure:
     made = figure.Figure(name, total)
     jobs = tools.jobs if name == 'kills' else 1  # The others are of time, too.
-    figure.strike_all(
-      *(made, tools.runs(num_processes), strike), seed=tools.seed, jobs=jobs, **kwargs
+    figure.inject_all(
+      *(made, tools.runs(num_processes), inject), seed=tools.seed, jobs=jobs, **kwargs
     )
     return made
 
@@ -81,7 +81,7 @@ def _damages(name: str, kinds: tuple[str, ...]):
 _ALL_DAMAGES = (damages.CUT, damages.EMPTIED, damages.DELETED)
 KINDS: dict[str, Kind] = {
   'kills': Kind(
-    'SIGKILLs to a run, then bit-identical', 100, _strikes('kills', blows.kill)
+    'SIGKILLs to a run, then bit-identical', 100, _injections('kills', faults.kill)
   ),
   'flips': Kind('bits flipped in the newest checkpoint', 1000, _damages('flips', ())),
   'damages': Kind(
@@ -90,22 +90,22 @@ KINDS: dict[str, Kind] = {
     _damages('damages', _ALL_DAMAGES),
   ),
   'signals': Kind(
-    'SIGTERMs to a run of one process', 50, _strikes('signals', blows.terminate)
+    'SIGTERMs to a run of one process', 50, _injections('signals', faults.terminate)
   ),
   'pairs': Kind(
     'SIGTERMs to one of two processes',
     50,
-    _strikes('pairs', blows.terminate_one, num_processes=2),
+    _injections('pairs', faults.terminate_one, num_processes=2),
   ),
   'peers': Kind(
     'SIGKILLs to one of two processes',
     20,
-    _strikes('peers', blows.kill_one, num_processes=2),
+    _injections('peers', faults.kill_one, num_processes=2),
   ),
   'disks': Kind(
     'disks that are full, read-only or gone',
     30,
-    _strikes('disks', disks.take_disk, new_chain=disks.DiskChain),
+    _injections('disks', disks.take_disk, new_chain=disks.DiskChain),
   ),
 }
 

@@ -15,7 +15,7 @@ import subprocess
 
 from tests.chaos import program, state
 from tests.chaos import runs as runs_lib
-from tests.chaos.figure import Blow
+from tests.chaos.figure import Fault
 
 FULL, READ_ONLY, DELETED = 'full', 'read-only', 'deleted'
 KINDS = (FULL, READ_ONLY, DELETED)
@@ -68,7 +68,7 @@ def take_disk(chain, run, rng, number):
   return take(chain, run, KINDS[number % len(KINDS)])
 
 
-def take(chain, run, kind: str) -> Blow | None:
+def take(chain, run, kind: str) -> Fault | None:
   """Takes the disk away now."""
   before = state.steps(chain.workdir)
   phase = run.phase()
@@ -93,7 +93,7 @@ def take(chain, run, kind: str) -> Blow | None:
   if kind != DELETED:
     problems += _problems_of_checkpoints(chain.workdir, before)
   told = f'{"; ".join(problems)}\n{run.tail()}' if problems else None
-  return Blow(f'{kind} in the {phase}', told)
+  return Fault(f'{kind} in the {phase}', told)
 
 
 def _problems_of_checkpoints(workdir, before: list[int]) -> list[str]:

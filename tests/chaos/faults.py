@@ -12,7 +12,7 @@ import socket
 import time
 
 from tests.chaos import state
-from tests.chaos.figure import Blow
+from tests.chaos.figure import Fault
 
 _JOINED = ', workdir '  # Is printed when all processes have found each other.
 _SAID = re.compile(
@@ -38,7 +38,7 @@ def kill_now(chain, run):
   if run.wait() != [-signal.SIGKILL]:
     return None  # It has ended by itself in this very moment.
   unfinished = list(chain.workdir.glob('checkpoints/*.orbax-checkpoint-tmp*'))
-  return Blow(f'{run.phase()}{" in a save" if unfinished else ""}')
+  return Fault(f'{run.phase()}{" in a save" if unfinished else ""}')
 
 
 def terminate(chain, run, rng, number):
@@ -59,8 +59,8 @@ def send_sigterm(chain, run):
   if code == 0 and 'SIGTERM' in run.text() and not is_last:
     problem = 'did not stop at SIGTERM'
   if code == 0 and said is None and 'SIGTERM' not in run.text():
-    return None if problem is None else Blow(phase, problem, secs)  # It was over.
-  return Blow(phase, problem and f'{problem}\n{run.tail()}', secs)
+    return None if problem is None else Fault(phase, problem, secs)  # It was over.
+  return Fault(phase, problem and f'{problem}\n{run.tail()}', secs)
 
 
 def terminate_one(chain, run, rng, number):
@@ -85,7 +85,7 @@ def terminate_one(chain, run, rng, number):
     is_over=codes[target] == 0 and secs < _RELAY_SECS,
   )
   what = f'{phase}, ends with {codes[target]} and the other with {codes[other]}'
-  return Blow(what, problem and f'{problem}\n{run.tail()}', secs)
+  return Fault(what, problem and f'{problem}\n{run.tail()}', secs)
 
 
 def kill_one(chain, run, rng, number):
@@ -113,7 +113,7 @@ def kill_one(chain, run, rng, number):
   )
   if problem is None and secs > _LOST_PEER_SECS:
     problem = f'took {secs:.1f} s, and {_LOST_PEER_SECS} s are allowed'
-  return Blow(phase, problem and f'{problem}\n{run.tail()}', secs)
+  return Fault(phase, problem and f'{problem}\n{run.tail()}', secs)
 
 
 def _last_joined(chain, run, rng) -> bool:

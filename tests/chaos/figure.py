@@ -1,4 +1,4 @@
-"""Counts what was tried and what has passed, and strikes runs again and again."""
+"""Counts what was tried and what has passed, and injects faults into runs."""
 
 import collections
 import concurrent.futures
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tests.chaos import runs as runs_lib
 
-_PER_CHAIN = 3  # Blows to one workdir, before it is run to the end.
+_PER_CHAIN = 3  # Faults to one workdir, before it is run to the end.
 _REPORT_SECS = 5.0
 
 
@@ -82,7 +82,7 @@ def percentile(values: list[float], percent: float) -> float:
   return sorted(values)[math.ceil(percent / 100 * len(values)) - 1]
 
 
-class Blow(NamedTuple):
+class Fault(NamedTuple):
   """What was done to a run, and how it took it."""
 
   what: str
@@ -91,32 +91,32 @@ class Blow(NamedTuple):
 
 
 # Of a chain, its run that has been started, a source of chance and the number of the
-# blow; returns None if the run was over before.
-Strike = Callable[[Any, runs_lib.Run, random.Random, int], Blow | None]
+# fault; returns None if the run was over before.
+Injection = Callable[[Any, runs_lib.Run, random.Random, int], Fault | None]
 
 
-def strike_all(
+def inject_all(
   figure: Figure,
   runs: runs_lib.Runs,
-  strike: Strike,
+  inject: Injection,
   *,
   seed: int,
   jobs: int = 1,
   per_chain: int = _PER_CHAIN,
   new_chain: Callable[[runs_lib.Runs, str], runs_lib.Chain] = runs_lib.Chain,
 ):
-  """Strikes `figure.total` runs, several in a row on the same workdir.
+  """Injects faults into `figure.total` runs, several in a row on the same workdir.
 
   Each row is followed by a run to the end, that has to be as one without interruption:
-  otherwise none of its blows counts as passed.
+  otherwise none of its faults counts as passed.
 
   Args:
     figure: to add to.
     runs: of which kind.
-    strike: what to do.
+    inject: what to do.
     seed: of all chance.
     jobs: rows at a time.
-    per_chain: blows to a row.
+    per_chain: faults in a row.
     new_chain: makes a workdir, of a name.
   """
   rows = [
@@ -125,17 +125,17 @@ def strike_all(
   ]
   with concurrent.futures.ThreadPoolExecutor(jobs) as executor:
     futures = [
-      executor.submit(_strike_row, figure, runs, strike, seed, row, new_chain)
+      executor.submit(_inject_row, figure, runs, inject, seed, row, new_chain)
       for row in rows
     ]
     for future in futures:
       future.result()
 
 
-def _strike_row(figure, runs, strike, seed: int, indices: range, new_chain):
-  """Strikes with these numbers, on as many workdirs as are needed."""
+def _inject_row(figure, runs, inject, seed: int, indices: range, new_chain):
+  """Injects the faults with these numbers, on as many workdirs as are needed."""
   rng = random.Random(f'{seed} {figure.name} {indices.start}')
-  blows: list[Blow] = []
+  faults: list[Fault] = []
   chain, num_chains = None, 0
   todo = list(indices)
   while todo:
@@ -144,31 +144,31 @@ def _strike_row(figure, runs, strike, seed: int, indices: range, new_chain):
       num_chains += 1
     run = chain.start()
     try:
-      blow = strike(chain, run, rng, todo[0])
+      fault = inject(chain, run, rng, todo[0])
     except TimeoutError as e:
-      blow = Blow('hung', f'{e}\n{run.tail()}')
-    if blow is None and any(codes := run.wait()):
-      blow = Blow('on its own', f'ended with {codes}:\n{run.tail()}')
-    if blow is not None:
-      blows.append(blow)
+      fault = Fault('hung', f'{e}\n{run.tail()}')
+    if fault is None and any(codes := run.wait()):
+      fault = Fault('on its own', f'ended with {codes}:\n{run.tail()}')
+    if fault is not None:
+      faults.append(fault)
       todo.pop(0)
-    if blow is None or blow.problem is not None or not todo:
-      _end_row(figure, chain, blows, seed, is_over=blow is None)
-      chain, blows = None, []
+    if fault is None or fault.problem is not None or not todo:
+      _end_row(figure, chain, faults, seed, is_over=fault is None)
+      chain, faults = None, []
 
 
-def _end_row(figure, chain, blows: list[Blow], seed: int, *, is_over: bool):
+def _end_row(figure, chain, faults: list[Fault], seed: int, *, is_over: bool):
   problem = chain.difference() if is_over else chain.finish()
-  row = ' then '.join(blow.what for blow in blows) or 'none'
+  row = ' then '.join(fault.what for fault in faults) or 'none'
   about = f'--seed={seed}, kept in {chain.folder}, row: {row}'
-  for blow in blows:
-    found = '\n'.join(x for x in (blow.problem, problem) if x is not None) or None
+  for fault in faults:
+    found = '\n'.join(x for x in (fault.problem, problem) if x is not None) or None
     figure.add(
-      blow.what, None if found is None else f'{found}\n  {about}', secs=blow.secs
+      fault.what, None if found is None else f'{found}\n  {about}', secs=fault.secs
     )
-  if problem is not None and not blows:
+  if problem is not None and not faults:
     figure.failures.append(f'{figure.name}: {problem}\n  {about}')
-  if problem is None and all(blow.problem is None for blow in blows):
+  if problem is None and all(fault.problem is None for fault in faults):
     chain.remove()
   else:
     chain.keep()

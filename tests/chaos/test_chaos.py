@@ -8,18 +8,18 @@ import concurrent.futures
 
 import pytest
 
-from tests.chaos import blows, damages, disks, figure, runs, zygote
+from tests.chaos import damages, disks, faults, figure, runs, zygote
 
 SEED = 0
 
 
 def terminate_at(printed):
-  """Returns a strike: SIGTERM when this is printed."""
+  """Returns an injection: SIGTERM when this is printed."""
 
-  def strike(chain, run, rng, number):
-    return blows.send_sigterm(chain, run) if run.waits_for(printed) else None
+  def inject(chain, run, rng, number):
+    return faults.send_sigterm(chain, run) if run.waits_for(printed) else None
 
-  return strike
+  return inject
 
 
 def kill_soon(chain, run, rng, number):
@@ -27,11 +27,11 @@ def kill_soon(chain, run, rng, number):
   first = 'setting up' if number % 2 else 'compiled and made'
   if not run.waits_for(first) or not run.lasts(rng.uniform(0, 0.3)):
     return None
-  return blows.kill_now(chain, run)
+  return faults.kill_now(chain, run)
 
 
 # Of each, in a row on one workdir.
-STRIKES = {
+INJECTIONS = {
   'signals': (
     terminate_at('compiling the step'),
     terminate_at('[5] '),
@@ -55,12 +55,12 @@ def damage(first_run, starter):
   return made
 
 
-def strike(all_runs, name):
-  """Returns a figure of STRIKES."""
-  strikes = STRIKES[name]
-  made = figure.Figure(name, len(strikes))
-  figure.strike_all(
-    *(made, all_runs, lambda chain, run, rng, i: strikes[i](chain, run, rng, i)),
+def inject(all_runs, name):
+  """Returns a figure of INJECTIONS."""
+  injections = INJECTIONS[name]
+  made = figure.Figure(name, len(injections))
+  figure.inject_all(
+    *(made, all_runs, lambda chain, run, rng, i: injections[i](chain, run, rng, i)),
     seed=SEED,
     new_chain=disks.DiskChain if name == 'disks' else runs.Chain,
   )
@@ -78,8 +78,8 @@ def test_whatever_breaks_a_run_off_it_ends_as_without(tmp_path, digits_dir):
     first_run = runs.Chain(all_runs, 'uninterrupted')
     uninterrupted = first_run.start()
     assert uninterrupted.waits_for('digits: '), uninterrupted.tail()  # Are prepared.
-    struck = [executor.submit(strike, all_runs, name) for name in STRIKES]
+    injected = [executor.submit(inject, all_runs, name) for name in INJECTIONS]
     assert uninterrupted.wait() == [0], uninterrupted.tail()
     all_runs.learn(first_run, secs=uninterrupted.age())
-    for made in (damage(first_run, starter), *(x.result() for x in struck)):
+    for made in (damage(first_run, starter), *(x.result() for x in injected)):
       assert made.is_perfect, '\n'.join([str(made), *made.failures])
