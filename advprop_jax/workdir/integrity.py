@@ -155,42 +155,62 @@ def none_whole(checkpoints: epath.Path, damaged: dict[int, str]) -> errors.UserE
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Compares all checkpoints of a workdir and of its phases; returns the exit code."""
+  """Compares all checkpoints of a workdir and of its phases.
+
+  Returns:
+    The exit code: 0 if all were compared and are whole, 1 otherwise.
+  """
   parser = argparse.ArgumentParser(
     prog='python -m advprop_jax.workdir.integrity',
     description='Compares the files of all checkpoints with their checksums.',
   )
   parser.add_argument('workdir', help='the --workdir of a training')
   workdir = parser.parse_args(arguments).workdir
+  try:
+    paths = _checkpoints(workdir)
+  except (errors.UserError, OSError) as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 1
+  return 0 if all([_print_report(path) for path in paths]) else 1
+
+
+def _checkpoints(workdir: str) -> list[epath.Path]:
+  """Returns the checkpoints of a workdir and of its phases; UserError if none."""
   runs = [workdir, *directory.begun_phases(workdir)]
   steps = [(run, step) for run in runs for step in directory.saved_steps(run)]
-  if not steps:
-    print(
-      f'error: {workdir} has no checkpoints; allowed: a --workdir that was trained in',
-      file=sys.stderr,
-    )
-    return 1
-  num_damaged = 0
-  for run, step in steps:
-    path = epath.Path(run).expanduser() / 'checkpoints' / str(step)
-    start = time.monotonic()
-    try:
-      report = checksums.check(path)
-    except errors.UserError as e:
-      print(f'error: {e}', file=sys.stderr)
-      return 1
-    secs = time.monotonic() - start
-    size = f'{report.num_files} files, {report.num_bytes / 1e6:.1f} MB, {secs:.2f} s'
-    if not report.has_checksums and not report.problems:
-      print(f'{path}: no checksums (saved by an older version): not compared')
-    elif not report.problems:
-      print(f'{path}: whole, {size}')
-    else:
-      num_damaged += 1
-      print(f'{path}: damaged, {size}')
-      for problem in report.problems:
-        print(f'  {problem}')
-  return 1 if num_damaged else 0
+  if steps:
+    return [epath.Path(run).expanduser() / f'checkpoints/{step}' for run, step in steps]
+  inside = epath.Path(workdir).expanduser()
+  workdirs = [*inside.parents][:2] + sorted(
+    x.parent for x in inside.glob('*/checkpoints')
+  )
+  meant = [str(x) for x in workdirs if directory.saved_steps(str(x))]
+  hint = f', as {", ".join(meant[:5])}' if meant else ''
+  raise errors.UserError(
+    f'{workdir} has no checkpoints; allowed: a --workdir that was trained in{hint}'
+  )
+
+
+def _print_report(path: epath.Path) -> bool:
+  """Prints what is found of a checkpoint; returns whether it is known to be whole."""
+  start = time.monotonic()
+  try:
+    report = checksums.check(path)
+  except (errors.UserError, OSError) as e:
+    print(f'{path}: not compared: {e}')
+    return False
+  secs = time.monotonic() - start
+  size = f'{report.num_files} files, {report.num_bytes / 1e6:.1f} MB, {secs:.2f} s'
+  if report.problems:
+    print(f'{path}: damaged, {size}')
+    for problem in report.problems:
+      print(f'  {problem}')
+    return False
+  if not report.has_checksums:
+    print(f'{path}: not compared: it has no {checksums.FILE}, as of an older version')
+    return False
+  print(f'{path}: whole, {size}')
+  return True
 
 
 if __name__ == '__main__':

@@ -28,7 +28,7 @@ class DamagedError(errors.UserError):
     names = ', '.join(map(str, others))
     super().__init__(
       f'the checkpoint {path} is damaged: {problem}; allowed: a whole one'
-      + (f', as may be those of steps {names}' if names else '')
+      + (f'; there are others, of steps {names}' if names else '')
     )
 
 
@@ -56,7 +56,12 @@ class Reader:
     path = epath.Path(directory).expanduser().absolute()
     if path.exists() and not path.is_dir():
       raise errors.UserError(f'{path} is no directory; allowed: what a run has written')
-    self._manager = open_manager(path)
+    try:
+      self._manager = open_manager(path)
+    except OSError as e:
+      raise errors.UserError(
+        f'cannot open {path}: {e.strerror or e}; allowed: files that you may read'
+      ) from e
 
   def __enter__(self) -> Self:
     return self
@@ -118,6 +123,10 @@ class Reader:
     try:
       self.verify(step, ['metrics'])
       return manager.metric(self._manager.metrics(step) or {})
+    except DamagedError:
+      return -math.inf
+    except errors.UserError:
+      raise  # It cannot be read for now, and may be the best.
     except Exception:  # Orbax raises these, if there are no checksums.
       return -math.inf
 

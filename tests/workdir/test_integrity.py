@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from advprop_jax import errors, parallel
-from advprop_jax.workdir import checkpoint, checksums, integrity, restore
+from advprop_jax.workdir import checkpoint, checksums, directory, integrity, restore
 
 # Of this size TensorStore writes an array to a file of its own, without a checksum.
 SHAPE = (256, 512)
@@ -151,7 +151,9 @@ def test_damaged_metrics_of_any_checkpoint_do_not_close_the_directory(workdir):
 
 
 @pytest.mark.parametrize('number', [errno.ESTALE, errno.EACCES])
-def test_what_cannot_be_read_for_now_is_not_damaged(workdir, monkeypatch, number):
+def test_what_cannot_be_read_for_now_is_not_damaged(
+  workdir, monkeypatch, capsys, number
+):
   before = files(workdir)
 
   def fail(*_):
@@ -161,7 +163,13 @@ def test_what_cannot_be_read_for_now_is_not_damaged(workdir, monkeypatch, number
   words = f'cannot read .*/checkpoints/8/.*: {os.strerror(number)}; allowed: '
   with pytest.raises(errors.UserError, match=words):
     integrity.set_damaged_aside(str(workdir))
+  capsys.readouterr()
   assert integrity.main([str(workdir)]) == 1
+  # Of every checkpoint, not only of the first that cannot be read.
+  found = capsys.readouterr().out.splitlines()
+  assert [x.partition(': not compared: cannot read ')[0] for x in found] == [
+    f'{workdir}/checkpoints/{step}' for step in (4, 8)
+  ]
   assert files(workdir) == before
 
 
@@ -178,6 +186,18 @@ def test_metrics_that_cannot_be_read_for_now_are_not_damaged(workdir, monkeypatc
   with pytest.raises(errors.UserError, match='cannot read .*/metrics: Permission den'):
     integrity.set_damaged_aside(str(workdir))
   assert not (workdir / 'damaged').exists()
+  with restore.Reader(workdir / 'checkpoints') as reader:
+    with pytest.raises(
+      errors.UserError, match='cannot read .*/4/metrics/metrics: Perm'
+    ):
+      reader.find('best')
+
+
+def test_checkpoints_that_cannot_be_listed_are_one_line(workdir):
+  (workdir / 'none').mkdir()
+  (workdir / 'none/checkpoints').symlink_to('checkpoints')  # A link to itself.
+  with pytest.raises(errors.UserError, match='cannot read .*none/checkpoints: '):
+    directory.saved_steps(str(workdir / 'none'))
 
 
 def test_a_sector_that_cannot_be_read_is_damage(workdir, monkeypatch):
@@ -303,7 +323,9 @@ def test_a_directory_that_is_deleted_while_it_is_saved_is_no_checkpoint(
 
     monkeypatch.setattr(integrity, '_inode', delete)
     save(checkpointer, 4)
-    with pytest.raises(errors.UserError, match='checkpoints/4: No such file or direct'):
+    with pytest.raises(
+      errors.UserError, match='checkpoints/4: its directory was deleted'
+    ):
       checkpointer.wait_until_finished()
     assert checkpointer.steps() == []
 
@@ -328,7 +350,16 @@ def test_the_command_names_the_file(workdir, capsys):
   assert lines[0].startswith(f'{workdir}/checkpoints/4: damaged, ')
   assert lines[1:] == [
     '  model/manifest.ocdbt: its content has changed',
-    f'{workdir}/checkpoints/8: no checksums (saved by an older version): not compared',
+    f'{workdir}/checkpoints/8: not compared: it has no SHA256SUMS, as of an older '
+    'version',
   ]
-  assert integrity.main([str(workdir / 'none')]) == 1
-  assert 'has no checkpoints; allowed' in capsys.readouterr().err
+  (workdir / 'checkpoints/4').rename(workdir / 'elsewhere')
+  assert integrity.main([str(workdir)]) == 1  # Nothing is known of 8.
+
+
+@pytest.mark.parametrize('place', ['..', 'checkpoints', 'checkpoints/8'])
+def test_the_command_names_workdirs_near_by(workdir, capsys, place):
+  assert integrity.main([str(workdir / place)]) == 1
+  line = capsys.readouterr().err
+  assert 'has no checkpoints; allowed: a --workdir that was trained in, as ' in line
+  assert line.rstrip().endswith(workdir.name)
