@@ -43,7 +43,7 @@ def run_to_end(work: Callable[[], object]):
     _say(f'{e}; the same command goes on from there')
     sys.exit(preemption.exit_code(preemption.received()))
   except errors.RestartError as e:
-    _end_all(f'{e}: the same command goes on', code=peers.RESTART)
+    _end_all(str(e), code=peers.RESTART)
   except errors.UserError as e:
     _end_all(f'error: {e}')
   except Exception as e:
@@ -133,7 +133,7 @@ def join_hosts(wanted: bool | None = None):
     # Of JAX, or of a cloud's server of metadata.
     if isinstance(e, OSError) or any(x in str(e) for x in _NO_ANSWER):
       raise errors.RestartError(
-        f'another host does not answer: {_first_line(e)}'
+        f'another host does not answer ({_first_line(e)}): the same command goes on'
       ) from e
     raise errors.UserError(
       f'--multi_host cannot join other hosts ({_first_line(e)}); allowed: on a TPU '

@@ -96,7 +96,7 @@ def read_initial(
 def restore_or_create(
   exp, checkpointer, fingerprint: dict, weights: initial_weights.InitialWeights | None
 ) -> Start:
-  """Returns what to go on from; damaged checkpoints give way to an earlier one.
+  """Returns what to go on from; in the place of damaged checkpoints an earlier one.
 
   Args:
     exp: the experiment.

@@ -1,6 +1,7 @@
 """Trains, evaluates and saves: the loop, from a config and a workdir to numbers."""
 
 import contextlib
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging
@@ -21,6 +22,7 @@ from advprop_jax.workdir import (
   checkpoint,
   directory,
   integrity,
+  lock,
   logs,
   metric_writer,
   spent,
@@ -65,63 +67,105 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   return metrics
 
 
+class _Run(NamedTuple):
+  """A run that is set up, and goes on from `start`."""
+
+  exp: experiment.Experiment
+  path: Any  # Of `etils.epath`.
+  checkpointer: checkpoint.Checkpointer
+  writer: metric_writer.MetricWriter
+  batches: Any
+  start: run_start.Start
+  fingerprint: dict  # Of the training images.
+  has_trained_classifier: bool  # In the weights that it begins with.
+
+
+def _set_up(
+  config: schema.Section,
+  workdir: str,
+  *,
+  start_from: str | None,
+  timer: spent.PhaseTimer,
+  stack: contextlib.ExitStack,
+) -> _Run | None:
+  """Returns the run of a config and workdir; None: there is nothing left to train.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    start_from: the workdir whose weights it begins with; None: of no other phase.
+    timer: receives what was spent before.
+    stack: closes what the run has opened.
+  """
+  whole = integrity.set_damaged_aside(workdir)
+  exp = experiment.create_experiment(
+    run_start.with_trained_classes(config, workdir, start_from)
+  )
+  config = exp.config
+  weights = run_start.read_weights(exp, workdir, start_from)
+  path = directory.open_workdir(workdir)
+  stack.enter_context(lock.hold(path))
+  checkpointer = stack.enter_context(
+    checkpoint.Checkpointer(
+      path / 'checkpoints', keep_last=config.checkpoint.keep_last, whole=whole
+    )
+  )
+  fingerprint = exp.dataset.fingerprint(config.data.train_split)
+  hosts.check_same_on_hosts('the training images', fingerprint)
+  start = run_start.restore_or_create(exp, checkpointer, fingerprint, weights)
+  if start.step >= exp.total_steps and not start.evaluation_due:
+    logging.info(
+      '%s has a checkpoint of step %d and the config ends at step %d: nothing to '
+      'train. Raise num_epochs, or choose another --workdir',
+      path,
+      start.step,
+      exp.total_steps,
+    )
+    return None
+  directory.write_config(path, config)
+  # The evaluation before the first step comes again, if no later step was saved.
+  writer = stack.enter_context(
+    metric_writer.MetricWriter(path, resume_step=start.step or -1)
+  )
+  timer.add(start.spent)
+  timer.add_start(writer.last_start)
+  if writer.dropped is not None:
+    timer.add_lost(writer.dropped, resume_step=start.step)
+    writer.write_scalars(start.step, timer.totals())  # Should it be stopped again.
+  writer.write_hparams(directory.flatten(config))
+  batches = experiment.create_train_batches(
+    config, exp, examples_seen=start.examples_seen
+  )
+  has_classifier = weights is not None and weights.has_classifier
+  return _Run(
+    exp, path, checkpointer, writer, batches, start, fingerprint, has_classifier
+  )
+
+
 def _train(
   config: schema.Section, workdir: str, *, start_from: str | None = None
 ) -> dict[str, float]:
   """Trains one run; `start_from` is the workdir whose weights it begins with."""
   timer = spent.PhaseTimer()
-  with contextlib.ExitStack() as stack:
+  # A signal is not to cut off what ends the run.
+  with contextlib.ExitStack() as until_closed, contextlib.ExitStack() as stack:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
-      whole = integrity.set_damaged_aside(workdir)
-      exp = experiment.create_experiment(
-        run_start.with_trained_classes(config, workdir, start_from)
-      )
-      config = exp.config
-      weights = run_start.read_weights(exp, workdir, start_from)
-      path = directory.open_workdir(workdir)
-      checkpointer = stack.enter_context(
-        checkpoint.Checkpointer(
-          path / 'checkpoints', keep_last=config.checkpoint.keep_last, whole=whole
-        )
-      )
-      fingerprint = exp.dataset.fingerprint(config.data.train_split)
-      hosts.check_same_on_hosts('the training images', fingerprint)
-      start = run_start.restore_or_create(exp, checkpointer, fingerprint, weights)
-      state, first_step, examples_seen = start.state, start.step, start.examples_seen
-      timer.add(start.spent)
-      knows_classes = weights is not None and weights.has_classifier
-      del weights  # The state has copies: the whole run would keep these in memory.
-      if first_step >= exp.total_steps and not start.evaluation_due:
-        logging.info(
-          '%s has a checkpoint of step %d and the config ends at step %d: nothing to '
-          'train. Raise num_epochs, or choose another --workdir',
-          path,
-          first_step,
-          exp.total_steps,
-        )
+      run = _set_up(config, workdir, start_from=start_from, timer=timer, stack=stack)
+      if run is None:
         return {}
-      directory.write_config(path, config)
-      # The evaluation before the first step comes again, if no later step was saved.
-      writer = stack.enter_context(
-        metric_writer.MetricWriter(path, resume_step=first_step or -1)
-      )
-      if writer.dropped is not None:
-        timer.add_lost(writer.dropped, resume_step=first_step)
-      writer.write_hparams(directory.flatten(config))
-      batches = experiment.create_train_batches(
-        config, exp, examples_seen=examples_seen
-      )
-      device_batches = parallel.prefetch(batches)
+      exp, config, start, state = run.exp, run.exp.config, run.start, run.start.state
+      first_step = start.step
+      device_batches = parallel.prefetch(run.batches)
       _log_overview(exp, state)
     val_metrics: dict[str, float] = {}
     if start.evaluation_due:
       with timer('eval'):
-        val_metrics = _evaluate(exp, state, writer, step=first_step)
-      checkpointer.add_metrics(first_step, val_metrics)
-    elif config.init_from and knows_classes:
+        val_metrics = _evaluate(exp, state, run.writer, step=first_step)
+      run.checkpointer.add_metrics(first_step, val_metrics)
+    elif config.init_from and run.has_trained_classifier:
       with timer('eval'):
-        _evaluate(exp, state, writer, step=0)  # What the weights are worth.
+        _evaluate(exp, state, run.writer, step=0)  # What the weights are worth.
     if first_step < exp.total_steps:
       logging.info('compiling the step: a minute or more, unless it is in the cache')
 
@@ -133,13 +177,13 @@ def _train(
     log = train_log.TrainLog(
       exp,
       start,
-      writer,
+      run.writer,
       timer,
-      num_bad=lambda: batches.num_bad,
-      saved=checkpointer.steps,
+      num_bad=lambda: run.batches.num_bad,
+      saved=run.checkpointer.steps,
     )
     profile = logs.create_profiler(
-      path,
+      run.path,
       num_steps=config.profile_steps,
       first_step=first_step + 1,
       last_step=exp.total_steps,
@@ -150,10 +194,9 @@ def _train(
       with timer('compile' if is_first else 'train'):
         state, step_metrics = exp.train_step(state, next(device_batches))
         log.add(step, step_metrics)
-      examples_seen += config.data.batch_size
       if is_first:
         logging.info('compiled and made the first step in %s', timer)
-        stack.enter_context(preemption.finishing())  # Until here, nothing is lost.
+        until_closed.enter_context(preemption.finishing())  # There is work to lose.
       report_progress(step)
       if profile is not None:
         with timer('profile'):
@@ -168,7 +211,7 @@ def _train(
         log.look_at(up_to=step)  # A state that is not finite is not worth it.
         try:
           with timer('eval'):
-            val_metrics = _evaluate(exp, state, writer, step=step)
+            val_metrics = _evaluate(exp, state, run.writer, step=step)
           is_due = False
         except preemption.Preempted:
           is_stopped = True
@@ -178,30 +221,44 @@ def _train(
         with timer('save'):
           # A broken state must not push a good one out of the directory.
           log.look_at(up_to=step)
-          directory.check_exists(path)
-          checkpointer.save(
-            step,
-            state.parts,
-            config=config,
-            examples_seen=examples_seen,
-            fingerprint=fingerprint,
-            since=start.since,
-            metrics=val_metrics,
-            evaluation_due=is_due,
-            spent=timer.spent,
-          )
+          _save(run, state, step, timer, metrics=val_metrics, evaluation_due=is_due)
 
       if is_stopped:
-        checkpointer.wait_until_finished()
+        run.checkpointer.wait_until_finished()
         raise preemption.Preempted(
           f'{preemption.cause()}: step {step} of {exp.total_steps} is saved'
         )
 
     with timer('save'):
-      checkpointer.wait_until_finished()
-    writer.write_scalars(exp.total_steps, timer.scalars())
-  logging.info('finished %s: %s', path, timer)
+      run.checkpointer.wait_until_finished()
+    run.writer.write_scalars(exp.total_steps, timer.scalars())
+  logging.info('finished %s: %s', run.path, timer)
   return val_metrics
+
+
+def _save(
+  run: _Run,
+  state,
+  step: int,
+  timer: spent.PhaseTimer,
+  *,
+  metrics: dict[str, float],
+  evaluation_due: bool,
+):
+  """Begins to save the state after a step; see `Checkpointer.save`."""
+  directory.check_exists(run.path)
+  num_steps = step - run.start.step
+  run.checkpointer.save(
+    step,
+    state.parts,
+    config=run.exp.config,
+    examples_seen=run.start.examples_seen + num_steps * run.exp.config.data.batch_size,
+    fingerprint=run.fingerprint,
+    since=run.start.since,
+    metrics=metrics,
+    evaluation_due=evaluation_due,
+    spent=timer.spent,
+  )
 
 
 def _evaluate(

@@ -18,7 +18,10 @@ import tensorflow as tf
 import tiny_imagenet
 from absl import logging as absl_logging
 from PIL import Image
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.backend.event_processing import (
+  event_accumulator,
+  plugin_event_accumulator,
+)
 from tiny_model import create_tiny_model
 
 from advprop_jax import (
@@ -153,28 +156,39 @@ def copy(workdir, target):
 
 
 def test_stopped_and_resumed_is_bit_identical_to_uninterrupted(
-  tmp_path, digits_dir, tiny_model, runs, caplog
+  tmp_path, digits_dir, tiny_model, runs, caplog, monkeypatch
 ):
   config = small_config(digits_dir)
   straight, broken = runs['finished'], copy(runs['killed'], tmp_path)
   lost_line = results(broken)[-1]
   assert [step for step, _ in training_losses(broken)] == [1, 2, 3]
+  with monkeypatch.context() as patch:  # Once more, before anything is saved.
+    patch.setattr(parallel, 'prefetch', dying_prefetch(step=2))
+    with pytest.raises(Killed):
+      train.train_and_evaluate(config, broken)
+  second_lost_line = results(broken)[-1]
   absl_logging.set_verbosity('info')
-  resumed_values = train.train_and_evaluate(config, str(broken))
+  resumed_values = train.train_and_evaluate(config, broken)
 
   assert 'resuming from step 2 of 6' in caplog.text
   assert_bit_identical(load(config, straight, 6), load(config, broken, 6))
   assert resumed_values == runs['values']
   # The lost step 3 is told once, as it came again; every line is as it would have been.
   assert training_losses(broken) == training_losses(straight)
-  # It is counted, and what has been spent on it since the save of step 2.
+  # It is counted twice, and what has been spent since the save of step 2.
   saved = json.loads((tmp_path / 'checkpoints/2/data/metadata').read_text())['spent']
-  lost = lost_line['device_hours'] - saved['device_hours']
+  lost = second_lost_line['device_hours'] - saved['device_hours']
   last, undisturbed = results(broken)[-1], results(straight)[-1]
+  assert second_lost_line['device_hours'] > lost_line['device_hours']
   assert lost > 0 and last['lost_device_hours'] == pytest.approx(lost)
-  assert (last['lost_steps'], undisturbed['lost_steps']) == (1, 0)
+  assert (last['lost_steps'], undisturbed['lost_steps']) == (2, 0)
   hours = [x['device_hours'] for x in results(broken) if 'device_hours' in x]
-  assert hours == sorted(hours) and hours[2] > lost_line['device_hours']
+  assert hours == sorted(hours) and hours[-2] > second_lost_line['device_hours']
+  # TensorBoard has each point once, too.
+  events = plugin_event_accumulator.EventAccumulator(str(tmp_path / 'tensorboard'))
+  events.Reload()
+  points = [x.step for x in events.Tensors('train/adv_loss')]
+  assert points == [step for step, _ in training_losses(straight)]
 
 
 # Each step has a call, and after steps 2, 4 and 6 each of two batches to evaluate.
@@ -415,12 +429,16 @@ def test_a_checkpoint_of_another_method_stays_untouched(
   tmp_path, digits_dir, tiny_model, runs
 ):
   copy(runs['finished'], tmp_path)
-  before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
+
+  def times():
+    files = (p for p in tmp_path.rglob('*') if p.is_file() and p.name != 'lock')
+    return {p: p.stat().st_mtime_ns for p in files}
+
+  before = times()
   other = small_config(digits_dir, digits_adversarial_training)
   with pytest.raises(errors.UserError, match='of another model: .*adv'):
     train.train_and_evaluate(other, str(tmp_path))
-  after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-  assert after == before
+  assert times() == before
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(
@@ -599,6 +617,9 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(errors.UserError, match='cannot write to --workdir .*file/run'):
     directory.open_workdir(str(tmp_path / 'file' / 'run'))
+  (tmp_path / 'checkpoints').symlink_to('/proc')  # In which root makes no files, too.
+  with pytest.raises(errors.UserError, match=f'--workdir {tmp_path}/checkpoints: '):
+    directory.open_workdir(str(tmp_path))
 
 
 def test_default_workdirs_are_told_apart():

@@ -112,7 +112,7 @@ class Checkpointer(restore.Reader):
     )
     try:
       self._manager.wait_until_finished()
-    except Exception as e:  # Of the save before, which this one stands in for.
+    except Exception as e:  # Of the save before: this one is newer.
       self._check_failure(e)
     else:
       self._num_failed = 0
@@ -158,7 +158,8 @@ class Checkpointer(restore.Reader):
       raise disk.cannot_write(f'the checkpoint {self._path(step)}', e) from e
     if jax.process_count() > 1:  # The others would have to repeat it, too.
       raise errors.RestartError(
-        f'the checkpoint of step {step} could not be written ({disk.reason(e)})'
+        f'the checkpoint of step {step} could not be written ({disk.reason(e)}): the '
+        'same command goes on'
       ) from e
     self._manager.reload()  # Orbax has left out already what it was to replace.
     secs = RETRY_SECS[self._num_failed - 1]

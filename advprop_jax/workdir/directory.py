@@ -17,7 +17,10 @@ from advprop_jax.workdir import disk
 
 # What a run writes: names of directories, and of files.
 _DIRECTORIES = ('checkpoints', 'damaged', 'eval', 'pictures', 'tensorboard')
-_FILES = ('config.json', 'config.json.new', 'results.jsonl', 'results.jsonl.new')
+_WRITTEN = ('checkpoints', 'tensorboard')  # By every training, from its start.
+_FILES = (
+  *('config.json', 'config.json.new', 'results.jsonl', 'results.jsonl.new', 'lock'),
+)
 
 
 def default_workdir(config_flag: str) -> str:
@@ -40,19 +43,29 @@ def open_workdir(workdir: str) -> epath.Path:
       writes.
   """
   path = epath.Path(workdir).expanduser()
+  place = workdir
   try:
     path.mkdir(parents=True, exist_ok=True)
     _check_names(path)
-    probe = path / f'.write_test_{jax.process_index()}'
-    probe.unlink(missing_ok=True)  # It may be a link to what is not ours.
-    probe.write_text('')
-    probe.unlink()
+    _write_and_remove(path)
+    for name in _WRITTEN:
+      place = f'{workdir}/{name}'
+      if (path / name).exists():
+        _write_and_remove(path / name)
   except OSError as e:
     raise errors.UserError(
-      f'cannot write to --workdir {workdir}: {e.strerror or e}; '
+      f'cannot write to --workdir {place}: {e.strerror or e}; '
       'allowed: a directory that you may create files in'
     ) from e
   return path.resolve()
+
+
+def _write_and_remove(path: epath.Path):
+  """Makes a file in a directory, and removes it; OSError if it cannot be made."""
+  probe = path / f'.write_test_{jax.process_index()}'
+  probe.unlink(missing_ok=True)  # It may be a link to what is not ours.
+  probe.write_text('')
+  probe.unlink()
 
 
 def _check_names(path: epath.Path):
@@ -167,7 +180,7 @@ def check_exists(workdir: epath.Path):
   if not file.exists():
     raise errors.UserError(
       f'--workdir {workdir} was deleted while the run wrote to it; allowed: one that '
-      'stays; the same command goes on from what is left'
+      'stays; the same command goes on from what is left in it, if anything'
     )
 
 
@@ -213,9 +226,22 @@ def begun_phases(workdir: str) -> list[str]:
 
 
 def saved_steps(workdir: str) -> list[int]:
-  """Returns the steps of the checkpoints in a workdir, which need not exist."""
+  """Returns the steps of the checkpoints in a workdir, which need not exist.
+
+  Raises:
+    UserError: they cannot be listed.
+  """
   checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
-  return json_files.numbers(path.name for path in checkpoints.glob('*'))
+  if '://' in os.fspath(checkpoints):
+    return json_files.numbers(path.name for path in checkpoints.glob('*'))
+  try:
+    return json_files.numbers(os.listdir(checkpoints))
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot read {checkpoints}: {e.strerror or e}; allowed: files that you may read'
+    ) from e
 
 
 def describe_interruption(workdir: str) -> str:

@@ -6,13 +6,17 @@ Names are `{split}/{stream or branch}_{quantity}`: train/adv_loss, val/clean_top
 import contextlib
 import json
 import math
+import os
 import re
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 from clu import metric_writers
 from etils import epath
 from PIL import Image
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer import event_file_writer
 
 from advprop_jax import json_files
 from advprop_jax.workdir import disk, spent
@@ -33,19 +37,23 @@ class MetricWriter:
     Args:
       workdir: existing directory.
       resume_step: the step that training goes on from; lines of later steps, left by a
-        run that was stopped after its last checkpoint, are dropped: they will come
-        again. None: every line stays.
+        run that was stopped after its last checkpoint, are dropped, and TensorBoard
+        leaves out their points: they will come again. None: all stays.
     """
     self._is_first_host = jax.process_index() == 0
     self._tensorboard = workdir / 'tensorboard'
     with self._writing_tensorboard():
+      if self._is_first_host and resume_step is not None and self._tensorboard.exists():
+        _leave_out_after(resume_step, self._tensorboard)
       self._clu = metric_writers.create_default_writer(
         self._tensorboard, just_logging=not self._is_first_host
       )
     self._results = workdir / 'results.jsonl'
     self._pictures = workdir / 'pictures'
-    # The last line of training that was dropped; None: there was none.
+    # Lines: the last one of training that was dropped, and the last one of a start at
+    # `resume_step` that says what was lost before it; None: there was none.
     self.dropped: dict | None = None
+    self.last_start: dict | None = None
     if self._is_first_host and self._results.exists():
       with disk.writing(self._results):
         self._mend_results(resume_step)
@@ -68,8 +76,12 @@ class MetricWriter:
       kept = lines[:-1] if not lines[-1] else lines
     else:
       kept = [line for line in lines if line and _step(line) <= resume_step]
-      later = [_parse(x) for x in lines if resume_step < _step(x) < math.inf]
-      self.dropped = next((x for x in reversed(later) if _has_number(x)), None)
+      parsed = [_parse(line) for line in reversed(lines) if _step(line) < math.inf]
+      start = max(0, resume_step)
+      trained = (x for x in parsed if x['step'] > start)
+      self.dropped = _first_with(trained, spent.DEVICE_HOURS)
+      started = (x for x in parsed if x['step'] == start)
+      self.last_start = _first_with(started, *spent.TOTALS)
     disk.put(self._results, b''.join(line + b'\n' for line in kept))
 
   def __enter__(self) -> 'MetricWriter':
@@ -121,14 +133,27 @@ class MetricWriter:
       self._clu.write_hparams(hparams)
 
 
+def _leave_out_after(step: int, folder: epath.Path):
+  """Tells TensorBoard to leave out the points of later steps, of earlier files."""
+  start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  writer = event_file_writer.EventFileWriter(os.fspath(folder))
+  writer.add_event(event_pb2.Event(step=step + 1, session_log=start))
+  writer.close()
+
+
 def _step(line: bytes) -> float:
   """Returns the step of a line of results; infinity for half a line of a killed run."""
   found = _parse(line)
-  return found['step'] if _has_number(found, 'step') else math.inf
+  return found['step'] if _has_numbers(found, 'step') else math.inf
 
 
-def _has_number(line: dict, key: str = spent.DEVICE_HOURS) -> bool:
-  return isinstance(line.get(key), int | float) and abs(line[key]) < math.inf
+def _first_with(lines: Iterable[dict], *keys: str) -> dict | None:
+  return next((x for x in lines if _has_numbers(x, *keys)), None)
+
+
+def _has_numbers(line: dict, *keys: str) -> bool:
+  found = [line.get(key) for key in keys]
+  return all(isinstance(x, int | float) and abs(x) < math.inf for x in found)
 
 
 def _parse(line: bytes) -> dict:

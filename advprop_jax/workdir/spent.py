@@ -9,6 +9,7 @@ import jax
 # them those of work that a start had to do again.
 DEVICE_HOURS, LOST_DEVICE_HOURS = 'device_hours', 'lost_device_hours'
 LOST_STEPS = 'lost_steps'
+TOTALS = (DEVICE_HOURS, LOST_DEVICE_HOURS, LOST_STEPS)
 
 
 class PhaseTimer:
@@ -33,12 +34,26 @@ class PhaseTimer:
 
   def scalars(self) -> dict[str, float]:
     """Returns what was spent, by the names that it has in results."""
-    totals = (DEVICE_HOURS, LOST_DEVICE_HOURS, LOST_STEPS)
-    return {k if k in totals else f'secs/{k}': x for k, x in self.spent.items()}
+    return {k if k in TOTALS else f'secs/{k}': x for k, x in self.spent.items()}
+
+  def totals(self) -> dict[str, float]:
+    """Returns what was spent and lost before this start, for it to write down."""
+    return {key: self._earlier.get(key, 0.0) for key in TOTALS}
 
   def add(self, spent: dict[str, float]):
     """Adds what earlier starts of the run have spent, up to the checkpoint."""
     self._earlier |= spent
+
+  def add_start(self, line: dict[str, float] | None):
+    """Adds what an earlier start from this checkpoint has found lost.
+
+    That start was stopped before it could save this in a checkpoint of its own.
+
+    Args:
+      line: of results, its `totals`; None: there was no such start.
+    """
+    if line is not None and line[LOST_STEPS] > self._earlier[LOST_STEPS]:
+      self._earlier |= {key: line[key] for key in TOTALS}
 
   def add_lost(self, line: dict[str, float], *, resume_step: int):
     """Adds what was spent after the checkpoint, to be done again.

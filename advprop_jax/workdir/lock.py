@@ -1,0 +1,78 @@
+"""Keeps two trainings from writing to one workdir at the same time."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+import jax
+from absl import logging
+from etils import epath
+
+from advprop_jax import errors
+from advprop_jax.workdir import disk
+
+FILE = 'lock'
+_WAIT_SECS = 10.0  # For one that is just ending.
+# Of a file system that has no locks.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+@contextlib.contextmanager
+def hold(workdir: epath.Path) -> Iterator[None]:
+  """Holds the lock of a workdir, on the first host; the kernel frees it at an exit.
+
+  In a bucket, and on a file system without locks, nothing is held.
+
+  Args:
+    workdir: existing directory.
+
+  Raises:
+    RestartError: another training holds it.
+    UserError: the file cannot be written.
+  """
+  path = os.path.join(workdir, FILE)
+  if jax.process_index() != 0 or '://' in path:
+    yield
+    return
+  with contextlib.ExitStack() as stack:
+    with disk.writing(path):
+      # Not through a link, which may be to what is not ours.
+      number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+      file = stack.enter_context(open(number, 'r+', errors='replace'))
+    try:
+      _acquire(file, workdir)
+    except OSError as e:
+      if e.errno not in _NO_LOCKS:
+        raise disk.cannot_write(path, e) from e
+      logging.warning(
+        '%s cannot be locked (%s): a second training in it would not be noticed',
+        *(workdir, os.strerror(e.errno)),
+      )
+    with disk.writing(path):
+      file.truncate(0)
+      file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+      file.flush()
+    yield
+
+
+def _acquire(file, workdir: epath.Path):
+  """Takes the lock of a file; RestartError if another process keeps it."""
+  end = time.monotonic() + _WAIT_SECS
+  while True:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return
+    except BlockingIOError as e:
+      if time.monotonic() > end:
+        file.seek(0)
+        holder = file.read(200).strip()
+        shown = holder if holder.isprintable() else repr(holder)
+        raise errors.RestartError(
+          f'another training writes to --workdir {workdir} ({shown}): the same command '
+          'goes on when that has ended'
+        ) from e
+    time.sleep(0.2)
