@@ -37,7 +37,7 @@ from advprop_jax import (
   train,
   train_state,
 )
-from advprop_jax.workdir import contents, directory, restore
+from advprop_jax.workdir import contents, directory, metric_writer, restore
 from configs import (
   digits_adversarial_training,
   digits_advprop,
@@ -221,6 +221,21 @@ def test_stopped_by_a_signal_and_resumed_nothing_is_lost(
     assert saved.pop(str(step)) == {}
   assert saved == metrics_of_checkpoints(runs['finished'])
   assert results(tmp_path)[-1]['lost_steps'] == 0
+
+
+def test_a_signal_does_not_cut_off_the_closing_of_files(
+  tmp_path, digits_dir, tiny_model, runs, monkeypatch
+):
+  workdir = copy(runs['killed'], tmp_path)
+  close, closed_in = metric_writer.MetricWriter.__exit__, []
+
+  def record_and_close(*args):
+    closed_in.append(preemption._Watch.num_finishing)
+    return close(*args)
+
+  monkeypatch.setattr(metric_writer.MetricWriter, '__exit__', record_and_close)
+  train.train_and_evaluate(small_config(digits_dir), workdir)
+  assert closed_in == [1] and preemption._Watch.num_finishing == 0
 
 
 def test_what_earlier_starts_have_spent_is_added(
