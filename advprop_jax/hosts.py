@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -32,12 +31,13 @@ def run_to_end(work: Callable[[], object]):
   """Runs a program; its errors end the process, and those of all hosts.
 
   Exit codes: 0, done; 1, an error, to be mended first; 143, SIGTERM, and 130, Ctrl-C:
-  the same command goes on; 75, another host is lost, or does not answer: likewise.
+  the same command goes on; 75, likewise: another host is lost or does not answer,
+  another training writes to the workdir, or one of several hosts could not save.
   """
   try:
     work()
-    preemption.end_as_done()
     _leave()
+    preemption.end_as_done()
   except preemption.Preempted as e:
     _leave()
     _say(f'{e}; the same command goes on from there')
@@ -71,7 +71,7 @@ def end_before_joining(message: str, *, wanted: bool | None) -> NoReturn:
   found = cluster.find(os.environ)
   if wanted or (wanted is None and found is not None and found.problem is None):
     with contextlib.suppress(Exception):  # The error of the command says more.
-      join_hosts(wanted)
+      join_hosts(wanted, give_up=lambda: os._exit(1))
   if _peers is not None:
     _peers.leave(message)
   sys.stdout.flush()
@@ -103,16 +103,19 @@ def _say(line: str):
     print(line, file=sys.stderr, flush=True)
 
 
-def join_hosts(wanted: bool | None = None):
+def join_hosts(
+  wanted: bool | None = None, *, give_up: Callable[[], object] | None = None
+):
   """Makes this process one of several hosts, as their environment describes it.
 
   From then on, all end when one of them ends with an error or is lost.
 
   Args:
     wanted: whether to; None: if the environment is that of one of several processes.
+    give_up: ends the process if the others do not come; None: with a line and 75.
 
   Raises:
-    UserError: there is no such environment.
+    UserError: there is no such environment, or hosts have different numbers of devices.
     RestartError: another host does not answer.
   """
   global _peers
@@ -128,7 +131,7 @@ def join_hosts(wanted: bool | None = None):
       )
     return
   try:
-    _wait_for_all()
+    _wait_for_all(give_up or _give_up)
   except Exception as e:  # The kubernetes package has its own.
     # Of JAX, or of a cloud's server of metadata.
     if isinstance(e, OSError) or any(x in str(e) for x in _NO_ANSWER):
@@ -158,18 +161,20 @@ def join_hosts(wanted: bool | None = None):
       )
 
 
-def _wait_for_all():
-  """Waits until all hosts are here; ends this one with 75 if they do not come.
-
-  JAX would end it, too: with an abort and a dump.
-  """
-  logging.info('waiting for the other processes, for up to %d s', _JOIN_SECS)
-  give_up = functools.partial(
-    _end_all,
+def _give_up():
+  _end_all(
     f'the other processes were not all here within {_JOIN_SECS:.0f} s: the same '
     'command goes on when they are',
     code=peers.RESTART,
   )
+
+
+def _wait_for_all(give_up: Callable[[], object]):
+  """Waits until all hosts are here; `give_up` ends this one if they do not come.
+
+  JAX would end it, too: with an abort and a dump.
+  """
+  logging.info('waiting for the other processes, for up to %d s', _JOIN_SECS)
   timer = threading.Timer(_JOIN_SECS, give_up)
   timer.daemon = True
   timer.start()
@@ -182,13 +187,13 @@ def _wait_for_all():
 def _check_devices(devices: Sequence[jax.Device]):
   """Raises UserError unless all hosts have as many devices as the first one."""
   counts = collections.Counter(x.process_index for x in devices)
-  for index, count in sorted(counts.items()):
-    if count != counts[0]:
+  for index in range(jax.process_count()):
+    if counts[index] != counts[0]:
       if jax.process_index() == 0:
-        time.sleep(1)  # JAX aborts those that are still here when the first one ends.
+        time.sleep(3)  # JAX aborts those that are still here when the first one ends.
       raise errors.UserError(
         f'hosts have different numbers of devices: host 0 has {counts[0]} and host '
-        f'{index} has {count}; allowed: as many on all of them'
+        f'{index} has {counts[index]}; allowed: as many on all of them'
       )
 
 

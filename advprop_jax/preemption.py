@@ -61,7 +61,12 @@ def tell_hosts_with(tell: Callable[[signal.Signals], None]):
 
 
 def end_as_done():
-  """Makes a signal from now on end the process without a word, with status 0."""
+  """Makes a signal from now on end the process without a word, with status 0.
+
+  One of several hosts ends by itself, since it has to wait for the others there.
+  """
+  with contextlib.suppress(OSError, ValueError):
+    sys.stdout.flush()  # What is printed already is not to be lost.
   _Watch.is_done = True
 
 
@@ -111,6 +116,10 @@ def _wait():
     number = signal.Signals(signal.sigwait(SIGNALS))
     now = time.monotonic()
     with _Watch.lock:
+      if _Watch.is_done:
+        if _Watch.tell_hosts is None:
+          os._exit(0)
+        continue
       if _Watch.received is not None and now - received_at < _ONE_SIGNAL_SECS:
         continue
       if _Watch.received is not None or not _Watch.num_finishing:
@@ -125,13 +134,12 @@ def _wait():
 
 def _end(number: signal.Signals, *, is_first: bool):
   """Ends the process here and now; an exit would wait for threads and other hosts."""
-  if _Watch.is_done:
-    os._exit(0)
   try:
     if not is_first:  # What is saved is on a disk that may be what all waits for.
       _say(f'{number.name}: ended at once; what was saved before is whole')
     elif _Watch.describe is not None:
-      _say(f'{number.name}: {_Watch.describe()}')
+      with contextlib.suppress(Exception):  # As of a disk that cannot be read.
+        _say(f'{number.name}: {_Watch.describe()}')
     if _Watch.tell_hosts is not None:
       _Watch.tell_hosts(number)
   finally:

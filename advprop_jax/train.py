@@ -44,6 +44,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
 
   Raises:
     UserError: the config or the workdir cannot be used, or training diverges.
+    RestartError: another training writes to the workdir, or another host is lost.
     Preempted: a signal has stopped the training, and its step is saved.
   """
   config = schema.read(config)
@@ -58,12 +59,13 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
     return _train(runs[0], workdir)
   metrics: dict[str, float] = {}
   last = None
-  for i, phase in enumerate(runs):
-    hosts.stop_if_preempted()
-    logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
-    path = directory.phase_workdir(workdir, i)
-    metrics = _train(phase, path, start_from=last)
-    last = path
+  with lock.hold(directory.open_workdir(workdir)):
+    for i, phase in enumerate(runs):
+      hosts.stop_if_preempted()
+      logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
+      path = directory.phase_workdir(workdir, i)
+      metrics = _train(phase, path, start_from=last)
+      last = path
   return metrics
 
 
@@ -96,15 +98,20 @@ def _set_up(
     start_from: the workdir whose weights it begins with; None: of no other phase.
     timer: receives what was spent before.
     stack: closes what the run has opened.
+
+  Raises:
+    UserError: see `train_and_evaluate`.
+    RestartError: another training writes to the workdir.
   """
+  # If there is no directory yet, a config that cannot be used does not make it.
+  path = _open(workdir, stack) if directory.exists(workdir) else None
   whole = integrity.set_damaged_aside(workdir)
   exp = experiment.create_experiment(
     run_start.with_trained_classes(config, workdir, start_from)
   )
   config = exp.config
   weights = run_start.read_weights(exp, workdir, start_from)
-  path = directory.open_workdir(workdir)
-  stack.enter_context(lock.hold(path))
+  path = path or _open(workdir, stack)
   checkpointer = stack.enter_context(
     checkpoint.Checkpointer(
       path / 'checkpoints', keep_last=config.checkpoint.keep_last, whole=whole
@@ -128,10 +135,12 @@ def _set_up(
     metric_writer.MetricWriter(path, resume_step=start.step or -1)
   )
   timer.add(start.spent)
-  timer.add_start(writer.last_start)
+  timer.add_start(writer.last_start, resume_step=start.step)
   if writer.dropped is not None:
     timer.add_lost(writer.dropped, resume_step=start.step)
-    writer.write_scalars(start.step, timer.totals())  # Should it be stopped again.
+  # In a line, should it be stopped again before it saves; that of step 0 was dropped.
+  if writer.dropped is not None or (writer.last_start is not None and start.step == 0):
+    writer.write_scalars(start.step, timer.totals())
   writer.write_hparams(directory.flatten(config))
   batches = experiment.create_train_batches(
     config, exp, examples_seen=start.examples_seen
@@ -142,12 +151,20 @@ def _set_up(
   )
 
 
+def _open(workdir: str, stack: contextlib.ExitStack):
+  """Returns the directory of a workdir, which is locked until the stack is closed."""
+  path = directory.open_workdir(workdir)
+  stack.enter_context(lock.hold(path))
+  directory.check_writable(path)
+  return path
+
+
 def _train(
   config: schema.Section, workdir: str, *, start_from: str | None = None
 ) -> dict[str, float]:
   """Trains one run; `start_from` is the workdir whose weights it begins with."""
   timer = spent.PhaseTimer()
-  # A signal is not to cut off what ends the run.
+  # `finishing` lasts until the files are closed: a signal is not to cut that off.
   with contextlib.ExitStack() as until_closed, contextlib.ExitStack() as stack:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
@@ -162,6 +179,8 @@ def _train(
     if start.evaluation_due:
       with timer('eval'):
         val_metrics = _evaluate(exp, state, run.writer, step=first_step)
+      if first_step == exp.total_steps:  # It is the end, and files are to be closed.
+        until_closed.enter_context(preemption.finishing())
       run.checkpointer.add_metrics(first_step, val_metrics)
     elif config.init_from and run.has_trained_classifier:
       with timer('eval'):
@@ -196,7 +215,7 @@ def _train(
         log.add(step, step_metrics)
       if is_first:
         logging.info('compiled and made the first step in %s', timer)
-        until_closed.enter_context(preemption.finishing())  # There is work to lose.
+        until_closed.enter_context(preemption.finishing())
       report_progress(step)
       if profile is not None:
         with timer('profile'):

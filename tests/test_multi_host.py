@@ -125,13 +125,15 @@ import sys
 from advprop_jax import hosts
 
 hosts._JOIN_SECS = float(sys.argv[1])
+if message := sys.argv[2]:
+  hosts.end_before_joining(message, wanted=None)
 hosts.run_to_end(hosts.join_hosts)
 """
 
 
-def join(num_hosts, index, *, secs, num_devices=1):
+def join(num_hosts, index, *, secs, num_devices=1, message=''):
   """Starts a process that joins others, and does no more."""
-  words, count = ['-c', JOIN, str(secs)], str(num_devices)
+  words, count = ['-c', JOIN, str(secs), message], str(num_devices)
   return start(words, num_hosts, index, JAX_NUM_CPU_DEVICES=count)
 
 
@@ -173,6 +175,12 @@ def test_a_process_whose_peers_do_not_come_ends_with_75():
       'the other processes were not all here within 1 s: the same command goes on when '
       'they are'
     ]
+
+
+def test_a_mistake_in_a_command_stays_one_if_the_peers_do_not_come():
+  process = join(2, 1, secs=1, message='error: a typo')
+  _, err = process.communicate(timeout=60)
+  assert (process.returncode, err) == (1, 'error: a typo\n')
 
 
 def test_different_numbers_of_devices_are_one_line():

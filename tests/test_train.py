@@ -223,6 +223,21 @@ def test_stopped_by_a_signal_and_resumed_nothing_is_lost(
   assert results(tmp_path)[-1]['lost_steps'] == 0
 
 
+def test_work_that_is_lost_before_the_first_checkpoint_is_counted(
+  tmp_path, digits_dir, tiny_model, runs, monkeypatch
+):
+  config = small_config(digits_dir)
+  for step in (2, 1, 1):  # The last two before there is a line.
+    with monkeypatch.context() as patch:
+      patch.setattr(parallel, 'prefetch', dying_prefetch(step))
+      with pytest.raises(Killed):
+        train.train_and_evaluate(config, str(tmp_path))
+  assert train.train_and_evaluate(config, str(tmp_path)) == runs['values']
+  last = results(tmp_path)[-1]
+  assert last['lost_steps'] == 1 and last['lost_device_hours'] > 0
+  assert training_losses(tmp_path) == training_losses(runs['finished'])
+
+
 def test_a_signal_does_not_cut_off_the_closing_of_files(
   tmp_path, digits_dir, tiny_model, runs, monkeypatch
 ):
@@ -632,9 +647,10 @@ def test_a_workdir_that_cannot_be_written_is_one_line(tmp_path):
   (tmp_path / 'file').write_text('in the way')
   with pytest.raises(errors.UserError, match='cannot write to --workdir .*file/run'):
     directory.open_workdir(str(tmp_path / 'file' / 'run'))
-  (tmp_path / 'checkpoints').symlink_to('/proc')  # In which root makes no files, too.
+  path = directory.open_workdir(str(tmp_path))
+  (tmp_path / 'checkpoints').symlink_to('/proc')  # In which not even root makes files.
   with pytest.raises(errors.UserError, match=f'--workdir {tmp_path}/checkpoints: '):
-    directory.open_workdir(str(tmp_path))
+    directory.check_writable(path)
 
 
 def test_default_workdirs_are_told_apart():

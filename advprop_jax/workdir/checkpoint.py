@@ -112,7 +112,8 @@ class Checkpointer(restore.Reader):
     )
     try:
       self._manager.wait_until_finished()
-    except Exception as e:  # Of the save before: this one is newer.
+    except Exception as e:
+      # Of the save before, which is not repeated, since this one replaces it.
       self._check_failure(e)
     else:
       self._num_failed = 0

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ _LINE = re.compile(r'([0-9a-f]{64})  (.+)')
 _LAST_LINE = re.compile(r'# ([0-9a-f]{64}) of the lines above')
 _CHUNK = 2**20  # Bytes.
 _MAX_BYTES = 2**26  # Of the checksums: half a million files.
+_OF_DAMAGE = {errno.EIO, errno.ELOOP, errno.ENOENT, errno.ENOTDIR}
 _NUM_THREADS = 32  # Of a bucket, several files at a time are read faster.
 
 
@@ -99,7 +101,7 @@ def check(
   Raises:
     UserError: a file cannot be read for now, or not by this user.
   """
-  if not path.is_dir():
+  if not _is_directory(path):
     return Report((f'{path.name}: is no directory',), False, 0, 0)
   items = None if items is None else {*items}
   problem = _problem_of_kinds(path, items) or _problem_of_metrics(path, items)
@@ -108,7 +110,7 @@ def check(
   try:
     entries, damage = _read(path)
   except FileNotFoundError:
-    is_there = (path / 'model').is_dir() or (path / 'state').is_dir()
+    is_there = any(_is_directory(path / item) for item in ('model', 'state'))
     return Report(() if is_there else ('model: is missing',), False, 0, 0)
   if damage:
     return Report((f'{FILE}: {damage}',), True, 0, 0)
@@ -145,8 +147,7 @@ def _read(path: epath.Path) -> tuple[list[tuple[str, str]], str | None]:
   try:
     content = json_files.read_bytes(path / FILE, _MAX_BYTES)
   except json_files.UnreadableError as e:
-    if isinstance(e.__cause__, OSError):
-      raise _unreadable(path / FILE, e.__cause__) from e
+    _raise_unreadable(e.__cause__, path / FILE)
     return [], str(e)
   lines, _, last = content.removesuffix(b'\n').rpartition(b'\n')
   found = _LAST_LINE.fullmatch(last.decode(errors='replace'))
@@ -168,17 +169,39 @@ def _compare(path: epath.Path, name: str, digests: set[str]):
   except FileNotFoundError:
     return f'{name}: is missing', 0
   except OSError as e:
-    if e.errno != errno.EIO:
-      raise _unreadable(path / name, e) from e
-    return f'{name}: cannot be read, {os.strerror(e.errno)}', 0  # A bad sector.
+    _raise_unreadable(e, path / name)
+    return f'{name}: cannot be read: {os.strerror(e.errno or 0)}', 0
   return None if digest in digests else f'{name}: its content has changed', size
 
 
-def _unreadable(path: epath.Path, e: OSError) -> errors.UserError:
-  """Returns the error of a file that may be whole, so that nothing is done about it."""
-  return errors.UserError(
-    f'cannot read {path}: {e.strerror or e}; allowed: files that you may read'
-  )
+def _raise_unreadable(e: BaseException | None, path=None):
+  """Raises UserError if an error says that what cannot be read may be whole.
+
+  Nothing is to be done about such a file. It is not so of a bad sector (EIO), of a link
+  in a circle, and of what is not there.
+
+  Args:
+    e: the error; None, or none of a file system: it says nothing.
+    path: of the file; None: the error has it.
+  """
+  if isinstance(e, OSError) and e.errno not in _OF_DAMAGE:
+    place = path or e.filename
+    raise errors.UserError(
+      f'cannot read {place}: {e.strerror or e}; allowed: files that you may read'
+    ) from e
+
+
+def _is_directory(path: epath.Path) -> bool:
+  return path.is_dir() if '://' in os.fspath(path) else stat.S_ISDIR(_mode(path))
+
+
+def _mode(path) -> int:
+  """Returns the mode of what a local path leads to; 0: there is nothing."""
+  try:
+    return os.stat(path).st_mode
+  except OSError as e:
+    _raise_unreadable(e, path)
+    return 0
 
 
 def _problem_of_kinds(path: epath.Path, items: set[str] | None) -> str | None:
@@ -188,7 +211,7 @@ def _problem_of_kinds(path: epath.Path, items: set[str] | None) -> str | None:
   """
   if '://' in os.fspath(path):  # A bucket has neither.
     return None
-  for root, folders, files in os.walk(path):
+  for root, folders, files in os.walk(path, onerror=_raise_unreadable):
     place = os.path.relpath(root, path)
     if place == '.' and items is not None:
       folders[:] = [x for x in folders if x in items]
@@ -197,7 +220,7 @@ def _problem_of_kinds(path: epath.Path, items: set[str] | None) -> str | None:
       shown = name if place == '.' else f'{place}/{name}'
       if name in folders and os.path.islink(full):
         return f'{shown!r}: is a link to a directory'
-      if name in files and not os.path.isfile(full):
+      if name in files and not stat.S_ISREG(_mode(full)):
         return f'{shown}: is no file'
   return None
 
@@ -212,8 +235,7 @@ def _problem_of_metrics(path: epath.Path, items: set[str] | None) -> str | None:
   except FileNotFoundError:
     return None
   except json_files.UnreadableError as e:
-    if isinstance(e.__cause__, OSError):
-      raise _unreadable(path / name, e.__cause__) from e
+    _raise_unreadable(e.__cause__, path / name)
     return f'{name}: {e}'
   return None
 

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -17,10 +18,7 @@ from advprop_jax.workdir import disk
 
 # What a run writes: names of directories, and of files.
 _DIRECTORIES = ('checkpoints', 'damaged', 'eval', 'pictures', 'tensorboard')
-_WRITTEN = ('checkpoints', 'tensorboard')  # By every training, from its start.
-_FILES = (
-  *('config.json', 'config.json.new', 'results.jsonl', 'results.jsonl.new', 'lock'),
-)
+_FILES = ('config.json', 'config.json.new', 'results.jsonl', 'results.jsonl.new')
 
 
 def default_workdir(config_flag: str) -> str:
@@ -35,6 +33,11 @@ def default_workdir(config_flag: str) -> str:
   return str(pathlib.Path('runs', '_'.join(word for word in words if word)))
 
 
+def exists(workdir: str) -> bool:
+  """Returns whether there is such a directory."""
+  return epath.Path(workdir).expanduser().exists()
+
+
 def open_workdir(workdir: str) -> epath.Path:
   """Returns the directory, made if need be.
 
@@ -43,26 +46,37 @@ def open_workdir(workdir: str) -> epath.Path:
       writes.
   """
   path = epath.Path(workdir).expanduser()
-  place = workdir
-  try:
+  with _writing(path):
     path.mkdir(parents=True, exist_ok=True)
     _check_names(path)
     _write_and_remove(path)
-    for name in _WRITTEN:
-      place = f'{workdir}/{name}'
-      if (path / name).exists():
-        _write_and_remove(path / name)
+  return path.resolve()
+
+
+def check_writable(workdir: epath.Path):
+  """Raises UserError if a training could not write to directories that are there."""
+  for path in (workdir / name for name in ('checkpoints', 'tensorboard')):
+    if path.exists():
+      with _writing(path):
+        _write_and_remove(path)
+
+
+@contextlib.contextmanager
+def _writing(path: epath.Path) -> Iterator[None]:
+  """Turns errors of a file system inside the `with` block into one line."""
+  try:
+    yield
   except OSError as e:
     raise errors.UserError(
-      f'cannot write to --workdir {place}: {e.strerror or e}; '
+      f'cannot write to --workdir {path}: {e.strerror or e}; '
       'allowed: a directory that you may create files in'
     ) from e
-  return path.resolve()
 
 
 def _write_and_remove(path: epath.Path):
   """Makes a file in a directory, and removes it; OSError if it cannot be made."""
-  probe = path / f'.write_test_{jax.process_index()}'
+  # Of this process alone: others may be at it, on other machines, too.
+  probe = path / f'.write_test_{socket.gethostname()}_{os.getpid()}'
   probe.unlink(missing_ok=True)  # It may be a link to what is not ours.
   probe.write_text('')
   probe.unlink()
@@ -221,8 +235,8 @@ def last_run(workdir: str) -> str:
 def begun_phases(workdir: str) -> list[str]:
   """Returns the directories of the phases that have begun, in order."""
   found = epath.Path(workdir).expanduser().glob('phase_*/config.json')
-  names = [path.parent.name.removeprefix('phase_') for path in found]
-  return [phase_workdir(workdir, i) for i in json_files.numbers(names)]
+  indices = json_files.numbers(x.parent.name.removeprefix('phase_') for x in found)
+  return [phase_workdir(workdir, i) for i in indices]
 
 
 def saved_steps(workdir: str) -> list[int]:
@@ -231,16 +245,24 @@ def saved_steps(workdir: str) -> list[int]:
   Raises:
     UserError: they cannot be listed.
   """
-  checkpoints = epath.Path(workdir).expanduser() / 'checkpoints'
-  if '://' in os.fspath(checkpoints):
-    return json_files.numbers(path.name for path in checkpoints.glob('*'))
+  return json_files.numbers(names(epath.Path(workdir).expanduser() / 'checkpoints'))
+
+
+def names(path: epath.Path) -> list[str]:
+  """Returns the names of what is in a directory; none, if there is no directory.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  if '://' in os.fspath(path):
+    return [x.name for x in path.glob('*')]
   try:
-    return json_files.numbers(os.listdir(checkpoints))
+    return os.listdir(path)
   except (FileNotFoundError, NotADirectoryError):
     return []
   except OSError as e:
     raise errors.UserError(
-      f'cannot read {checkpoints}: {e.strerror or e}; allowed: files that you may read'
+      f'cannot read {path}: {e.strerror or e}; allowed: files that you may read'
     ) from e
 
 

@@ -176,19 +176,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _checkpoints(workdir: str) -> list[epath.Path]:
   """Returns the checkpoints of a workdir and of its phases; UserError if none."""
-  runs = [workdir, *directory.begun_phases(workdir)]
-  steps = [(run, step) for run in runs for step in directory.saved_steps(run)]
+  path = epath.Path(workdir).expanduser()
+  inside = directory.names(path)
+  # Also those whose config.json is lost.
+  runs = [path, *sorted(path / x for x in inside if x.startswith('phase_'))]
+  steps = [(run, x) for run in runs for x in directory.saved_steps(os.fspath(run))]
   if steps:
-    return [epath.Path(run).expanduser() / f'checkpoints/{step}' for run, step in steps]
-  inside = epath.Path(workdir).expanduser()
-  workdirs = [*inside.parents][:2] + sorted(
-    x.parent for x in inside.glob('*/checkpoints')
-  )
-  meant = [str(x) for x in workdirs if directory.saved_steps(str(x))]
-  hint = f', as {", ".join(meant[:5])}' if meant else ''
+    return [run / f'checkpoints/{step}' for run, step in steps]
+  near = [x for x in (*[*path.parents][:2], *(path / x for x in inside)) if _is_run(x)]
+  hint = f', as {", ".join(sorted(map(str, near))[:5])}' if near else ''
   raise errors.UserError(
     f'{workdir} has no checkpoints; allowed: a --workdir that was trained in{hint}'
   )
+
+
+def _is_run(path: epath.Path) -> bool:
+  """Returns whether a directory has checkpoints, as far as they can be read."""
+  try:
+    return bool(directory.saved_steps(os.fspath(path)))
+  except errors.UserError:
+    return False
 
 
 def _print_report(path: epath.Path) -> bool:

@@ -31,7 +31,7 @@ def hold(workdir: epath.Path) -> Iterator[None]:
     workdir: existing directory.
 
   Raises:
-    RestartError: another training holds it.
+    RestartError: another training holds it, or it cannot be locked for now.
     UserError: the file cannot be written.
   """
   path = os.path.join(workdir, FILE)
@@ -39,27 +39,29 @@ def hold(workdir: epath.Path) -> Iterator[None]:
     yield
     return
   with contextlib.ExitStack() as stack:
-    with disk.writing(path):
+    with _writing(path):
       # Not through a link, which may be to what is not ours.
-      number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-      file = stack.enter_context(open(number, 'r+', errors='replace'))
+      file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    stack.callback(os.close, file)
     try:
       _acquire(file, workdir)
     except OSError as e:
       if e.errno not in _NO_LOCKS:
-        raise disk.cannot_write(path, e) from e
+        raise _cannot_lock(path, e) from e
       logging.warning(
         '%s cannot be locked (%s): a second training in it would not be noticed',
         *(workdir, os.strerror(e.errno)),
       )
-    with disk.writing(path):
-      file.truncate(0)
-      file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
-      file.flush()
+    else:
+      # A forked process may have the file open for longer.
+      stack.callback(_release, file)
+    with _writing(path):
+      os.ftruncate(file, 0)
+      os.pwrite(file, f'process {os.getpid()} on {socket.gethostname()}\n'.encode(), 0)
     yield
 
 
-def _acquire(file, workdir: epath.Path):
+def _acquire(file: int, workdir: epath.Path):
   """Takes the lock of a file; RestartError if another process keeps it."""
   end = time.monotonic() + _WAIT_SECS
   while True:
@@ -68,11 +70,36 @@ def _acquire(file, workdir: epath.Path):
       return
     except BlockingIOError as e:
       if time.monotonic() > end:
-        file.seek(0)
-        holder = file.read(200).strip()
+        holder = os.pread(file, 200, 0).decode(errors='replace').strip()
         shown = holder if holder.isprintable() else repr(holder)
         raise errors.RestartError(
           f'another training writes to --workdir {workdir} ({shown}): the same command '
           'goes on when that has ended'
         ) from e
     time.sleep(0.2)
+
+
+def _release(file: int):
+  with contextlib.suppress(OSError):  # As of a file server that is gone.
+    fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+  """Turns errors of a file system inside the `with` block into one line."""
+  try:
+    yield
+  except OSError as e:
+    if e.errno == errno.ELOOP:
+      raise errors.UserError(
+        f'{path} is a link; allowed: what a run has written, or no such thing'
+      ) from e
+    raise disk.cannot_write(path, e) from e
+
+
+def _cannot_lock(path: str, e: OSError) -> Exception:
+  if disk.can_pass(e):
+    return errors.RestartError(
+      f'{path} cannot be locked ({disk.reason(e)}): the same command goes on'
+    )
+  return disk.cannot_write(path, e)

@@ -6,8 +6,8 @@ Names are `{split}/{stream or branch}_{quantity}`: train/adv_loss, val/clean_top
 import contextlib
 import json
 import math
-import os
 import re
+import time
 from collections.abc import Iterable
 
 import jax
@@ -16,7 +16,7 @@ from clu import metric_writers
 from etils import epath
 from PIL import Image
 from tensorboard.compat.proto import event_pb2
-from tensorboard.summary.writer import event_file_writer
+from tensorboard.summary.writer import record_writer
 
 from advprop_jax import json_files
 from advprop_jax.workdir import disk, spent
@@ -50,9 +50,9 @@ class MetricWriter:
       )
     self._results = workdir / 'results.jsonl'
     self._pictures = workdir / 'pictures'
-    # Lines: the last one of training that was dropped, and the last one of a start at
-    # `resume_step` that says what was lost before it; None: there was none.
+    # The last line of training that was dropped; None: there was none.
     self.dropped: dict | None = None
+    # The last line, kept or not, that says what was lost before a start.
     self.last_start: dict | None = None
     if self._is_first_host and self._results.exists():
       with disk.writing(self._results):
@@ -71,17 +71,19 @@ class MetricWriter:
   def _mend_results(self, resume_step: int | None):
     """Drops the lines that will come again, and ends half a line of a killed run."""
     # Bytes: what a full disk or a crash left need not be text.
-    lines = self._results.read_bytes().split(b'\n')
+    content = self._results.read_bytes()
     if resume_step is None:
-      kept = lines[:-1] if not lines[-1] else lines
-    else:
-      kept = [line for line in lines if line and _step(line) <= resume_step]
-      parsed = [_parse(line) for line in reversed(lines) if _step(line) < math.inf]
-      start = max(0, resume_step)
-      trained = (x for x in parsed if x['step'] > start)
-      self.dropped = _first_with(trained, spent.DEVICE_HOURS)
-      started = (x for x in parsed if x['step'] == start)
-      self.last_start = _first_with(started, *spent.TOTALS)
+      if content and not content.endswith(b'\n'):
+        with self._results.open('ab') as f:  # A training may be adding lines.
+          f.write(b'\n')
+      return
+    lines = content.split(b'\n')
+    kept = [line for line in lines if line and _step(line) <= resume_step]
+    start = max(0, resume_step)
+    later = [_parse(x) for x in reversed(lines) if start <= _step(x) < math.inf]
+    self.last_start = _first_with(later, *spent.TOTALS)
+    trained = (x for x in later if x['step'] > start)
+    self.dropped = _first_with(trained, spent.DEVICE_HOURS)
     disk.put(self._results, b''.join(line + b'\n' for line in kept))
 
   def __enter__(self) -> 'MetricWriter':
@@ -134,11 +136,20 @@ class MetricWriter:
 
 
 def _leave_out_after(step: int, folder: epath.Path):
-  """Tells TensorBoard to leave out the points of later steps, of earlier files."""
-  start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-  writer = event_file_writer.EventFileWriter(os.fspath(folder))
-  writer.add_event(event_pb2.Event(step=step + 1, session_log=start))
-  writer.close()
+  """Tells TensorBoard to leave out the points of later steps, of earlier files.
+
+  Source: `_CheckForRestartAndMaybePurge` of TensorBoard 2.21. It takes the first START
+  of a run for its beginning, hence two of them.
+  """
+  log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  start = event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=log)
+  version = event_pb2.Event(wall_time=time.time(), file_version='brain.Event:2')
+  # TensorBoard reads files by name: this one before that of CLU of the same second.
+  name = f'events.out.tfevents.{int(time.time())}.-resumed'
+  with (folder / name).open('wb') as file:
+    writer = record_writer.RecordWriter(file)
+    for event in (version, start, start):
+      writer.write(event.SerializeToString())
 
 
 def _step(line: bytes) -> float:
@@ -148,6 +159,7 @@ def _step(line: bytes) -> float:
 
 
 def _first_with(lines: Iterable[dict], *keys: str) -> dict | None:
+  """Returns the first line that has numbers for these keys, if there is one."""
   return next((x for x in lines if _has_numbers(x, *keys)), None)
 
 

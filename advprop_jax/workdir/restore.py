@@ -3,6 +3,7 @@
 `checkpoint.py` says what they consist of.
 """
 
+import errno
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Self
@@ -123,11 +124,17 @@ class Reader:
     try:
       self.verify(step, ['metrics'])
       return manager.metric(self._manager.metrics(step) or {})
-    except DamagedError:
+    except DamagedError as e:
+      logging.warning('%s', e)
       return -math.inf
     except errors.UserError:
       raise  # It cannot be read for now, and may be the best.
-    except Exception:  # Orbax raises these, if there are no checksums.
+    except Exception as e:  # Orbax raises these, if there are no checksums.
+      if disk.is_of_disk(e) and disk.number(e) != errno.ENOENT:
+        raise errors.UserError(
+          f'cannot read the metrics of {self._path(step)}: {disk.reason(e)}; allowed: '
+          'files that you may read'
+        ) from e
       return -math.inf
 
   def verify(self, step: int, items: Iterable[str]):

@@ -44,16 +44,18 @@ class PhaseTimer:
     """Adds what earlier starts of the run have spent, up to the checkpoint."""
     self._earlier |= spent
 
-  def add_start(self, line: dict[str, float] | None):
-    """Adds what an earlier start from this checkpoint has found lost.
-
-    That start was stopped before it could save this in a checkpoint of its own.
+  def add_start(self, line: dict[str, float] | None, *, resume_step: int):
+    """Adds what an earlier start has found lost, and has not saved.
 
     Args:
       line: of results, its `totals`; None: there was no such start.
+      resume_step: of the checkpoint. What a start from a later one has spent, which is
+        damaged now, `add_lost` adds.
     """
-    if line is not None and line[LOST_STEPS] > self._earlier[LOST_STEPS]:
-      self._earlier |= {key: line[key] for key in TOTALS}
+    if line is None or line[LOST_STEPS] <= self._earlier[LOST_STEPS]:
+      return
+    keys = TOTALS if line['step'] == resume_step else (LOST_STEPS,)
+    self._earlier |= {key: line[key] for key in keys}
 
   def add_lost(self, line: dict[str, float], *, resume_step: int):
     """Adds what was spent after the checkpoint, to be done again.

@@ -150,16 +150,27 @@ def test_damaged_metrics_of_any_checkpoint_do_not_close_the_directory(workdir):
     assert checkpointer.find('best') == 8
 
 
+@pytest.mark.parametrize('call', ['read file', 'stat', 'scandir'])
 @pytest.mark.parametrize('number', [errno.ESTALE, errno.EACCES])
 def test_what_cannot_be_read_for_now_is_not_damaged(
-  workdir, monkeypatch, capsys, number
+  workdir, monkeypatch, capsys, number, call
 ):
   before = files(workdir)
 
-  def fail(*_):
-    raise OSError(number, os.strerror(number))
+  def fail(path):
+    raise OSError(number, os.strerror(number), str(path))
 
-  monkeypatch.setattr(checksums, '_digest', fail)
+  original = getattr(os, call, None)
+
+  def fail_for_config(path, *args, **kwargs):
+    if str(path).endswith(('/config', '/config/metadata')):
+      fail(path)
+    return original(path, *args, **kwargs)
+
+  if call == 'read file':
+    monkeypatch.setattr(checksums, '_digest', fail)
+  else:
+    monkeypatch.setattr(os, call, fail_for_config)
   words = f'cannot read .*/checkpoints/8/.*: {os.strerror(number)}; allowed: '
   with pytest.raises(errors.UserError, match=words):
     integrity.set_damaged_aside(str(workdir))
@@ -170,6 +181,7 @@ def test_what_cannot_be_read_for_now_is_not_damaged(
   assert [x.partition(': not compared: cannot read ')[0] for x in found] == [
     f'{workdir}/checkpoints/{step}' for step in (4, 8)
   ]
+  monkeypatch.undo()
   assert files(workdir) == before
 
 
@@ -355,6 +367,15 @@ def test_the_command_names_the_file(workdir, capsys):
   ]
   (workdir / 'checkpoints/4').rename(workdir / 'elsewhere')
   assert integrity.main([str(workdir)]) == 1  # Nothing is known of 8.
+  assert integrity.main([str(workdir / 'elsewhere')]) == 1
+  # A phase counts that has lost its config.json.
+  (workdir / 'elsewhere').rename(workdir / 'phase_0')
+  capsys.readouterr()
+  shutil.rmtree(workdir / 'checkpoints')
+  (workdir / 'phase_0/checkpoints').mkdir()
+  (workdir / 'phase_0/model').rename(workdir / 'phase_0/checkpoints/3')
+  assert integrity.main([str(workdir)]) == 1
+  assert capsys.readouterr().out.startswith(f'{workdir}/phase_0/checkpoints/3: damaged')
 
 
 @pytest.mark.parametrize('place', ['..', 'checkpoints', 'checkpoints/8'])

@@ -2,13 +2,16 @@
 
 import json
 import math
+import time
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import logging as absl_logging
 from etils import epath
 from PIL import Image
+from tensorboard.backend.event_processing import plugin_event_accumulator
 
 from advprop_jax import errors
 from advprop_jax.workdir import directory, logs, metric_writer, spent
@@ -132,3 +135,40 @@ def test_what_was_lost_is_spent_all_the_same():
     'lost_steps': 5,
   }
   assert second.scalars() == pytest.approx(expected, abs=0.01)
+
+
+def test_what_was_lost_before_a_checkpoint_that_is_damaged_now_counts_once():
+  timer = spent.PhaseTimer()
+  timer.add({'device_hours': 5.0})  # Of step 200; the start at step 300 had lost 50.
+  timer.add_start(
+    {'step': 300, 'device_hours': 9.0, 'lost_device_hours': 1.0, 'lost_steps': 50},
+    resume_step=200,
+  )
+  timer.add_lost({'step': 320, 'device_hours': 10.0}, resume_step=200)
+  expected = {'device_hours': 10.0, 'lost_device_hours': 5.0, 'lost_steps': 170}
+  assert timer.scalars() == pytest.approx(expected, abs=0.01)
+
+
+def test_tensorboard_has_each_point_once_however_often_a_run_is_resumed(tmp_path):
+  path = epath.Path(tmp_path)
+  for resume_step in (-1, 2, 4):
+    with metric_writer.MetricWriter(path, resume_step=resume_step) as writer:
+      for step in range(max(0, resume_step) + 1, 7):
+        writer.write_scalars(step, {'loss': 10.0 * resume_step + step})
+    events = plugin_event_accumulator.EventAccumulator(str(tmp_path / 'tensorboard'))
+    events.Reload()
+    points = events.Tensors('loss')
+    found = [(x.step, float(tf.make_ndarray(x.tensor_proto))) for x in points]
+    assert found == [(x['step'], x['loss']) for x in map(json.loads, lines(tmp_path))]
+    assert [step for step, _ in found] == [1, 2, 3, 4, 5, 6]
+    time.sleep(1)  # Names of event files have the second; starts are further apart.
+
+
+def test_an_evaluation_does_not_replace_what_a_training_writes(tmp_path):
+  path = epath.Path(tmp_path)
+  (tmp_path / 'results.jsonl').write_text('{"step": 1, "a": 1}\n{"step": 2, "a"')
+  with (tmp_path / 'results.jsonl').open('a') as training:
+    with metric_writer.MetricWriter(path):
+      training.write('{"step": 3, "a": 3}\n')
+      training.flush()
+  assert lines(tmp_path)[-1] == b'{"step": 3, "a": 3}'
