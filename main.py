@@ -39,7 +39,8 @@ config_flags.DEFINE_config_file(
   'config',
   None,
   'A file of configs/, FILE.py:smoke, or the config.json of a run. Default: of '
-  '--mode=evaluate that of the workdir, otherwise configs/digits_advprop.py.',
+  '--mode=evaluate and --replay_step that of the workdir, otherwise '
+  'configs/digits_advprop.py.',
 )
 flags.DEFINE_string('workdir', None, 'For results; default: runs/<config name>.')
 flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'What to do.')

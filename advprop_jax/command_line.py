@@ -71,8 +71,8 @@ def choose_config(
 
   Args:
     argv: the command line, with or without `--config`.
-    default_config: the file of the config if none is given; to evaluate, that is the
-      config.json of the workdir.
+    default_config: the file of the config if none is given; to evaluate, or to make a
+      step again, that is the config.json of the workdir.
     saved_config: the file that takes the text of a config.json as its argument: of a
       config, ml_collections reads Python only.
 
@@ -82,11 +82,14 @@ def choose_config(
   config, rest = _take_flag(argv[1:], 'config')
   workdir, _ = _take_flag(argv, 'workdir')
   mode, _ = _take_flag(argv, 'mode')
+  replay_step, _ = _take_flag(argv, 'replay_step')
   if config is None:
     config = default_config
+    workdir = workdir or directory.default_workdir(default_config)
     if mode == 'evaluate':
-      workdir = workdir or directory.default_workdir(default_config)
       config = f'{directory.last_run(workdir)}/config.json'
+    elif replay_step is not None:
+      config = f'{workdir}/config.json'
   config = _in_full(config, default_config)
   source = config
   if config.endswith('.json'):

@@ -150,14 +150,14 @@ def join_hosts(
     _peers = peers.Peers(jax.process_index(), texts_of_hosts)
   except OSError as e:  # A firewall, perhaps: JAX's own check remains.
     logging.warning(
-      'host 0 cannot be reached (%s): if this one is lost, it is noticed after minutes',
+      'host 0 cannot be reached (%s): a loss would be noticed after minutes',
       e,
     )
   else:
     preemption.tell_hosts_with(_tell_signal)
     for index in _peers.missing:
       logging.warning(
-        'host %d has not connected: if it is lost, it is noticed after minutes', index
+        'host %d has not connected: its loss would be noticed after minutes', index
       )
 
 

@@ -20,6 +20,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A scheduler may signal a process and its group: what comes together is one signal.
 _ONE_SIGNAL_SECS = 0.2
 FINISHING = 'finishing the step and saving it; a second signal ends the run at once'
+ENDED = 'ended without saving; the same command goes on from the last checkpoint'
 
 
 class Preempted(Exception):
@@ -136,7 +137,7 @@ def _end(number: signal.Signals, *, is_first: bool):
   """Ends the process here and now; an exit would wait for threads and other hosts."""
   try:
     if not is_first:  # What is saved is on a disk that may be what all waits for.
-      _say(f'{number.name}: ended at once; what was saved before is whole')
+      _say(f'{number.name}: {ENDED}')
     elif _Watch.describe is not None:
       with contextlib.suppress(Exception):  # As of a disk that cannot be read.
         _say(f'{number.name}: {_Watch.describe()}')

@@ -1,6 +1,7 @@
 """Trains, evaluates and saves: the loop, from a config and a workdir to numbers."""
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   for phase in runs[1:]:  # A mistake in the last is not to be found after the first.
     experiment.create_experiment(phase)
   if not config.phases:
-    return _train(runs[0], workdir)
+    return _train(runs[0], workdir, is_last=True)
   metrics: dict[str, float] = {}
   last = None
   with lock.hold(directory.open_workdir(workdir)):
@@ -64,7 +65,7 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
       hosts.stop_if_preempted()
       logging.info('phase %d of %d: %s', i, len(runs), dict(config.phases[i]))
       path = directory.phase_workdir(workdir, i)
-      metrics = _train(phase, path, start_from=last)
+      metrics = _train(phase, path, start_from=last, is_last=phase is runs[-1])
       last = path
   return metrics
 
@@ -74,6 +75,7 @@ class _Run(NamedTuple):
 
   exp: experiment.Experiment
   path: Any  # Of `etils.epath`.
+  check_path: Callable[[], None]  # Raises UserError if it was deleted.
   checkpointer: checkpoint.Checkpointer
   writer: metric_writer.MetricWriter
   batches: Any
@@ -104,14 +106,14 @@ def _set_up(
     RestartError: another training writes to the workdir.
   """
   # If there is no directory yet, a config that cannot be used does not make it.
-  path = _open(workdir, stack) if directory.exists(workdir) else None
+  opened = _open(workdir, stack) if directory.exists(workdir) else None
   whole = integrity.set_damaged_aside(workdir)
   exp = experiment.create_experiment(
     run_start.with_trained_classes(config, workdir, start_from)
   )
   config = exp.config
   weights = run_start.read_weights(exp, workdir, start_from)
-  path = path or _open(workdir, stack)
+  path, check_path = opened or _open(workdir, stack)
   checkpointer = stack.enter_context(
     checkpoint.Checkpointer(
       path / 'checkpoints', keep_last=config.checkpoint.keep_last, whole=whole
@@ -147,22 +149,44 @@ def _set_up(
   )
   has_classifier = weights is not None and weights.has_classifier
   return _Run(
-    exp, path, checkpointer, writer, batches, start, fingerprint, has_classifier
+    exp,
+    path,
+    check_path,
+    checkpointer,
+    writer,
+    batches,
+    start,
+    fingerprint,
+    has_classifier,
   )
 
 
 def _open(workdir: str, stack: contextlib.ExitStack):
-  """Returns the directory of a workdir, which is locked until the stack is closed."""
+  """Returns the directory of a workdir, locked until the stack is closed.
+
+  And the function that `lock.hold` yields.
+  """
   path = directory.open_workdir(workdir)
-  stack.enter_context(lock.hold(path))
+  check_path = stack.enter_context(lock.hold(path))
   directory.check_writable(path)
-  return path
+  return path, check_path
 
 
 def _train(
-  config: schema.Section, workdir: str, *, start_from: str | None = None
+  config: schema.Section,
+  workdir: str,
+  *,
+  is_last: bool,
+  start_from: str | None = None,
 ) -> dict[str, float]:
-  """Trains one run; `start_from` is the workdir whose weights it begins with."""
+  """Trains one run, and returns the metrics of its last evaluation.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    is_last: whether it is the last phase.
+    start_from: the workdir whose weights it begins with; None: of no other phase.
+  """
   timer = spent.PhaseTimer()
   # `finishing` lasts until the files are closed: a signal is not to cut that off.
   with contextlib.ExitStack() as until_closed, contextlib.ExitStack() as stack:
@@ -170,6 +194,8 @@ def _train(
     with timer('set-up'):
       run = _set_up(config, workdir, start_from=start_from, timer=timer, stack=stack)
       if run is None:
+        if is_last:
+          preemption.end_as_done()
         return {}
       exp, config, start, state = run.exp, run.exp.config, run.start, run.start.state
       first_step = start.step
@@ -223,6 +249,7 @@ def _train(
 
       is_stopped = hosts.reached_preemption()
       if step % log_steps == 0 or is_last or is_stopped:
+        run.check_path()
         log.write(step)
 
       val_metrics, is_due = {}, step in eval_steps
@@ -251,6 +278,8 @@ def _train(
     with timer('save'):
       run.checkpointer.wait_until_finished()
     run.writer.write_scalars(exp.total_steps, timer.scalars())
+    if is_last:
+      until_closed.callback(preemption.end_as_done)  # Before `finishing` ends.
   logging.info('finished %s: %s', run.path, timer)
   return val_metrics
 
@@ -265,7 +294,7 @@ def _save(
   evaluation_due: bool,
 ):
   """Begins to save the state after a step; see `Checkpointer.save`."""
-  directory.check_exists(run.path)
+  run.check_path()  # Orbax would make it anew.
   num_steps = step - run.start.step
   run.checkpointer.save(
     step,

@@ -39,7 +39,7 @@ parse_flags() {
 need() {
   local flag
   for flag; do
-    [[ -n ${!flag} ]] || fail "--$flag is missing; needed: $(printf -- '--%s=... ' "$@")"
+    [[ -n ${!flag} ]] || fail "--$flag is missing; needed:$(printf -- ' --%s=...' "$@")"
   done
 }
 

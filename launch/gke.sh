@@ -10,7 +10,7 @@
 #                              JobSet gets its digest, since a tag may change
 #   --spot                     on spot machines
 #   --chips_per_host=4         as the node pool's machine type has them
-#   --service_account=default  of Kubernetes, for the workdir
+#   --service_account=default  of Kubernetes, which may write to the workdir
 #   --dry_run                  prints the commands with the YAML and runs none
 # Then: kubectl get jobset NAME; kubectl logs --prefix -f \
 #   --max-log-requests=1000 -l jobset.sigs.k8s.io/jobset-name=NAME

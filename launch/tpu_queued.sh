@@ -5,13 +5,13 @@
 #       --workdir=gs://bucket/b7 -- --config=configs/effnet_b7_advprop.py
 # What follows `--` goes to main.py. tpu_vm.sh says how the code gets there and what is
 # needed beforehand. The machines install the packages as they start (tpu_worker.sh).
-# It stops when the run is done (0) or has a mistake that a retry does not cure (1): of the
-# run, or of the request, as an unknown accelerator. A TPU
-# that was preempted is deleted and asked for anew; on one that is there the run is started
-# again. After Ctrl-C, or on another computer, the same command goes on.
+# It stops when the run is done (0), or at a mistake that a retry does not cure (1), in the
+# run or in the request (an unknown accelerator, say). A TPU that was preempted is deleted
+# and asked for anew; on one that is there the run is started again. After Ctrl-C, or on
+# another computer, the same command goes on.
 #   --delete=done|always|never  whether the TPU is deleted at the end (done: after status 0)
-#   --max_failures=10           ends in a row, with less than 10 minutes of running and with
-#                               no preemption; a run that another one has stopped counts
+#   --max_failures=10           failures in a row, each after less than 10 minutes and without
+#                               a preemption; to be stopped by another run counts as one
 #   --poll_secs=30              between looks at the queue; longer after failures
 #   --create_flag=--network=x   for `gcloud ... queued-resources create`
 #   --project=...               if it is not gcloud's default

@@ -5,10 +5,11 @@
 # What follows `--` goes to main.py. The commit that is checked out is what runs: it goes
 # to WORKDIR/code, so a private repository needs no key on the TPU. The TPU's service
 # account has to read and write the bucket. Repeated, the command goes on with the run; one
-# that still runs there, left by a broken connection, is stopped first and saves.
+# that still runs there, left by a broken connection, is stopped first: it saves, and is
+# killed if it has not ended after 300 s.
 #   --project=...    if it is not gcloud's default
 #   --code=gs://...  what an earlier call has uploaded, in the place of the commit
-#   --stop           stops the run of this workdir on all workers, which saves it
+#   --stop           stops the run of this workdir on all workers, likewise
 #   --dry_run        prints the commands and runs none
 # Ctrl-C ends this script alone: the run goes on on the TPU.
 # For a pod once: ssh-add ~/.ssh/google_compute_engine, which gcloud makes at its first ssh.

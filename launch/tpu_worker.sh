@@ -4,6 +4,7 @@
 #   bash tpu_worker.sh stop --workdir=...
 #   bash tpu_worker.sh install CODE    # as root; CODE is gs://.../COMMIT.tar.gz
 #   bash tpu_worker.sh                 # at a machine's start: CODE is in its metadata
+# A mistake has status 254, since gcloud's own failures have 1.
 set -euo pipefail
 dir=${ADVPROP_DIR:-/opt/advprop_jax}
 export HOME=${HOME:-/root} PATH=$PATH:/snap/bin  # A startup script may lack both.
@@ -31,7 +32,7 @@ install_code() {
 
 running() { pgrep -f "^$dir/\.venv/bin/python main\.py "; }
 
-# A run that lost its connection still holds the TPU. It is stopped as by preemption: it
+# A run that lost its connection still holds the TPU. It gets SIGTERM, as at a preemption: it
 # saves its state, and the new run goes on from there.
 stop_same_run() {
   local pid i

@@ -686,6 +686,16 @@ def test_a_wrong_command_line_is_one_line_and_no_traceback(
   assert not workdir.exists() and sorted(odd_files.rglob('*')) == before
 
 
+@pytest.mark.parametrize('words', [['--mode=evaluate'], ['--replay_step', '7']])
+def test_a_run_that_was_made_is_looked_at_with_its_own_config(tmp_path, words):
+  (tmp_path / 'config.json').write_text('{"seed": 3}')
+  argv, source = command_line.choose_config(
+    ['main.py', f'--workdir={tmp_path}', *words], default_config='a', saved_config='b'
+  )
+  assert argv[1] == '--config=b:{"seed": 3}'
+  assert source == f'{tmp_path}/config.json'
+
+
 def test_tuples_may_hold_fractions():
   argv = ['main.py', '--config.eval.robustness.epsilons=(2/255, 4/255,0.5)']
   (_, word) = command_line.write_out_fractions(argv)

@@ -245,12 +245,15 @@ def test_a_signal_does_not_cut_off_the_closing_of_files(
   close, closed_in = metric_writer.MetricWriter.__exit__, []
 
   def record_and_close(*args):
-    closed_in.append(preemption._Watch.num_finishing)
+    closed_in.append((preemption._Watch.num_finishing, preemption._Watch.is_done))
     return close(*args)
 
   monkeypatch.setattr(metric_writer.MetricWriter, '__exit__', record_and_close)
-  train.train_and_evaluate(small_config(digits_dir), workdir)
-  assert closed_in == [1] and preemption._Watch.num_finishing == 0
+  for _ in range(2):  # There is nothing left to train in the second.
+    monkeypatch.setattr(preemption._Watch, 'is_done', False)
+    train.train_and_evaluate(small_config(digits_dir), workdir)
+    assert preemption._Watch.num_finishing == 0 and preemption._Watch.is_done
+  assert closed_in == [(1, False)]
 
 
 def test_what_earlier_starts_have_spent_is_added(
@@ -675,4 +678,4 @@ def test_ctrl_c_ends_the_run_in_one_line(tmp_path, digits_dir):
   assert seen and process.returncode == 130
   assert 'Traceback' not in ''.join(rest)
   assert rest[-1].startswith('SIGINT: interrupted; the same command begins it anew ')
-  assert rest[-1].endswith(f'config.checkpoint.every_epochs), see {tmp_path}')
+  assert rest[-1].endswith(f' (see {tmp_path})')

@@ -188,16 +188,6 @@ def write_config(workdir: epath.Path, config: dict):
       disk.put(file, f'{json.dumps(config, indent=2)}\n'.encode())
 
 
-def check_exists(workdir: epath.Path):
-  """Raises UserError if a run's directory was deleted: Orbax would make it anew."""
-  file = workdir / 'config.json'
-  if not file.exists():
-    raise errors.UserError(
-      f'--workdir {workdir} was deleted while the run wrote to it; allowed: one that '
-      'stays; the same command goes on from what is left in it, if anything'
-    )
-
-
 def read_config(path) -> dict:
   """Returns what a run has written of its config, with lists in the place of tuples.
 
@@ -254,15 +244,17 @@ def names(path: epath.Path) -> list[str]:
   Raises:
     UserError: it cannot be read.
   """
-  if '://' in os.fspath(path):
-    return [x.name for x in path.glob('*')]
+  is_local = '://' not in os.fspath(path)
   try:
-    return os.listdir(path)
+    return os.listdir(path) if is_local else [x.name for x in path.glob('*')]
   except (FileNotFoundError, NotADirectoryError):
     return []
-  except OSError as e:
+  except Exception as e:
+    if is_local and not isinstance(e, OSError):
+      raise
+    # Of a bucket, clients of clouds raise their own.
     raise errors.UserError(
-      f'cannot read {path}: {e.strerror or e}; allowed: files that you may read'
+      f'cannot read {path}: {disk.reason(e)}; allowed: files that you may read'
     ) from e
 
 
@@ -272,10 +264,7 @@ def describe_interruption(workdir: str) -> str:
   steps = saved_steps(run)
   what = 'it' if run == workdir else run.rpartition('/')[2]
   saved = f'resumes {what} from step {steps[-1]}' if steps else f'begins {what} anew'
-  return (
-    f'interrupted; the same command {saved} (checkpoints are written every '
-    f'config.checkpoint.every_epochs), see {workdir}'
-  )
+  return f'interrupted; the same command {saved} (see {workdir})'
 
 
 def flatten(config: Mapping, prefix: str = '') -> dict:

@@ -214,7 +214,7 @@ def _print_report(path: epath.Path) -> bool:
       print(f'  {problem}')
     return False
   if not report.has_checksums:
-    print(f'{path}: not compared: it has no {checksums.FILE}, as of an older version')
+    print(f'{path}: not compared: no {checksums.FILE} (an older version, or deleted)')
     return False
   print(f'{path}: whole, {size}')
   return True

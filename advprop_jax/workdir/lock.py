@@ -1,12 +1,16 @@
-"""Keeps two trainings from writing to one workdir at the same time."""
+"""Keeps two trainings from writing to one workdir at the same time.
+
+And one from writing to a workdir that was deleted, and perhaps made anew by another.
+"""
 
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import logging
@@ -22,7 +26,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextlib.contextmanager
-def hold(workdir: epath.Path) -> Iterator[None]:
+def hold(workdir: epath.Path) -> Iterator[Callable[[], None]]:
   """Holds the lock of a workdir, on the first host; the kernel frees it at an exit.
 
   In a bucket, and on a file system without locks, nothing is held.
@@ -30,13 +34,16 @@ def hold(workdir: epath.Path) -> Iterator[None]:
   Args:
     workdir: existing directory.
 
+  Yields:
+    A function that raises UserError if the workdir was deleted since.
+
   Raises:
     RestartError: another training holds it, or it cannot be locked for now.
     UserError: the file cannot be written.
   """
   path = os.path.join(workdir, FILE)
   if jax.process_index() != 0 or '://' in path:
-    yield
+    yield lambda: None
     return
   with contextlib.ExitStack() as stack:
     with _writing(path):
@@ -58,7 +65,17 @@ def hold(workdir: epath.Path) -> Iterator[None]:
     with _writing(path):
       os.ftruncate(file, 0)
       os.pwrite(file, f'process {os.getpid()} on {socket.gethostname()}\n'.encode(), 0)
-    yield
+    yield functools.partial(_check_is_there, workdir, path, file)
+
+
+def _check_is_there(workdir: epath.Path, path: str, file: int):
+  with contextlib.suppress(FileNotFoundError):
+    if os.path.samestat(os.stat(path), os.fstat(file)):
+      return
+  raise errors.UserError(
+    f'--workdir {workdir} was deleted while the run wrote to it; allowed: one that is '
+    'not deleted during a run; the same command goes on from what is left in it'
+  )
 
 
 def _acquire(file: int, workdir: epath.Path):

@@ -129,13 +129,17 @@ def test_a_process_that_is_lost_again_and_again_is_given_up(commands, repository
   assert 'failure number MAX_FAILURES=3 in a row: not started again' in result.stderr
 
 
-def test_a_process_alone_that_crashes_is_not_started_again(commands, repository):
-  (repository / 'main.py').write_text('import sys; sys.exit(134)')
+@pytest.mark.parametrize('status, requeued', [(134, 0), (75, 1)])
+def test_a_process_alone_is_started_again_where_that_helps(
+  commands, repository, status, requeued
+):
+  (repository / 'main.py').write_text(f'import sys; sys.exit({status})')
   result = submit(
     *(commands, repository),
     **{'SLURM_NTASKS': '1', 'SLURM_NTASKS_PER_NODE': '1', 'SLURM_GPUS_ON_NODE': '1'},
   )
-  assert result.returncode == 134 and commands.calls('scontrol') == []
+  assert result.returncode == status
+  assert len(commands.calls('scontrol')) == requeued
 
 
 def test_a_requeue_that_fails_is_told_and_keeps_the_status(commands, repository):

@@ -362,8 +362,8 @@ def test_the_command_names_the_file(workdir, capsys):
   assert lines[0].startswith(f'{workdir}/checkpoints/4: damaged, ')
   assert lines[1:] == [
     '  model/manifest.ocdbt: its content has changed',
-    f'{workdir}/checkpoints/8: not compared: it has no SHA256SUMS, as of an older '
-    'version',
+    f'{workdir}/checkpoints/8: not compared: no SHA256SUMS (an older version, or '
+    'deleted)',
   ]
   (workdir / 'checkpoints/4').rename(workdir / 'elsewhere')
   assert integrity.main([str(workdir)]) == 1  # Nothing is known of 8.

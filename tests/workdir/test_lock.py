@@ -62,6 +62,20 @@ def test_a_second_training_is_told_of_the_first_and_goes_on_when_it_was_killed(
     assert f'process {os.getpid()} on' in (tmp_path / 'lock').read_text()
 
 
+@pytest.mark.parametrize('is_made_anew', [False, True])
+def test_a_workdir_that_was_deleted_is_another_one(tmp_path, is_made_anew):
+  path = epath.Path(tmp_path / 'run')
+  path.mkdir()
+  with lock.hold(path) as check:
+    check()
+    shutil.rmtree(path)
+    if is_made_anew:
+      path.mkdir()
+      (path / 'lock').write_text('of another training')
+    with pytest.raises(errors.UserError, match=f'--workdir {path} was deleted while '):
+      check()
+
+
 def test_a_full_disk_is_one_line_and_the_lock_is_free(tmp_path, monkeypatch):
   def fail(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
