@@ -61,8 +61,8 @@ def cannot_write(path, e: BaseException) -> errors.UserError:
   """Returns the error that says in one line that something cannot be written."""
   if number(e) == errno.ENOENT:
     return errors.UserError(
-      f'cannot write {path}: its directory was deleted; allowed: a --workdir that is '
-      'not deleted during a run; the same command goes on from what is left in it'
+      f'cannot write {path}: its directory was deleted; allowed: a --workdir that '
+      'stays during a run; the same command goes on from what is left in it'
     )
   return errors.UserError(
     f'cannot write {path}: {reason(e)}; allowed: a disk with room for it, that may be '

@@ -35,15 +35,19 @@ def hold(workdir: epath.Path) -> Iterator[Callable[[], None]]:
     workdir: existing directory.
 
   Yields:
-    A function that raises UserError if the workdir was deleted since.
+    A function for after `directory.write_config`, which raises UserError on the first
+    host if the workdir was deleted since.
 
   Raises:
     RestartError: another training holds it, or it cannot be locked for now.
     UserError: the file cannot be written.
   """
   path = os.path.join(workdir, FILE)
-  if jax.process_index() != 0 or '://' in path:
+  if jax.process_index() != 0:
     yield lambda: None
+    return
+  if '://' in path:
+    yield functools.partial(_check, workdir, None)
     return
   with contextlib.ExitStack() as stack:
     with _writing(path):
@@ -65,17 +69,23 @@ def hold(workdir: epath.Path) -> Iterator[Callable[[], None]]:
     with _writing(path):
       os.ftruncate(file, 0)
       os.pwrite(file, f'process {os.getpid()} on {socket.gethostname()}\n'.encode(), 0)
-    yield functools.partial(_check_is_there, workdir, path, file)
+    yield functools.partial(_check, workdir, file)
 
 
-def _check_is_there(workdir: epath.Path, path: str, file: int):
-  with contextlib.suppress(FileNotFoundError):
-    if os.path.samestat(os.stat(path), os.fstat(file)):
-      return
-  raise errors.UserError(
-    f'--workdir {workdir} was deleted while the run wrote to it; allowed: one that is '
-    'not deleted during a run; the same command goes on from what is left in it'
-  )
+def _check(workdir: epath.Path, file: int | None):
+  """Raises UserError if a workdir was deleted; `file` is its lock, opened before."""
+  is_there = None
+  if file is not None:
+    with contextlib.suppress(FileNotFoundError):
+      found = os.stat(os.path.join(workdir, FILE))
+      is_there = os.path.samestat(found, os.fstat(file))
+  if is_there is None:  # A bucket, or the lock alone was deleted.
+    is_there = (workdir / 'config.json').exists()
+  if not is_there:
+    raise errors.UserError(
+      f'--workdir {workdir} was deleted while the run wrote to it; allowed: one that '
+      'stays during a run; the same command goes on from what is left in it'
+    )
 
 
 def _acquire(file: int, workdir: epath.Path):

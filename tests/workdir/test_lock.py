@@ -68,6 +68,10 @@ def test_a_workdir_that_was_deleted_is_another_one(tmp_path, is_made_anew):
   path.mkdir()
   with lock.hold(path) as check:
     check()
+    (path / 'config.json').touch()
+    (path / 'lock').rename(path / 'elsewhere')  # By people who take it for a left-over.
+    check()
+    (path / 'elsewhere').rename(path / 'lock')
     shutil.rmtree(path)
     if is_made_anew:
       path.mkdir()
@@ -125,6 +129,13 @@ def test_without_locks_a_training_goes_on(tmp_path, monkeypatch, caplog, number)
     assert 'cannot be locked' in caplog.text
 
 
-def test_a_bucket_is_not_locked():
-  with lock.hold(epath.Path('gs://bucket/run')):
-    pass
+@pytest.mark.parametrize('is_there', [False, True])
+def test_a_bucket_is_not_locked(monkeypatch, is_there):
+  path = epath.Path('gs://bucket/run')
+  monkeypatch.setattr(type(path), 'exists', lambda self: is_there)
+  with lock.hold(path) as check:
+    if is_there:
+      check()
+    else:
+      with pytest.raises(errors.UserError, match='gs://bucket/run was deleted while'):
+        check()
