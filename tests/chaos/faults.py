@@ -128,8 +128,8 @@ def _problem(text: str, code: int, workdir):
   if 'Traceback' in text:
     return 'a traceback', None
   if code == 0:
-    problem = None if 'finished ' in text else 'ended with 0, and is not finished'
-    return problem, None
+    is_over = 'finished ' in text or 'nothing to train' in text
+    return None if is_over else 'ended with 0, and is not finished', None
   if code != 143:
     return f'ended with {code}, not 143', None
   if not said and _JOINED not in text:
