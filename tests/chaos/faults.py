@@ -99,7 +99,11 @@ def kill_one(chain, run, rng, number):
   code, secs = other.wait(), time.monotonic() - sent
   run.wait()
   if code == 0:
-    return None  # It had told the other one that it was done.
+    if run.children[target].poll() == 0:
+      return None  # It was over.
+    # It was killed when it had told the other one that it was done.
+    is_over = 'finished ' in run.text(target) or 'nothing to train' in run.text(target)
+    return Fault('the end', None if is_over else f'was not noticed\n{run.tail()}')
   problem = None
   if run.children[target].poll() != -signal.SIGKILL:
     problem = f'the killed one ended with {run.children[target].poll()}'
