@@ -40,6 +40,9 @@ def temporary_path_class(path: epath.Path):
     _created: int | None = None
 
     async def create(self):
+      # Orbax would make it anew, without what was in the workdir.
+      if '://' not in os.fspath(path) and not os.path.isdir(path):
+        raise FileNotFoundError(errno.ENOENT, 'deleted', str(path))
       created = await super().create()
       self._created = _inode(created)
       return created

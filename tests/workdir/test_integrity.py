@@ -314,6 +314,20 @@ def test_a_file_is_replaced_only_where_nothing_is_damaged(workdir):
   assert not (path / checksums.FILE).exists()
 
 
+def test_a_workdir_that_is_deleted_before_a_save_is_not_made_anew(tmp_path):
+  path = tmp_path / 'run/checkpoints'
+  with checkpoint.Checkpointer(path) as checkpointer:
+    save(checkpointer, 4)
+    checkpointer.wait_until_finished()
+    (tmp_path / 'run').rename(tmp_path / 'gone')
+    with pytest.raises(
+      errors.UserError, match='checkpoints/8: its directory was delet'
+    ):
+      save(checkpointer, 8)
+      checkpointer.wait_until_finished()
+    assert not (tmp_path / 'run').exists()
+
+
 def test_a_directory_that_is_deleted_while_it_is_saved_is_no_checkpoint(
   tmp_path, monkeypatch
 ):
