@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from advprop_jax import errors, schema
-from advprop_jax.attacks import balls, ensembles, inputs, worst_case
+from advprop_jax.attacks import balls, ensembles, inputs, stage_attack
 from advprop_jax.evaluation import attack_words, robustness, suites
 
 AUTOATTACK, PGD = 'autoattack', 'pgd'  # Names of suites.
@@ -104,7 +104,7 @@ def create_work(
       norm=section.norm,
       num_classes=num_classes,
     )
-    worst_case.check_stages(stages, num_classes=num_classes, image_shape=shape)
+    stage_attack.check(stages, num_classes=num_classes, image_shape=shape)
     one = {**members['apgd-ce'].section, 'norm': section.norm}
     curve = section.epsilons and ensembles.stages_of_one(
       one, epsilons=section.epsilons, num_restarts=1
@@ -126,7 +126,7 @@ def create_work(
   stages = ensembles.stages_of_one(
     attack, epsilons=(), num_restarts=section.num_restarts
   )
-  worst_case.check_stages(stages, num_classes=num_classes, image_shape=shape)
+  stage_attack.check(stages, num_classes=num_classes, image_shape=shape)
   curve = section.epsilons and ensembles.stages_of_one(
     attack, epsilons=section.epsilons, num_restarts=section.num_restarts
   )

@@ -1,8 +1,6 @@
 """Trains, evaluates and saves: the loop, from a config and a workdir to numbers."""
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 from absl import logging
@@ -14,20 +12,13 @@ from advprop_jax import (
   parallel,
   phases,
   preemption,
+  run_setup,
   run_start,
   schema,
   train_log,
 )
 from advprop_jax.evaluation import pictures
-from advprop_jax.workdir import (
-  checkpoint,
-  directory,
-  integrity,
-  lock,
-  logs,
-  metric_writer,
-  spent,
-)
+from advprop_jax.workdir import directory, lock, logs, metric_writer, spent
 
 
 def train_and_evaluate(config, workdir: str) -> dict[str, float]:
@@ -70,108 +61,6 @@ def train_and_evaluate(config, workdir: str) -> dict[str, float]:
   return metrics
 
 
-class _Run(NamedTuple):
-  """A run that is set up, and goes on from `start`."""
-
-  exp: experiment.Experiment
-  path: Any  # Of `etils.epath`.
-  check_path: Callable[[], None]  # Raises UserError if it was deleted.
-  checkpointer: checkpoint.Checkpointer
-  writer: metric_writer.MetricWriter
-  batches: Any
-  start: run_start.Start
-  fingerprint: dict  # Of the training images.
-  has_trained_classifier: bool  # In the weights that it begins with.
-
-
-def _set_up(
-  config: schema.Section,
-  workdir: str,
-  *,
-  start_from: str | None,
-  timer: spent.PhaseTimer,
-  stack: contextlib.ExitStack,
-) -> _Run | None:
-  """Returns the run of a config and workdir; None: there is nothing left to train.
-
-  Args:
-    config: of the run.
-    workdir: of the run.
-    start_from: the workdir whose weights it begins with; None: of no other phase.
-    timer: receives what was spent before.
-    stack: closes what the run has opened.
-
-  Raises:
-    UserError: see `train_and_evaluate`.
-    RestartError: another training writes to the workdir.
-  """
-  # If there is no directory yet, a config that cannot be used does not make it.
-  opened = _open(workdir, stack) if directory.exists(workdir) else None
-  whole = integrity.set_damaged_aside(workdir)
-  exp = experiment.create_experiment(
-    run_start.with_trained_classes(config, workdir, start_from)
-  )
-  config = exp.config
-  weights = run_start.read_weights(exp, workdir, start_from)
-  path, check_path = opened or _open(workdir, stack)
-  checkpointer = stack.enter_context(
-    checkpoint.Checkpointer(
-      path / 'checkpoints', keep_last=config.checkpoint.keep_last, whole=whole
-    )
-  )
-  fingerprint = exp.dataset.fingerprint(config.data.train_split)
-  hosts.check_same_on_hosts('the training images', fingerprint)
-  start = run_start.restore_or_create(exp, checkpointer, fingerprint, weights)
-  if start.step >= exp.total_steps and not start.evaluation_due:
-    logging.info(
-      '%s has a checkpoint of step %d and the config ends at step %d: nothing to '
-      'train. Raise num_epochs, or choose another --workdir',
-      path,
-      start.step,
-      exp.total_steps,
-    )
-    return None
-  directory.write_config(path, config)
-  # The evaluation before the first step comes again, if no later step was saved.
-  writer = stack.enter_context(
-    metric_writer.MetricWriter(path, resume_step=start.step or -1)
-  )
-  timer.add(start.spent)
-  timer.add_start(writer.last_start, resume_step=start.step)
-  if writer.dropped is not None:
-    timer.add_lost(writer.dropped, resume_step=start.step)
-  # In a line, should it be stopped again before it saves; that of step 0 was dropped.
-  if writer.dropped is not None or (writer.last_start is not None and start.step == 0):
-    writer.write_scalars(start.step, timer.totals())
-  writer.write_hparams(directory.flatten(config))
-  batches = experiment.create_train_batches(
-    config, exp, examples_seen=start.examples_seen
-  )
-  has_classifier = weights is not None and weights.has_classifier
-  return _Run(
-    exp,
-    path,
-    check_path,
-    checkpointer,
-    writer,
-    batches,
-    start,
-    fingerprint,
-    has_classifier,
-  )
-
-
-def _open(workdir: str, stack: contextlib.ExitStack):
-  """Returns the directory of a workdir, locked until the stack is closed.
-
-  And the function that `lock.hold` yields.
-  """
-  path = directory.open_workdir(workdir)
-  check_path = stack.enter_context(lock.hold(path))
-  directory.check_writable(path)
-  return path, check_path
-
-
 def _train(
   config: schema.Section,
   workdir: str,
@@ -192,7 +81,9 @@ def _train(
   with contextlib.ExitStack() as until_closed, contextlib.ExitStack() as stack:
     logging.info('setting up: data, model, state ...')
     with timer('set-up'):
-      run = _set_up(config, workdir, start_from=start_from, timer=timer, stack=stack)
+      run = run_setup.set_up(
+        config, workdir, start_from=start_from, timer=timer, stack=stack
+      )
       if run is None:
         if is_last:
           preemption.end_as_done()
@@ -267,7 +158,13 @@ def _train(
         with timer('save'):
           # A broken state must not push a good one out of the directory.
           log.look_at(up_to=step)
-          _save(run, state, step, timer, metrics=val_metrics, evaluation_due=is_due)
+          run.save(
+            step,
+            state,
+            metrics=val_metrics,
+            evaluation_due=is_due,
+            spent=timer.spent,
+          )
 
       if is_stopped:
         run.checkpointer.wait_until_finished()
@@ -282,31 +179,6 @@ def _train(
       until_closed.callback(preemption.end_as_done)  # Before `finishing` ends.
   logging.info('finished %s: %s', run.path, timer)
   return val_metrics
-
-
-def _save(
-  run: _Run,
-  state,
-  step: int,
-  timer: spent.PhaseTimer,
-  *,
-  metrics: dict[str, float],
-  evaluation_due: bool,
-):
-  """Begins to save the state after a step; see `Checkpointer.save`."""
-  run.check_path()  # Orbax would make it anew.
-  num_steps = step - run.start.step
-  run.checkpointer.save(
-    step,
-    state.parts,
-    config=run.exp.config,
-    examples_seen=run.start.examples_seen + num_steps * run.exp.config.data.batch_size,
-    fingerprint=run.fingerprint,
-    since=run.start.since,
-    metrics=metrics,
-    evaluation_due=evaluation_due,
-    spent=timer.spent,
-  )
 
 
 def _evaluate(

@@ -19,7 +19,7 @@ LAYERS = [
   {'methods', 'step_cost', 'weights'},
   {'evaluations', 'phases', 'initial_weights'},
   {'experiment', 'run_start', 'suite_run', 'robust_run'},
-  {'passes', 'train_log'},
+  {'passes', 'train_log', 'run_setup'},
   {'train', 'dry_run', 'replay', 'evaluate', 'command_line', 'cli'},
 ]
 # `errors` alone is for everybody, whatever the layer.

@@ -9,7 +9,14 @@ import jax
 import numpy as np
 
 from advprop_jax import errors, pixels
-from advprop_jax.attacks import balls, checks, ensembles, inputs, worst_case
+from advprop_jax.attacks import (
+  balls,
+  checks,
+  ensembles,
+  inputs,
+  stage_attack,
+  worst_case,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +119,7 @@ def autoattack(
   stages = ensembles.stages(
     ensembles.VERSIONS[version], epsilon=epsilon, norm=norm, num_classes=num_classes
   )
-  worst_case.check_stages(
+  stage_attack.check(
     stages,
     num_classes=num_classes,
     image_shape=image.shape[1:],

@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from advprop_jax import errors, pixels, registry
-from advprop_jax.attacks import ensembles, inputs, table
+from advprop_jax import errors, pixels
+from advprop_jax.attacks import inputs, stage_attack
 from advprop_jax.attacks.ensembles import Stage
 
 ROBUST, WRONG_BEFORE = -1, 0  # Of `State.fallen_at`; stage i is i + 1.
@@ -180,7 +179,7 @@ class WorstCase:
       Adversarial images, float32 [B, H, W, C], and their classes in the same program,
       int32 [B]: on the devices, and filled up by the first.
     """
-    key, size = _program(stage), self._size_of(stage, self.batch_size)
+    key, size = stage_attack.program(stage), self._size_of(stage, self.batch_size)
     if key not in self._compiled:
       self._compiled[key] = self.devices.compile(
         functools.partial(self._attack_step, *key),
@@ -197,7 +196,7 @@ class WorstCase:
   def _attack_step(
     self, section, has_steps, is_targeted, variables, batch, rng, traced
   ):
-    attack = _create(
+    attack = stage_attack.create(
       section,
       self.num_classes,
       epsilon=traced.epsilon,
@@ -307,7 +306,7 @@ class WorstCase:
     size = even_batch_size(
       num_left, self.batch_size, num_devices=self.devices.num_local
     )
-    return self._sizes.setdefault(_program(stage), size)
+    return self._sizes.setdefault(stage_attack.program(stage), size)
 
   def _batches(self, index: np.ndarray, size: int) -> list[np.ndarray]:
     """Returns parts of an index for full batches; as many on every host."""
@@ -359,65 +358,6 @@ def even_batch_size(num_examples: int, most: int, *, num_devices: int = 1) -> in
   num_batches = -(-num_examples // most)
   per_device = -(-num_examples // (num_batches * num_devices))
   return per_device * num_devices
-
-
-def _program(stage: Stage) -> tuple:
-  """Returns what a compiled stage is known by, which is all that is not traced."""
-  section = tuple(x for x in stage.section if x[0] != 'num_steps')
-  return section, 'num_steps' in dict(stage.section), stage.target_rank > 0
-
-
-def check_stages(
-  stages: Sequence[Stage],
-  *,
-  num_classes: int,
-  image_shape: tuple[int, ...],
-  is_randomised: bool = False,
-):
-  """Raises UserError if an attack cannot be made or traced, before any runs.
-
-  Args:
-    stages: all of them.
-    num_classes: K.
-    image_shape: (H, W, C).
-    is_randomised: whether the network takes a key.
-  """
-  image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-  label = jax.ShapeDtypeStruct((1,), np.int32)
-
-  def logits_fn(image, *key):
-    return jnp.zeros([len(image), num_classes]) + image.mean()
-
-  for stage in stages:
-    if not is_randomised and dict(stage.section).get('num_samples', 1) > 1:
-      raise errors.UserError(
-        f'{stage.attack} has several num_samples; allowed: 1, since the network is not '
-        'randomised'
-      )
-    try:
-      attack = _create(
-        stage.section,
-        num_classes,
-        epsilon=stage.epsilon,
-        target_rank=stage.target_rank if stage.target_rank else None,
-      )
-      jax.eval_shape(
-        functools.partial(attack, logits_fn), image, label, jax.random.key(0)
-      )
-    except errors.UserError as e:
-      raise errors.UserError(f'{stage.attack}: {e}') from e
-
-
-def _create(section, num_classes: int, *, epsilon, num_steps=None, target_rank=None):
-  """Returns the attack of a stage; what is None its section says, if anything does."""
-  section = dict(section)
-  for key in ensembles.STEP_SIZES & section.keys():
-    section[key] *= epsilon
-  given = {'num_classes': num_classes, 'epsilon': epsilon, 'epsilon_l2': epsilon}
-  for key, value in (('num_steps', num_steps), ('target_rank', target_rank)):
-    if value is not None:
-      given[key] = value
-  return registry.create('the attack', table.ATTACKS, section, **given)
 
 
 def remaining_cost(stages: Sequence[Stage], state: State, share: float = 0.0) -> int:

@@ -185,10 +185,7 @@ def _raise_unreadable(e: BaseException | None, path=None):
     path: of the file; None: the error has it.
   """
   if isinstance(e, OSError) and e.errno not in _OF_DAMAGE:
-    place = path or e.filename
-    raise errors.UserError(
-      f'cannot read {place}: {e.strerror or e}; allowed: files that you may read'
-    ) from e
+    raise disk.cannot_read(path or e.filename, e) from e
 
 
 def _is_directory(path: epath.Path) -> bool:

@@ -46,7 +46,7 @@ def open_workdir(workdir: str) -> epath.Path:
       writes.
   """
   path = epath.Path(workdir).expanduser()
-  with _writing(path):
+  with _said_of(path, '--workdir'):
     path.mkdir(parents=True, exist_ok=True)
     _check_names(path)
     _write_and_remove(path)
@@ -57,20 +57,8 @@ def check_writable(workdir: epath.Path):
   """Raises UserError if a training could not write to directories that are there."""
   for path in (workdir / name for name in ('checkpoints', 'tensorboard')):
     if path.exists():
-      with _writing(path):
+      with _said_of(path, '--workdir'):
         _write_and_remove(path)
-
-
-@contextlib.contextmanager
-def _writing(path: epath.Path) -> Iterator[None]:
-  """Turns errors of a file system inside the `with` block into one line."""
-  try:
-    yield
-  except OSError as e:
-    raise errors.UserError(
-      f'cannot write to --workdir {path}: {e.strerror or e}; '
-      'allowed: a directory that you may create files in'
-    ) from e
 
 
 def _write_and_remove(path: epath.Path):
@@ -155,7 +143,7 @@ def usual_mode(bits: int) -> int:
 
 
 @contextlib.contextmanager
-def _said_of(path: str, flag: str):
+def _said_of(path: str | epath.Path, flag: str):
   """Turns the errors of a file system into one that names the user's flag."""
   try:
     yield
@@ -253,9 +241,7 @@ def names(path: epath.Path) -> list[str]:
     if is_local and not isinstance(e, OSError):
       raise
     # Of a bucket, clients of clouds raise their own.
-    raise errors.UserError(
-      f'cannot read {path}: {disk.reason(e)}; allowed: files that you may read'
-    ) from e
+    raise disk.cannot_read(path, e) from e
 
 
 def describe_interruption(workdir: str) -> str:

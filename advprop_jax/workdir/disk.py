@@ -59,6 +59,10 @@ def put(path, content: bytes):
 
 def cannot_write(path, e: BaseException) -> errors.UserError:
   """Returns the error that says in one line that something cannot be written."""
+  if number(e) == errno.ELOOP:
+    return errors.UserError(
+      f'{path} is a link; allowed: what a run has written, or no such thing'
+    )
   if number(e) == errno.ENOENT:
     return errors.UserError(
       f'cannot write {path}: its directory was deleted; allowed: a --workdir that '
@@ -67,6 +71,13 @@ def cannot_write(path, e: BaseException) -> errors.UserError:
   return errors.UserError(
     f'cannot write {path}: {reason(e)}; allowed: a disk with room for it, that may be '
     'written to; what was saved before is whole, and the same command goes on from it'
+  )
+
+
+def cannot_read(path, e: BaseException) -> errors.UserError:
+  """Returns the error that says in one line that something cannot be read."""
+  return errors.UserError(
+    f'cannot read {path}: {reason(e)}; allowed: files that you may read'
   )
 
 

@@ -50,7 +50,7 @@ def hold(workdir: epath.Path) -> Iterator[Callable[[], None]]:
     yield functools.partial(_check, workdir, None)
     return
   with contextlib.ExitStack() as stack:
-    with _writing(path):
+    with disk.writing(path):
       # Not through a link, which may be to what is not ours.
       file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     stack.callback(os.close, file)
@@ -66,7 +66,7 @@ def hold(workdir: epath.Path) -> Iterator[Callable[[], None]]:
     else:
       # A forked process may have the file open for longer.
       stack.callback(_release, file)
-    with _writing(path):
+    with disk.writing(path):
       os.ftruncate(file, 0)
       os.pwrite(file, f'process {os.getpid()} on {socket.gethostname()}\n'.encode(), 0)
     yield functools.partial(_check, workdir, file)
@@ -109,19 +109,6 @@ def _acquire(file: int, workdir: epath.Path):
 def _release(file: int):
   with contextlib.suppress(OSError):  # As of a file server that is gone.
     fcntl.flock(file, fcntl.LOCK_UN)
-
-
-@contextlib.contextmanager
-def _writing(path: str) -> Iterator[None]:
-  """Turns errors of a file system inside the `with` block into one line."""
-  try:
-    yield
-  except OSError as e:
-    if e.errno == errno.ELOOP:
-      raise errors.UserError(
-        f'{path} is a link; allowed: what a run has written, or no such thing'
-      ) from e
-    raise disk.cannot_write(path, e) from e
 
 
 def _cannot_lock(path: str, e: OSError) -> Exception:

@@ -60,9 +60,7 @@ class Reader:
     try:
       self._manager = open_manager(path)
     except OSError as e:
-      raise errors.UserError(
-        f'cannot open {path}: {e.strerror or e}; allowed: files that you may read'
-      ) from e
+      raise disk.cannot_read(path, e) from e
 
   def __enter__(self) -> Self:
     return self
@@ -131,10 +129,7 @@ class Reader:
       raise  # It cannot be read for now, and may be the best.
     except Exception as e:  # Orbax raises these, if there are no checksums.
       if disk.is_of_disk(e) and disk.number(e) != errno.ENOENT:
-        raise errors.UserError(
-          f'cannot read the metrics of {self._path(step)}: {disk.reason(e)}; allowed: '
-          'files that you may read'
-        ) from e
+        raise disk.cannot_read(self._path(step) / 'metrics', e) from e
       return -math.inf
 
   def verify(self, step: int, items: Iterable[str]):

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from advprop_jax import errors
-from advprop_jax.attacks import apgd, checks, ensembles, table, worst_case
+from advprop_jax.attacks import (
+  apgd,
+  checks,
+  ensembles,
+  stage_attack,
+  table,
+  worst_case,
+)
 from advprop_jax.attacks.ensembles import Stage
 
 pytestmark = pytest.mark.usefixtures('fast_compilation')
@@ -281,7 +288,7 @@ def test_a_host_without_examples_takes_part(examples):
 def test_a_step_may_be_longer_than_the_radius():
   section = {**dict(pgd(0.1, 3).section), 'epsilon': 8 / 255, 'step_size': 10 / 255}
   stages = ensembles.stages_of_one(section, epsilons=(), num_restarts=1)
-  worst_case.check_stages(stages, num_classes=5, image_shape=SHAPE)
+  stage_attack.check(stages, num_classes=5, image_shape=SHAPE)
 
 
 def test_programs_that_disagree_are_counted(examples, monkeypatch):

@@ -198,8 +198,8 @@ def _open_builder(
   def spans_fn(split):
     try:
       files = info.splits[split].file_instructions
-    # tensorflow-datasets raises the last for a part of all splits, 'all[:5]'.
-    except (ValueError, KeyError, NotImplementedError) as e:
+    # tensorflow-datasets raises a RuntimeError for a part of all splits, 'all[:5]'.
+    except (ValueError, KeyError, RuntimeError) as e:
       raise dataset.unknown_split(name, split, info.splits) from e
     return [
       dataset.Span(
